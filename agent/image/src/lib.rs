@@ -1,0 +1,1 @@
+//! The image stream: CRIU's pipes and the layer, cut into verified, compressed chunks.

@@ -1,0 +1,1 @@
+//! Where a workload lives on a node: namespaces, root, layer, cgroup, and the init that holds them.

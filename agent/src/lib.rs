@@ -1,0 +1,1 @@
+//! The agent: one per node, runs workloads and hands them over.

@@ -1,0 +1,296 @@
+//! The JSON of the agent's API: what `migrate --json` prints, and what it sends. Stable: fields are added, never changed.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Problem;
+use crate::id::Epoch;
+use crate::name::{NodeName, WorkloadName};
+use crate::phase::Phase;
+use crate::spec::WorkloadSpec;
+use crate::text::Text;
+
+/// `POST /v1/workloads`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// What to run.
+    pub spec: WorkloadSpec,
+    /// Where; the asked agent's node where absent.
+    #[serde(default)]
+    pub on: Option<NodeName>,
+    /// A directory or tar archive on the agent's node to take the root file system from; fills `spec.root`.
+    #[serde(default)]
+    pub root: Option<Text>,
+}
+
+/// State of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for room.
+    Queued,
+    /// Is being started.
+    Starting,
+    /// Runs.
+    Running,
+    /// Frozen: it is not known whether it may run here.
+    Frozen,
+    /// Is being moved away; it runs, or is in its pause.
+    Migrating,
+    /// Is being brought back.
+    Restoring,
+    /// Ended, or was stopped.
+    Stopped,
+    /// Could not be started or brought back, or ended with an error.
+    Failed,
+    /// Gone with its node.
+    Lost,
+}
+
+/// A line of `migrate ps`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadView {
+    /// Its name.
+    pub name: WorkloadName,
+    /// Its state.
+    pub state: State,
+    /// Where it is.
+    pub node: NodeName,
+    /// How often its owner changed.
+    pub epoch: Epoch,
+    /// The main process, as the node sees it; null where it does not run.
+    pub pid: Option<i32>,
+    /// When it was started, RFC 3339.
+    pub started: Option<String>,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// CPU use since the last look, in percent of one core.
+    pub cpu_percent: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// What its files take.
+    pub layer_bytes: u64,
+    /// Health: `none` until health checks exist.
+    pub health: String,
+    /// Its group.
+    pub group: Option<String>,
+    /// Its own address.
+    pub ip: Option<String>,
+    /// Its newest checkpoint; null until checkpoints are kept.
+    pub last_checkpoint: Option<serde_json::Value>,
+    /// How the main process ended, where it did.
+    #[serde(default)]
+    pub exit: Option<Exit>,
+    /// Why it is in this state, where that is not plain.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// State of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Answers.
+    Alive,
+    /// Does not answer at the moment.
+    Suspect,
+    /// Is known to be gone.
+    Dead,
+    /// Has left.
+    Left,
+    /// Gives its workloads away.
+    Draining,
+}
+
+/// A line of `migrate nodes`. Figures are null where the node did not answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: NodeName,
+    /// Where its agent listens.
+    pub address: String,
+    /// Its state.
+    pub state: NodeState,
+    /// Whether it leads; false until there are leaders.
+    pub leader: bool,
+    /// Whether it votes; false until there are voters.
+    pub voter: bool,
+    /// CPU use of the node.
+    pub cpu_percent: Option<f64>,
+    /// Memory in use.
+    pub memory_used_bytes: Option<u64>,
+    /// Memory there is.
+    pub memory_total_bytes: Option<u64>,
+    /// Free space where layers live.
+    pub disk_free_bytes: Option<u64>,
+    /// How many workloads it has.
+    pub workloads: Option<u32>,
+    /// Version of its agent.
+    pub agent_version: Option<String>,
+    /// Version of its CRIU; null where it has none.
+    pub criu_version: Option<String>,
+}
+
+/// `POST /v1/workloads/{name}/move`. The answer is a stream of [`MoveLine`]s, one JSON object a line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveRequest {
+    /// Where to; the healthiest peer where absent.
+    #[serde(default)]
+    pub to: Option<NodeName>,
+    /// `auto` or `stream`; `ahead` is not there yet.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Whether policy is overruled.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How memory is carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Whatever is best.
+    #[default]
+    Auto,
+    /// All of it during the freeze.
+    Stream,
+    /// Most of it before the freeze.
+    Ahead,
+}
+
+/// One line of a move's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveLine {
+    /// How far it is; several a second.
+    Progress(MoveProgress),
+    /// How it ended; the last line.
+    Report(Box<MoveReport>),
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveProgress {
+    /// The phase it is in.
+    pub phase: Phase,
+    /// Bytes read at the source so far (memory and files).
+    pub bytes: u64,
+    /// Bytes that crossed the network so far.
+    pub bytes_sent: u64,
+    /// Bytes there will be, as far as known.
+    pub bytes_expected: u64,
+    /// Since the command was taken.
+    pub elapsed_ms: u64,
+}
+
+/// How a move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It runs on the target.
+    Moved,
+    /// It runs where it was.
+    Stayed,
+    /// It is not known; the workload is frozen until the record says.
+    Unknown,
+}
+
+/// What a move was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// Where from.
+    pub from: NodeName,
+    /// Where to; null where none was found.
+    pub to: Option<NodeName>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How memory was carried.
+    pub mode: Mode,
+    /// From the freeze to the resume, as the source can prove it.
+    pub downtime_ms: Option<f64>,
+    /// From the command to the end.
+    pub total_ms: f64,
+    /// Rounds of copying ahead.
+    pub rounds: u32,
+    /// Memory images, uncompressed.
+    pub bytes_memory: u64,
+    /// Files, uncompressed.
+    pub bytes_files: u64,
+    /// What crossed the network.
+    pub bytes_sent: u64,
+    /// The epoch now.
+    pub epoch: Epoch,
+    /// The phases, in order.
+    pub phases: Vec<PhaseTime>,
+    /// Why it did not move.
+    pub error: Option<Problem>,
+}
+
+/// How long a phase took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// Which.
+    pub name: Phase,
+    /// How long.
+    pub ms: f64,
+}
+
+/// A line of `migrate events`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, RFC 3339 with milliseconds, UTC.
+    pub at: String,
+    /// Where it was seen.
+    pub node: NodeName,
+    /// Which workload, where it is about one.
+    pub workload: Option<WorkloadName>,
+    /// What: `started ended stopped removed moving moved arrived stayed adopted agent-started agent-stopped warning`.
+    pub kind: String,
+    /// In which phase of a move.
+    pub phase: Option<Phase>,
+    /// In words.
+    pub message: String,
+}
+
+/// `POST /v1/workloads/{name}/exec`: the first line of the request's body; what follows is the command's stdin.
+/// The answer is a stream of [`ExecLine`]s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<Text>,
+}
+
+/// One line of an exec's answer; bytes in base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecLine {
+    /// The command wrote this to its stdout.
+    Stdout(String),
+    /// The command wrote this to its stderr.
+    Stderr(String),
+    /// It ended; the last line.
+    Exit(Exit),
+    /// It could not be run; the last line.
+    Error(Problem),
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: Problem,
+}

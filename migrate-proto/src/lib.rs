@@ -1,0 +1,11 @@
+//! The words, wire messages and state machines of migrate.
+//!
+//! Nothing in here does I/O, reads a clock, draws a random number or waits: time and randomness come in as arguments.
+
+pub mod api;
+pub mod error;
+pub mod id;
+pub mod name;
+pub mod phase;
+pub mod spec;
+pub mod text;
