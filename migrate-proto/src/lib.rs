@@ -3,9 +3,15 @@
 //! Nothing in here does I/O, reads a clock, draws a random number or waits: time and randomness come in as arguments.
 
 pub mod api;
+pub mod codec;
 pub mod error;
+pub mod frame;
+pub mod handover;
 pub mod id;
+pub mod manifest;
+pub mod message;
 pub mod name;
 pub mod phase;
 pub mod spec;
 pub mod text;
+pub mod version;

@@ -81,7 +81,8 @@ impl<'de> Deserialize<'de> for Text {
         } else {
             Vec::<u8>::deserialize(deserializer)?
         };
-        Text::new(bytes).ok_or_else(|| serde::de::Error::custom("a NUL byte, which no argument, variable or path can hold"))
+        Text::new(bytes)
+            .ok_or_else(|| serde::de::Error::custom("a NUL byte, which no argument, variable or path can hold"))
     }
 }
 

@@ -1,0 +1,87 @@
+//! The protocol that moves a workload: exactly one node may run it, before, during and after.
+//!
+//! Two machines, [`source::Source`] and [`target::Target`], hold all of it. An agent feeds them what happened and does
+//! what they command, in order:
+//!
+//! ```text
+//! events ──► step(now, event) ──► commands      (and `deadline()`: when to send a `Tick`)
+//! ```
+//!
+//! What an executor of commands promises:
+//!
+//! - Commands are carried out in the order given. `Journal` is durable before the next command begins.
+//! - Every command that changes something can be repeated: after a restart the machines repeat what they cannot know to
+//!   have happened.
+//! - `Decide` creates the decision file if there is none, and reports what the file *then* says.
+//! - A machine that has commanded `Finish` is done; its journal entry may go, unless the outcome is `Unknown`.
+
+mod budgets;
+mod timeline;
+
+pub mod source;
+pub mod target;
+
+use serde::{Deserialize, Serialize};
+
+pub use budgets::{Budget, Budgets, Watch};
+pub use timeline::{Backwards, Timeline};
+
+use crate::error::Problem;
+use crate::id::{Epoch, HandoverId};
+use crate::message::Message;
+use crate::name::{NodeName, WorkloadName};
+
+/// A point in time, in milliseconds of a clock that does not go backwards. Its zero means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This much later.
+    pub fn plus(self, millis: u64) -> Millis {
+        Millis(self.0.saturating_add(millis))
+    }
+}
+
+/// What the decision file says. It is written once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// The target may run the workload; the source may never again.
+    Commit,
+    /// The source may run the workload; the target never may, in this handover.
+    Abort,
+}
+
+/// What a handover is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// This attempt.
+    pub handover: HandoverId,
+    /// What moves.
+    pub workload: WorkloadName,
+    /// From where.
+    pub from: NodeName,
+    /// To where.
+    pub to: NodeName,
+    /// The epoch in which the source owns it.
+    pub epoch: Epoch,
+}
+
+/// What to answer about a handover of which this node has no journal entry.
+///
+/// - `Ask`: `abort`. A source forgets a handover only after an abort, or after the target has said `Resumed`; and a
+///   target that has said `Resumed` never asks again.
+/// - `Resumed`: `Done`. This source has finished; the target need not repeat itself.
+///
+/// To everything else there is no answer.
+pub fn answer_without_entry(message: &Message) -> Option<Message> {
+    match *message {
+        Message::Ask { handover } => Some(Message::Answer { handover, decision: Some(Decision::Abort) }),
+        Message::Resumed { handover, .. } => Some(Message::Done { handover }),
+        _ => None,
+    }
+}
+
+pub(crate) fn abort_message(handover: HandoverId, problem: &Problem) -> Message {
+    Message::Abort { handover, problem: problem.clone() }
+}

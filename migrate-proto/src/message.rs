@@ -1,0 +1,314 @@
+//! Everything that two agents say to each other.
+//!
+//! Append only: a new message goes to the end of [`Message`], a new field means a new message. The order of variants and
+//! fields is the wire format; the golden bytes in the codec's tests hold it in place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Problem};
+use crate::handover::{Decision, Terms};
+use crate::id::{Digest, Epoch, HandoverId};
+use crate::manifest::{Manifest, StreamName};
+use crate::name::NodeName;
+use crate::spec::WorkloadSpec;
+use crate::text::Text;
+use crate::version::{Version, Versions};
+
+/// What an agent says about itself when it meets another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentFacts {
+    /// The node.
+    pub node: NodeName,
+    /// The agent's version.
+    pub agent_version: String,
+    /// The version of its CRIU; `None` where it has none.
+    pub criu_version: Option<String>,
+    /// The release of its kernel.
+    pub kernel: String,
+}
+
+/// By what a mapped file is known to be the same on two nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FileIdentity {
+    /// The build-id of an ELF file.
+    BuildId(Vec<u8>),
+    /// The digest of its content.
+    Digest(Digest),
+}
+
+/// A file that the workload has mapped and that does not travel with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedFile {
+    /// Its path in the sandbox.
+    pub path: Text,
+    /// Its length.
+    pub size: u64,
+    /// What must be equal on the target.
+    pub identity: FileIdentity,
+}
+
+/// What the target must have for the workload to run there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// The CRIU that will dump it.
+    pub criu_version: String,
+    /// The kernel it runs on.
+    pub kernel: String,
+    /// The machine, as `uname -m` says.
+    pub arch: String,
+    /// The CPU's features, as `/proc/cpuinfo` names them.
+    pub cpu_flags: Vec<String>,
+    /// Files it has mapped that lie outside its layer.
+    pub mapped_files: Vec<MappedFile>,
+}
+
+/// The offer of a workload: what moves, from where to where, and what it takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// This attempt.
+    pub handover: HandoverId,
+    /// What was asked for when the workload was started.
+    pub spec: WorkloadSpec,
+    /// The epoch in which the source owns it.
+    pub epoch: Epoch,
+    /// The source.
+    pub from: NodeName,
+    /// The target.
+    pub to: NodeName,
+    /// About how much memory it uses.
+    pub memory_bytes: u64,
+    /// Length of the layer's file, holes included.
+    pub layer_bytes: u64,
+    /// What the layer takes on disk.
+    pub layer_used_bytes: u64,
+    /// In blocks of what size the layer is compared and sent.
+    pub layer_block_bytes: u32,
+    /// What the target must have.
+    pub needs: Needs,
+    /// The last PID given out in the sandbox, so that new processes go on after it.
+    pub last_pid: i32,
+}
+
+impl Offer {
+    /// What the machines need to know of it.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            handover: self.handover,
+            workload: self.spec.name.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            epoch: self.epoch,
+        }
+    }
+
+    /// Whether the offer makes sense in itself, and is for the node `me`.
+    pub fn check(&self, me: &NodeName) -> Result<(), Problem> {
+        let refuse = |why: String| Err(Problem::new(Code::Corrupt, format!("the offer was refused: {why}")));
+        if self.to != *me {
+            return refuse(format!("it is for {}, and this is {me}", self.to));
+        }
+        if self.from == self.to {
+            return Err(Problem::new(Code::SameNode, format!("{} is already on {me}", self.spec.name)));
+        }
+        if self.epoch.0 == u64::MAX {
+            return refuse("its epoch cannot rise".to_owned());
+        }
+        if self.spec.argv.is_empty() {
+            return refuse("the workload has no command".to_owned());
+        }
+        if !self.layer_block_bytes.is_power_of_two() {
+            return refuse(format!("blocks of {} bytes", self.layer_block_bytes));
+        }
+        Ok(())
+    }
+}
+
+/// How the bytes of a chunk travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encoding {
+    /// As they are.
+    Raw,
+    /// Compressed with zstd.
+    Zstd,
+    /// Not at all: they are all zero.
+    Zero,
+}
+
+/// A message from one agent to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first words of whoever connects.
+    Hello {
+        /// The versions it speaks.
+        offer: Versions,
+        /// Who it is.
+        facts: AgentFacts,
+    },
+    /// The answer to `Hello`; `Refused` where there is no common version.
+    Welcome {
+        /// The version that is spoken from here on.
+        version: Version,
+        /// Who answers.
+        facts: AgentFacts,
+    },
+
+    /// A request to the other agent's local API.
+    Request {
+        /// `GET`, `POST`, …
+        method: String,
+        /// With its query.
+        path: String,
+        /// May be empty.
+        body: Vec<u8>,
+    },
+    /// The status of the answer; its body follows.
+    ResponseHead {
+        /// As in HTTP.
+        status: u16,
+    },
+    /// A piece of the answer's body.
+    ResponseBody(Vec<u8>),
+    /// The answer is complete.
+    ResponseEnd,
+
+    /// Source → target: take this workload.
+    Offer(Box<Offer>),
+    /// Target → source: it would run here, and there is room.
+    Accepted {
+        /// Memory that is free.
+        free_memory: u64,
+        /// Disk that is free where layers live.
+        free_disk: u64,
+    },
+    /// The offer, or the connection, is refused; nothing was touched.
+    Refused(Problem),
+    /// Source → target: the layer has been copied while the workload runs.
+    LayerAheadDone {
+        /// How many blocks were sent.
+        blocks: u64,
+    },
+    /// Target → source: sandbox, layer and a waiting CRIU are there.
+    Prepared,
+    /// Source → target: every byte has been sent; this is what there must be.
+    Complete(Manifest),
+    /// Target → source: every digest matches, and the image is durable.
+    Verified,
+    /// Target → source: the processes are rebuilt and held before their first instruction.
+    Restored {
+        /// The main process, in the sandbox.
+        pid: i32,
+    },
+    /// Source → target: the decision is `commit`; the workload is yours.
+    Commit {
+        /// Which handover.
+        handover: HandoverId,
+        /// The epoch in which the target owns it.
+        epoch: Epoch,
+    },
+    /// Target → source: it runs here.
+    Resumed {
+        /// Which handover.
+        handover: HandoverId,
+        /// The main process, in the sandbox.
+        pid: i32,
+    },
+    /// Source → target: the decision is `abort`; drop everything.
+    Abort {
+        /// Which handover.
+        handover: HandoverId,
+        /// Why.
+        problem: Problem,
+    },
+    /// Target → source: it did not work here. Before the commit, everything was dropped.
+    Failed(Problem),
+    /// Target → source: what was decided?
+    Ask {
+        /// Which handover.
+        handover: HandoverId,
+    },
+    /// Source → target: this is what the decision file says.
+    Answer {
+        /// Which handover.
+        handover: HandoverId,
+        /// `None`: nothing has been decided yet.
+        decision: Option<Decision>,
+    },
+    /// Source → target: the source has forgotten the handover; the target may too.
+    Done {
+        /// Which handover.
+        handover: HandoverId,
+    },
+
+    /// A new stream; its chunks carry the number.
+    OpenStream {
+        /// Its number, unique in the handover.
+        stream: u32,
+        /// What it is.
+        name: StreamName,
+    },
+    /// A piece of a stream. Its bytes travel beside this message, in the same parcel.
+    Chunk {
+        /// Which stream.
+        stream: u32,
+        /// Where in the stream the piece begins.
+        offset: u64,
+        /// How many bytes it has once decoded.
+        raw_len: u32,
+        /// How they travel.
+        encoding: Encoding,
+        /// Of the decoded bytes.
+        digest: Digest,
+    },
+    /// A stream is complete.
+    CloseStream {
+        /// Which.
+        stream: u32,
+        /// How long it became.
+        length: u64,
+        /// Of all of it.
+        digest: Digest,
+    },
+    /// Target → source: this chunk arrived damaged; send it again.
+    BadChunk {
+        /// Which stream.
+        stream: u32,
+        /// Where it begins.
+        offset: u64,
+    },
+}
+
+impl Message {
+    /// The number of the message: the `type` of its frame. One more than its position in the enum.
+    pub fn kind(&self) -> u16 {
+        match self {
+            Message::Hello { .. } => 1,
+            Message::Welcome { .. } => 2,
+            Message::Request { .. } => 3,
+            Message::ResponseHead { .. } => 4,
+            Message::ResponseBody(_) => 5,
+            Message::ResponseEnd => 6,
+            Message::Offer(_) => 7,
+            Message::Accepted { .. } => 8,
+            Message::Refused(_) => 9,
+            Message::LayerAheadDone { .. } => 10,
+            Message::Prepared => 11,
+            Message::Complete(_) => 12,
+            Message::Verified => 13,
+            Message::Restored { .. } => 14,
+            Message::Commit { .. } => 15,
+            Message::Resumed { .. } => 16,
+            Message::Abort { .. } => 17,
+            Message::Failed(_) => 18,
+            Message::Ask { .. } => 19,
+            Message::Answer { .. } => 20,
+            Message::Done { .. } => 21,
+            Message::OpenStream { .. } => 22,
+            Message::Chunk { .. } => 23,
+            Message::CloseStream { .. } => 24,
+            Message::BadChunk { .. } => 25,
+        }
+    }
+
+    /// The highest number there is.
+    pub const LAST_KIND: u16 = 25;
+}
