@@ -1,0 +1,210 @@
+//! The agent's configuration: from a file, the environment and flags; the later wins.
+//!
+//! [`settings`] is the one table of what can be set: the command line, the documentation (`docs/configuration.md`) and
+//! the checks are made from it. [`sources`] reads the three places into words, not looking at what they mean;
+//! [`values`] says what a word may be. A mistake is answered with where it is and what would be right, and exit code 2.
+
+pub mod settings;
+mod sources;
+mod values;
+
+#[cfg(test)]
+mod docs;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use migrate_proto::name::NodeName;
+use thiserror::Error;
+use tracing::Level;
+
+use crate::logging::Format;
+use settings::Setting;
+use sources::{Given, Origin};
+use values::BadValue;
+
+pub use values::Peer;
+
+/// What an agent is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The name of this node.
+    pub node: NodeName,
+    /// Where other agents reach this one.
+    pub listen: SocketAddr,
+    /// The other agents; never this node.
+    pub peers: Vec<Peer>,
+    /// What survives a restart of the machine.
+    pub state: PathBuf,
+    /// What need not survive it.
+    pub run: PathBuf,
+    /// Where `migrate` reaches this agent.
+    pub socket: PathBuf,
+    /// The cluster key's file.
+    pub key: PathBuf,
+    /// Below which cgroup workloads live; relative to the hierarchy's root.
+    pub cgroup: PathBuf,
+    /// Paths that no workload may see.
+    pub hide: Vec<PathBuf>,
+    /// CRIU's program: a path, or a name to look for in `PATH`.
+    pub criu: PathBuf,
+    /// How long a workload that is stopped has before it is killed.
+    pub stop_timeout: Duration,
+    /// How long a lost connection to a peer is tried again before the move is given up.
+    pub link_timeout: Duration,
+    /// How long requests may go on when the agent ends.
+    pub shutdown_timeout: Duration,
+    /// The log's level.
+    pub log_level: Level,
+    /// The log's form.
+    pub log_format: Format,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The command line cannot be understood, or asked for help.
+    #[error(transparent)]
+    Arguments(#[from] clap::Error),
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("line {line} of {path}: {message}")]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// The file has a key that the agent does not know.
+    #[error("line {line} of {path}: there is no setting '{key}'; there are {}", settings::keys())]
+    UnknownKey {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// What.
+        key: String,
+    },
+    /// The file has a number, a table or something else where text belongs.
+    #[error("line {line} of {path}: '{key}' must be {wanted}, not {found}")]
+    WrongType {
+        /// Which file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
+        /// Which setting.
+        key: &'static str,
+        /// What belongs there.
+        wanted: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A value is not what the setting takes.
+    #[error("{origin}: '{key}' {reason}")]
+    Value {
+        /// Where it was said.
+        origin: Origin,
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: BadValue,
+    },
+}
+
+impl ConfigError {
+    /// Tells the person and ends the process: with 2, or with 0 where help was asked for.
+    pub fn exit(self) -> ! {
+        match self {
+            ConfigError::Arguments(error) => error.exit(),
+            error => {
+                eprintln!("error: {error}\nhint: `migrate-agent --help` lists the settings");
+                std::process::exit(2)
+            }
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of this process.
+    pub fn load() -> Result<Config, ConfigError> {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        Config::from(std::env::args_os(), std::env::vars_os(), host)
+    }
+
+    /// The configuration that these arguments (the program's name first), this environment and the file that they
+    /// name amount to, on a machine of the name `host`.
+    pub fn from(
+        args: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        host: OsString,
+    ) -> Result<Config, ConfigError> {
+        Config::check(&sources::gather(args, environment)?, host)
+    }
+
+    fn check(given: &Given, host: OsString) -> Result<Config, ConfigError> {
+        let run = given.one(&settings::RUN, values::path)?;
+        let node = match given.said(&settings::NODE) {
+            true => given.one(&settings::NODE, values::name)?,
+            false => values::host_name(host).map_err(|reason| given.wrong(&settings::NODE, reason))?,
+        };
+        let socket = match given.said(&settings::SOCKET) {
+            true => given.one(&settings::SOCKET, values::socket)?,
+            false => values::socket(run.join("agent.sock").into_os_string())
+                .map_err(|reason| given.wrong(&settings::RUN, reason))?,
+        };
+        let mut peers = given.all(&settings::PEERS, values::peer)?;
+        if let Some(twice) = values::first_repeated(peers.iter().map(|peer| &peer.node)) {
+            return Err(given.wrong(&settings::PEERS, BadValue::Twice(twice.to_string())));
+        }
+        // So that all nodes of a cluster can be given the same list.
+        peers.retain(|peer| peer.node != node);
+        Ok(Config {
+            listen: given.one(&settings::LISTEN, values::listen)?,
+            state: given.one(&settings::STATE, values::path)?,
+            key: given.one(&settings::KEY, values::path)?,
+            cgroup: given.one(&settings::CGROUP, values::cgroup)?,
+            hide: given.all(&settings::HIDE, values::path)?,
+            criu: given.one(&settings::CRIU, values::program)?,
+            stop_timeout: given.one(&settings::STOP_TIMEOUT, values::duration)?,
+            link_timeout: given.one(&settings::LINK_TIMEOUT, values::duration)?,
+            shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
+            log_level: given.one(&settings::LOG_LEVEL, values::level)?,
+            log_format: given.one(&settings::LOG_FORMAT, values::format)?,
+            node,
+            peers,
+            run,
+            socket,
+        })
+    }
+}
+
+impl Given {
+    /// The value of a setting that has one.
+    fn one<T>(&self, setting: &Setting, parse: fn(OsString) -> Result<T, BadValue>) -> Result<T, ConfigError> {
+        let word = self.words(setting).pop().unwrap_or_default();
+        parse(word).map_err(|reason| self.wrong(setting, reason))
+    }
+
+    /// The values of a setting that is a list.
+    fn all<T>(&self, setting: &Setting, parse: fn(OsString) -> Result<T, BadValue>) -> Result<Vec<T>, ConfigError> {
+        let values: Result<_, BadValue> = self.words(setting).into_iter().map(parse).collect();
+        values.map_err(|reason| self.wrong(setting, reason))
+    }
+
+    fn wrong(&self, setting: &Setting, reason: BadValue) -> ConfigError {
+        ConfigError::Value { origin: self.origin(setting), key: setting.key, reason }
+    }
+}

@@ -1,0 +1,230 @@
+//! The one table of what can be set.
+
+/// Something that can be set.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the file.
+    pub key: &'static str,
+    /// Its variables in the environment; the first one set wins.
+    pub env: &'static [&'static str],
+    /// Its flag, without the dashes.
+    pub flag: &'static str,
+    /// What its value looks like.
+    pub value: &'static str,
+    /// Its value where nobody says one.
+    pub default: Default,
+    /// Whether it is a list, and what parts its values in a variable. In the file it is an array; the flag is repeated.
+    pub list: Option<char>,
+    /// What it is for, as a sentence without its dot.
+    pub help: &'static str,
+}
+
+/// The value that a setting has where nobody says one.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    /// This.
+    Value(&'static str),
+    /// What is described here; it depends on something else.
+    Derived(&'static str),
+    /// None: an empty list.
+    Nothing,
+}
+
+impl Default {
+    /// For people.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Default::Value(text) | Default::Derived(text) => text,
+            Default::Nothing => "none",
+        }
+    }
+}
+
+/// All of them, in the order in which they are shown.
+pub const SETTINGS: [&Setting; 15] = [
+    &NODE,
+    &LISTEN,
+    &PEERS,
+    &STATE,
+    &RUN,
+    &SOCKET,
+    &KEY,
+    &CGROUP,
+    &HIDE,
+    &CRIU,
+    &STOP_TIMEOUT,
+    &LINK_TIMEOUT,
+    &SHUTDOWN_TIMEOUT,
+    &LOG_LEVEL,
+    &LOG_FORMAT,
+];
+
+/// Where the file is looked for if nobody names one; it need not exist.
+pub const DEFAULT_FILE: &str = "/etc/migrate/agent.toml";
+
+/// Names the file; also `--config`.
+pub const FILE_VARIABLE: &str = "MIGRATE_CONFIG";
+
+/// What most settings have in common.
+const PLAIN: Setting =
+    Setting { key: "", env: &[], flag: "", value: "", default: Default::Nothing, list: None, help: "" };
+
+pub(super) const NODE: Setting = Setting {
+    key: "node",
+    env: &["MIGRATE_NODE", "NODE_ID"],
+    flag: "node",
+    value: "NAME",
+    default: Default::Derived("the host's name up to its first dot"),
+    help: "The name of this node; unique in the cluster, and the same after a restart",
+    ..PLAIN
+};
+
+pub(super) const LISTEN: Setting = Setting {
+    key: "listen",
+    env: &["MIGRATE_LISTEN"],
+    flag: "listen",
+    value: "ADDRESS:PORT",
+    default: Default::Value("0.0.0.0:7700"),
+    help: "Where other agents reach this one",
+    ..PLAIN
+};
+
+pub(super) const PEERS: Setting = Setting {
+    key: "peers",
+    env: &["MIGRATE_PEERS", "MEMBERS"],
+    flag: "peer",
+    value: "NODE=HOST:PORT",
+    list: Some(','),
+    help: "The other nodes; this node may be among them",
+    ..PLAIN
+};
+
+pub(super) const STATE: Setting = Setting {
+    key: "state",
+    env: &["MIGRATE_STATE"],
+    flag: "state",
+    value: "DIR",
+    default: Default::Value("/var/lib/migrate"),
+    help: "The directory of what must survive a restart of the machine: workloads, their files, events",
+    ..PLAIN
+};
+
+pub(super) const RUN: Setting = Setting {
+    key: "run",
+    env: &["MIGRATE_RUN"],
+    flag: "run",
+    value: "DIR",
+    default: Default::Value("/run/migrate"),
+    help: "The directory of what need not survive it: sockets; best on a tmpfs",
+    ..PLAIN
+};
+
+pub(super) const SOCKET: Setting = Setting {
+    key: "socket",
+    env: &["MIGRATE_SOCKET"],
+    flag: "socket",
+    value: "PATH",
+    default: Default::Derived("agent.sock in the directory `run`"),
+    help: "The Unix socket on which `migrate` reaches this agent; open to root and the group `migrate`",
+    ..PLAIN
+};
+
+pub(super) const KEY: Setting = Setting {
+    key: "key",
+    env: &["MIGRATE_KEY"],
+    flag: "key",
+    value: "FILE",
+    default: Default::Value("/etc/migrate/cluster.key"),
+    help: "The cluster key (`migrate key new`); the same on all nodes",
+    ..PLAIN
+};
+
+pub(super) const CGROUP: Setting = Setting {
+    key: "cgroup",
+    env: &["MIGRATE_CGROUP"],
+    flag: "cgroup",
+    value: "PATH",
+    default: Default::Value("migrate"),
+    help: "The cgroup below which workloads live, from the root of each hierarchy",
+    ..PLAIN
+};
+
+pub(super) const HIDE: Setting = Setting {
+    key: "hide",
+    env: &["MIGRATE_HIDE"],
+    flag: "hide",
+    value: "PATH",
+    list: Some(':'),
+    help: "Paths of this node that no workload may see",
+    ..PLAIN
+};
+
+pub(super) const CRIU: Setting = Setting {
+    key: "criu",
+    env: &["MIGRATE_CRIU"],
+    flag: "criu",
+    value: "PATH",
+    default: Default::Value("criu"),
+    help: "CRIU's program: a path, or a name to look for in PATH",
+    ..PLAIN
+};
+
+pub(super) const STOP_TIMEOUT: Setting = Setting {
+    key: "stop_timeout",
+    env: &["MIGRATE_STOP_TIMEOUT"],
+    flag: "stop-timeout",
+    value: "DURATION",
+    default: Default::Value("10s"),
+    help: "How long a workload that is stopped has before it is killed",
+    ..PLAIN
+};
+
+pub(super) const LINK_TIMEOUT: Setting = Setting {
+    key: "link_timeout",
+    env: &["MIGRATE_LINK_TIMEOUT"],
+    flag: "link-timeout",
+    value: "DURATION",
+    default: Default::Value("10s"),
+    help: "How long a lost connection to another agent is tried again before a move is given up",
+    ..PLAIN
+};
+
+pub(super) const SHUTDOWN_TIMEOUT: Setting = Setting {
+    key: "shutdown_timeout",
+    env: &["MIGRATE_SHUTDOWN_TIMEOUT"],
+    flag: "shutdown-timeout",
+    value: "DURATION",
+    default: Default::Value("10s"),
+    help: "How long requests may go on when the agent is told to end",
+    ..PLAIN
+};
+
+pub(super) const LOG_LEVEL: Setting = Setting {
+    key: "log_level",
+    env: &["MIGRATE_LOG_LEVEL"],
+    flag: "log-level",
+    value: "error|warn|info|debug|trace",
+    default: Default::Value("info"),
+    help: "How much the agent says on stderr",
+    ..PLAIN
+};
+
+pub(super) const LOG_FORMAT: Setting = Setting {
+    key: "log_format",
+    env: &["MIGRATE_LOG_FORMAT"],
+    flag: "log-format",
+    value: "human|json",
+    default: Default::Value("human"),
+    help: "How it says it: lines for people, or one JSON object a line",
+    ..PLAIN
+};
+
+/// The setting of that key in the file.
+pub(super) fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.into_iter().find(|setting| setting.key == key)
+}
+
+/// All keys, for people.
+pub(super) fn keys() -> String {
+    SETTINGS.map(|setting| setting.key).join(", ")
+}

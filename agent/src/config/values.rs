@@ -1,0 +1,185 @@
+//! What the words of a configuration may be. Each function takes one word and gives what it means, or says what is
+//! wrong with it.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use migrate_proto::name::{InvalidName, NodeName};
+use thiserror::Error;
+use tracing::Level;
+
+use crate::logging::Format;
+
+/// Another agent, and where it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub node: NodeName,
+    /// `host:port`; the host may be a name, an IPv4 address, or an IPv6 address in brackets.
+    pub address: String,
+}
+
+/// What is wrong with a value. It follows the setting's name in a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BadValue {
+    /// It is nothing.
+    #[error("is empty")]
+    Empty,
+    /// It is not UTF-8, and not a path either.
+    #[error("is not UTF-8: {0}")]
+    NotText(String),
+    /// No name.
+    #[error("is wrong: {0}")]
+    NotName(#[from] InvalidName),
+    /// The host's name is no node's name.
+    #[error("cannot be taken from the host's name ({0}); say one, with --node or NODE_ID")]
+    HostName(InvalidName),
+    /// No address to listen on.
+    #[error("is not ADDRESS:PORT with an IP address: {0}")]
+    NotListen(String),
+    /// No peer.
+    #[error("is not NODE=HOST:PORT: {0}")]
+    NotPeer(String),
+    /// A peer is named twice.
+    #[error("names {0} twice")]
+    Twice(String),
+    /// A path that depends on where one is.
+    #[error("must be an absolute path without '..': {0}")]
+    NotAbsolute(PathBuf),
+    /// A path too long for a Unix socket.
+    #[error("is too long for a socket, at most {LONGEST_SOCKET} bytes: {0}")]
+    SocketTooLong(PathBuf),
+    /// No place in a cgroup hierarchy.
+    #[error("must be a path below a hierarchy's root, as in 'migrate' or 'site/migrate': {0}")]
+    NotCgroup(PathBuf),
+    /// No program.
+    #[error("must be an absolute path, or a name without '/': {0}")]
+    NotProgram(PathBuf),
+    /// No duration.
+    #[error("must be a duration above zero, as in 250ms, 10s or 5m: {0}")]
+    NotDuration(String),
+    /// No level.
+    #[error("must be one of error, warn, info, debug and trace: {0}")]
+    NotLevel(String),
+    /// No format.
+    #[error("must be one of human and json: {0}")]
+    NotFormat(String),
+}
+
+/// The kernel takes 107; the agent binds under a name four bytes longer first.
+const LONGEST_SOCKET: usize = 103;
+
+pub(super) fn name(word: OsString) -> Result<NodeName, BadValue> {
+    Ok(text(word)?.parse()?)
+}
+
+/// A node's name from the machine's: its first part, in small letters.
+pub(super) fn host_name(host: OsString) -> Result<NodeName, BadValue> {
+    let host = text(host).unwrap_or_default().to_ascii_lowercase();
+    let first = host.split('.').next().unwrap_or_default();
+    first.parse().map_err(BadValue::HostName)
+}
+
+pub(super) fn listen(word: OsString) -> Result<SocketAddr, BadValue> {
+    let word = text(word)?;
+    word.parse().map_err(|_| BadValue::NotListen(word))
+}
+
+pub(super) fn peer(word: OsString) -> Result<Peer, BadValue> {
+    let word = text(word)?;
+    let Some((node, address)) = word.split_once('=') else { return Err(BadValue::NotPeer(word)) };
+    if !is_address(address) {
+        return Err(BadValue::NotPeer(word));
+    }
+    Ok(Peer { node: node.trim().parse()?, address: address.to_owned() })
+}
+
+fn is_address(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+    is_host && is_port
+}
+
+pub(super) fn path(word: OsString) -> Result<PathBuf, BadValue> {
+    let path = not_empty(word)?;
+    if path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
+        return Ok(path);
+    }
+    Err(BadValue::NotAbsolute(path))
+}
+
+pub(super) fn socket(word: OsString) -> Result<PathBuf, BadValue> {
+    let path = path(word)?;
+    if path.as_os_str().len() > LONGEST_SOCKET { Err(BadValue::SocketTooLong(path)) } else { Ok(path) }
+}
+
+pub(super) fn cgroup(word: OsString) -> Result<PathBuf, BadValue> {
+    let path = not_empty(word)?;
+    let is_below = path.components().all(|part| matches!(part, Component::Normal(_)));
+    if is_below { Ok(path) } else { Err(BadValue::NotCgroup(path)) }
+}
+
+pub(super) fn program(word: OsString) -> Result<PathBuf, BadValue> {
+    let path = not_empty(word)?;
+    let is_plain = path.file_name() == Some(path.as_os_str());
+    if path.is_absolute() || is_plain { Ok(path) } else { Err(BadValue::NotProgram(path)) }
+}
+
+pub(super) fn duration(word: OsString) -> Result<Duration, BadValue> {
+    let word = text(word)?;
+    let unit_at = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
+    let (number, unit) = word.split_at(unit_at);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).filter(|ms| *ms > 0);
+    ms.map(Duration::from_millis).ok_or(BadValue::NotDuration(word))
+}
+
+pub(super) fn level(word: OsString) -> Result<Level, BadValue> {
+    let word = text(word)?;
+    match word.as_str() {
+        "error" => Ok(Level::ERROR),
+        "warn" => Ok(Level::WARN),
+        "info" => Ok(Level::INFO),
+        "debug" => Ok(Level::DEBUG),
+        "trace" => Ok(Level::TRACE),
+        _ => Err(BadValue::NotLevel(word)),
+    }
+}
+
+pub(super) fn format(word: OsString) -> Result<Format, BadValue> {
+    let word = text(word)?;
+    match word.as_str() {
+        "human" => Ok(Format::Human),
+        "json" => Ok(Format::Json),
+        _ => Err(BadValue::NotFormat(word)),
+    }
+}
+
+/// The first item that was there before.
+pub(super) fn first_repeated<'a, T: Ord>(mut items: impl Iterator<Item = &'a T>) -> Option<&'a T> {
+    let mut seen = std::collections::BTreeSet::new();
+    items.find(|item| !seen.insert(*item))
+}
+
+fn text(word: OsString) -> Result<String, BadValue> {
+    if word.is_empty() {
+        return Err(BadValue::Empty);
+    }
+    word.into_string().map_err(|word| BadValue::NotText(word.to_string_lossy().into_owned()))
+}
+
+fn not_empty(word: OsString) -> Result<PathBuf, BadValue> {
+    if word.is_empty() { Err(BadValue::Empty) } else { Ok(Path::new(&word).to_owned()) }
+}

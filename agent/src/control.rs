@@ -1,0 +1,121 @@
+//! The contract between the API and the node's core.
+//!
+//! The API turns HTTP into calls of [`Control`] and its answers into JSON; it decides nothing. The core implements
+//! the trait; the API's tests implement a fake. What fails is a [`Problem`], which the API shows as it is.
+//!
+//! Where a method returns a stream, an error in its place means that nothing has begun; what happens later is told by
+//! the stream's last line. **A stream that is dropped means that the client has gone**: let go of what it was for.
+
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::{Method, StatusCode};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use migrate_proto::api::{Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WorkloadView};
+use migrate_proto::error::Problem;
+use migrate_proto::name::{NodeName, WorkloadName};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+/// Lines of an answer, as they come.
+pub type Lines<T> = BoxStream<'static, T>;
+
+/// Bytes from the network. An error means that they broke off: what came before it is not the whole.
+pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// What a node can do for those who ask it.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// Starts a workload, here or on the node that `request` names.
+    async fn run(&self, request: RunRequest) -> Result<WorkloadView, Problem>;
+
+    /// The workloads, ordered by name.
+    async fn list(&self, scope: Scope) -> Result<Vec<WorkloadView>, Problem>;
+
+    /// Ends a workload: politely, and after `timeout` by force. It stays known and can be started again.
+    async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem>;
+
+    /// Starts a stopped workload again.
+    async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem>;
+
+    /// Forgets a workload and its files. A running one is refused, or with `force` ended first.
+    async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem>;
+
+    /// What a workload has written: the last `tail` lines, or all; with `follow` it goes on.
+    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem>;
+
+    /// Runs a command beside a workload. The end of `stdin` is the end of the command's input; an error in it means
+    /// that the client is gone.
+    async fn exec(
+        &self,
+        name: &WorkloadName,
+        request: ExecRequest,
+        stdin: ByteStream,
+    ) -> Result<Lines<ExecLine>, Problem>;
+
+    /// Moves a workload. `cancel` fires when the client has gone, also when all is over; a move that has committed
+    /// goes on regardless.
+    async fn migrate(
+        &self,
+        name: &WorkloadName,
+        request: MoveRequest,
+        cancel: CancellationToken,
+    ) -> Result<Lines<MoveLine>, Problem>;
+
+    /// The members of the cluster, ordered by name.
+    async fn nodes(&self) -> Result<Vec<NodeView>, Problem>;
+
+    /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on.
+    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem>;
+
+    /// How this agent is.
+    async fn health(&self) -> Result<Health, Problem>;
+
+    /// Has another node's agent answer a request. An error means that there is no answer; an answer that tells of an
+    /// error is `Ok`.
+    async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem>;
+}
+
+/// Whose workloads are listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// This node's.
+    Node,
+    /// Every node's.
+    #[default]
+    Cluster,
+}
+
+/// The answer of `GET /v1/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// The node's name.
+    pub node: NodeName,
+    /// The agent's version.
+    pub version: String,
+    /// CRIU's version; null where there is no usable one.
+    pub criu_version: Option<String>,
+    /// Whether the agent takes requests: it has adopted what ran before it.
+    pub ready: bool,
+}
+
+/// A request for another node's API. The other side gives it to its own router, where it is answered like a local one.
+pub struct ForwardedRequest {
+    /// The request's method.
+    pub method: Method,
+    /// The path with its query, as in `/v1/workloads?scope=node`.
+    pub path: String,
+    /// The body; for an exec it is still being written when the answer begins.
+    pub body: ByteStream,
+}
+
+/// Another node's answer.
+pub struct ForwardedResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body. When this is dropped the client has gone, and the other node must learn it.
+    pub body: ByteStream,
+}

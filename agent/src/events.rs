@@ -1,0 +1,307 @@
+//! What happened on this node, for `migrate events`: the last ten thousand events in memory, and a file that survives
+//! the agent.
+//!
+//! Every event has a number, one more than the one before. A reader is a number too, the next one it wants: it first
+//! takes what is kept and then waits for more, so that nothing falls between replay and live. A reader that is slower
+//! than ten thousand events is told how many it missed.
+//!
+//! The file is a convenience for people, not a journal: it is not synced, and where it cannot be written (a full disk)
+//! the agent says so in its log and goes on.
+
+mod file;
+pub mod timestamp;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use migrate_proto::api::Event;
+use migrate_proto::name::{NodeName, WorkloadName};
+use migrate_proto::phase::Phase;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use file::EventFile;
+
+/// How many events are kept in memory.
+pub const KEPT: usize = 10_000;
+
+/// Longer messages are cut, so that the file's bound holds.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// How many events a reader takes at once.
+const BATCH: usize = 256;
+
+/// Why the event log could not be opened.
+#[derive(Debug, Error)]
+pub enum EventError {
+    /// The directory could not be made.
+    #[error("cannot create the directory {path} for events: {source}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file could not be opened or read.
+    #[error("cannot open the event file {path}: {source}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Where the time of events comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// Milliseconds since 1970, UTC.
+    fn now_ms(&self) -> u64;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What happened: the first word of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A workload was started.
+    Started,
+    /// A workload ended by itself.
+    Ended,
+    /// A workload was stopped.
+    Stopped,
+    /// A workload was forgotten.
+    Removed,
+    /// A move began, or entered a phase.
+    Moving,
+    /// A workload moved away.
+    Moved,
+    /// A workload came here.
+    Arrived,
+    /// A move failed; the workload runs where it was.
+    Stayed,
+    /// A restarted agent found a workload that ran on without it.
+    Adopted,
+    /// The agent began.
+    AgentStarted,
+    /// The agent ends.
+    AgentStopped,
+    /// Something a person should know.
+    Warning,
+}
+
+impl Kind {
+    /// Its name in JSON and the terminal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Started => "started",
+            Kind::Ended => "ended",
+            Kind::Stopped => "stopped",
+            Kind::Removed => "removed",
+            Kind::Moving => "moving",
+            Kind::Moved => "moved",
+            Kind::Arrived => "arrived",
+            Kind::Stayed => "stayed",
+            Kind::Adopted => "adopted",
+            Kind::AgentStarted => "agent-started",
+            Kind::AgentStopped => "agent-stopped",
+            Kind::Warning => "warning",
+        }
+    }
+}
+
+/// The event log of a node. Clones are the same log.
+#[derive(Clone)]
+pub struct EventLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: NodeName,
+    clock: Box<dyn Clock>,
+    kept: Mutex<Kept>,
+    /// The number that the next event will have.
+    next: watch::Sender<u64>,
+}
+
+struct Kept {
+    ring: VecDeque<Timed>,
+    /// The number of the ring's front.
+    first: u64,
+    file: EventFile,
+}
+
+struct Timed {
+    at_ms: u64,
+    event: Event,
+}
+
+impl EventLog {
+    /// Opens the log in `dir`, which is made where it is missing, and reads what an earlier agent left there.
+    pub fn open(dir: &Path, node: NodeName, clock: impl Clock) -> Result<EventLog, EventError> {
+        let (file, events) = EventFile::open(dir)?;
+        let mut ring: VecDeque<Timed> = events.into_iter().filter_map(timed).collect();
+        ring.drain(..ring.len().saturating_sub(KEPT));
+        let next = watch::Sender::new(ring.len() as u64);
+        let kept = Mutex::new(Kept { ring, first: 0, file });
+        Ok(EventLog { shared: Arc::new(Shared { node, clock: Box::new(clock), kept, next }) })
+    }
+
+    /// Keeps an event, writes it to the file and to the agent's log, and wakes those who follow.
+    pub fn record(
+        &self,
+        kind: Kind,
+        workload: Option<&WorkloadName>,
+        phase: Option<Phase>,
+        message: impl Into<String>,
+    ) {
+        let mut event = self.event(kind, workload, phase, shorten(message.into()));
+        log(kind, &event);
+        let written = {
+            let mut kept = self.kept();
+            // Under the lock, so that times rise with numbers.
+            let at_ms = self.shared.clock.now_ms();
+            event.at = timestamp::format(at_ms);
+            let written = kept.file.append(&event);
+            kept.push(Timed { at_ms, event });
+            self.shared.next.send_replace(kept.next());
+            written
+        };
+        if let Err(error) = written {
+            tracing::warn!("an event is kept in memory only: {error}");
+        }
+    }
+
+    /// The events that are not older than `since` (all that are kept where absent), oldest first. With `follow` the
+    /// stream goes on with what happens from now on, and never ends.
+    pub fn read(&self, since: Option<Duration>, follow: bool) -> BoxStream<'static, Event> {
+        let age_ms = since.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let not_before = age_ms.map_or(0, |age| self.shared.clock.now_ms().saturating_sub(age));
+        let changes = self.shared.next.subscribe();
+        let end = if follow { u64::MAX } else { *changes.borrow() };
+        let next = self.kept().first;
+        let reader = Reader { log: self.clone(), changes, next, end, not_before };
+        stream::unfold(reader, |mut reader| async { Some((reader.batch().await?, reader)) })
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    fn event(&self, kind: Kind, workload: Option<&WorkloadName>, phase: Option<Phase>, message: String) -> Event {
+        let at = timestamp::format(self.shared.clock.now_ms());
+        Event {
+            at,
+            node: self.shared.node.clone(),
+            workload: workload.cloned(),
+            kind: kind.as_str().to_owned(),
+            phase,
+            message,
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // A panic under this lock leaves at worst one event unkept.
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn next(&self) -> u64 {
+        self.first + self.ring.len() as u64
+    }
+
+    fn push(&mut self, timed: Timed) {
+        if self.ring.len() == KEPT {
+            self.ring.pop_front();
+            self.first += 1;
+        }
+        self.ring.push_back(timed);
+    }
+}
+
+struct Reader {
+    log: EventLog,
+    changes: watch::Receiver<u64>,
+    /// The number of the event it wants next.
+    next: u64,
+    /// The number at which it ends.
+    end: u64,
+    not_before: u64,
+}
+
+impl Reader {
+    /// The next events; waits until there are some. `None` at the end.
+    async fn batch(&mut self) -> Option<Vec<Event>> {
+        while self.next < self.end {
+            let batch = self.take();
+            if !batch.is_empty() {
+                return Some(batch);
+            }
+            let (next, end) = (self.next, self.end);
+            if next < end {
+                // The log is ours too, so its sender lives.
+                self.changes.wait_for(|newest| *newest > next).await.ok()?;
+            }
+        }
+        None
+    }
+
+    fn take(&mut self) -> Vec<Event> {
+        let kept = self.log.kept();
+        let mut batch = Vec::new();
+        if self.next < kept.first {
+            let missed = kept.first - self.next;
+            let message = format!("{missed} events were left out: the reader is too slow");
+            batch.push(self.log.event(Kind::Warning, None, None, message));
+            self.next = kept.first;
+        }
+        let skip = usize::try_from(self.next - kept.first).unwrap_or(usize::MAX);
+        let until_end = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
+        for timed in kept.ring.iter().skip(skip).take(until_end) {
+            self.next += 1;
+            if timed.at_ms >= self.not_before {
+                batch.push(timed.event.clone());
+            }
+            if batch.len() >= BATCH {
+                break;
+            }
+        }
+        batch
+    }
+}
+
+/// `None` for a line whose time nobody can read.
+fn timed(event: Event) -> Option<Timed> {
+    Some(Timed { at_ms: timestamp::parse(&event.at)?, event })
+}
+
+fn shorten(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - '…'.len_utf8()));
+        message.push('…');
+    }
+    message
+}
+
+fn log(kind: Kind, event: &Event) {
+    let workload = event.workload.as_ref().map(WorkloadName::as_str);
+    let phase = event.phase.map(Phase::as_str);
+    match kind {
+        Kind::Warning => tracing::warn!(kind = kind.as_str(), workload, phase, "{}", event.message),
+        _ => tracing::info!(kind = kind.as_str(), workload, phase, "{}", event.message),
+    }
+}
