@@ -1,0 +1,309 @@
+//! The control groups of a workload, on hosts with v1 controllers, with v2, or with both.
+//!
+//! In every hierarchy that matters a workload has a group of its own, `<prefix>/<name>/load`, and its sandbox's PID 1 and
+//! whatever runs beside it are in `<prefix>/<name>/side`: freezing or killing the workload never touches its init. Freezing
+//! and killing are done by v2 (`cgroup.freeze`, `cgroup.kill`), which a v1 host offers as well when a cgroup2 file system is
+//! mounted anywhere.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, SandboxError};
+
+/// The v1 controllers that we use.
+const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
+
+/// Where the hierarchies are mounted on this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Hierarchies {
+    /// The cgroup2 mount.
+    unified: Option<PathBuf>,
+    /// The v1 mount of each of [`V1_CONTROLLERS`].
+    v1: Vec<(&'static str, PathBuf)>,
+}
+
+impl Hierarchies {
+    fn read() -> Result<Hierarchies> {
+        let path = "/proc/self/mounts";
+        Ok(Hierarchies::parse(&fs::read_to_string(path).map_err(SandboxError::file("read", path))?))
+    }
+
+    fn parse(mounts: &str) -> Hierarchies {
+        let mut found = Hierarchies::default();
+        for line in mounts.lines() {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let [_, target, kind, options, ..] = fields[..] else { continue };
+            match kind {
+                "cgroup2" if found.unified.is_none() => found.unified = Some(target.into()),
+                "cgroup" => {
+                    for controller in V1_CONTROLLERS {
+                        let known = found.v1.iter().any(|(name, _)| *name == controller);
+                        if !known && options.split(',').any(|option| option == controller) {
+                            found.v1.push((controller, target.into()));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn v1(&self, controller: &str) -> Option<&Path> {
+        self.v1.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.as_path())
+    }
+
+    fn roots(&self) -> Vec<PathBuf> {
+        let mut roots: Vec<PathBuf> = self.unified.iter().cloned().collect();
+        for (_, path) in &self.v1 {
+            if !roots.contains(path) {
+                roots.push(path.clone());
+            }
+        }
+        roots
+    }
+}
+
+/// What a workload may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU, in thousandths of a core.
+    pub cpu_milli: Option<u32>,
+}
+
+/// What a workload has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory charged, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The groups of one workload.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    hierarchies: Hierarchies,
+    /// `<prefix>/<name>` below each hierarchy's root.
+    place: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the groups, or takes over those that are there.
+    pub fn create(prefix: &str, name: &str) -> Result<Cgroup> {
+        let group = Cgroup { hierarchies: Hierarchies::read()?, place: Path::new(prefix).join(name) };
+        if let Some(root) = &group.hierarchies.unified {
+            pass_controllers_down(root, &group.place);
+        }
+        for root in group.hierarchies.roots() {
+            for part in ["load", "side"] {
+                let path = root.join(&group.place).join(part);
+                fs::create_dir_all(&path).map_err(SandboxError::file("create", &path))?;
+            }
+        }
+        Ok(group)
+    }
+
+    /// The `cgroup.procs` files that a process of the workload joins.
+    pub fn load_procs(&self) -> Vec<PathBuf> {
+        self.procs("load")
+    }
+
+    /// The `cgroup.procs` files that PID 1 and helpers join.
+    pub fn side_procs(&self) -> Vec<PathBuf> {
+        self.procs("side")
+    }
+
+    fn procs(&self, part: &str) -> Vec<PathBuf> {
+        self.hierarchies.roots().iter().map(|root| root.join(&self.place).join(part).join("cgroup.procs")).collect()
+    }
+
+    fn unified(&self, file: &str) -> Option<PathBuf> {
+        Some(self.hierarchies.unified.as_ref()?.join(&self.place).join("load").join(file))
+    }
+
+    fn v1(&self, controller: &str, file: &str) -> Option<PathBuf> {
+        Some(self.hierarchies.v1(controller)?.join(&self.place).join("load").join(file))
+    }
+
+    /// Sets the limits; an absent limit lifts an earlier one.
+    pub fn limit(&self, limits: Limits) -> Result<()> {
+        const PERIOD_US: u64 = 100_000;
+        let quota = limits.cpu_milli.map(|milli| u64::from(milli) * PERIOD_US / 1000);
+        let memory_v2 = limits.memory_bytes.map_or("max".to_owned(), |bytes| bytes.to_string());
+        let memory_v1 = limits.memory_bytes.map_or("-1".to_owned(), |bytes| bytes.to_string());
+        let cpu_v2 = quota.map_or(format!("max {PERIOD_US}"), |quota| format!("{quota} {PERIOD_US}"));
+        let cpu_v1 = quota.map_or("-1".to_owned(), |quota| quota.to_string());
+        let wanted = [
+            (limits.memory_bytes.is_some(), self.v1("memory", "memory.limit_in_bytes"), memory_v1),
+            (limits.memory_bytes.is_some(), self.unified("memory.max"), memory_v2),
+            (quota.is_some(), self.v1("cpu", "cpu.cfs_quota_us"), cpu_v1),
+            (quota.is_some(), self.unified("cpu.max"), cpu_v2),
+        ];
+        for (pair, name) in wanted.chunks(2).zip(["memory", "cpu"]) {
+            let required = pair[0].0;
+            let files: Vec<(&PathBuf, &String)> = pair
+                .iter()
+                .filter_map(|(_, path, value)| Some((path.as_ref()?, value)))
+                .filter(|(path, _)| path.exists())
+                .collect();
+            if required && files.is_empty() {
+                return Err(SandboxError::Init {
+                    step: format!("limit {name}"),
+                    reason: format!("no {name} controller is available to this agent"),
+                });
+            }
+            for (path, value) in files {
+                fs::write(path, value).map_err(SandboxError::file("write", path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has been used since the group was made.
+    pub fn usage(&self) -> Usage {
+        let number = |path: Option<PathBuf>| fs::read_to_string(path?).ok()?.trim().parse::<u64>().ok();
+        let cpu_v2 = || {
+            let text = fs::read_to_string(self.unified("cpu.stat")?).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+            Some(line.parse::<u64>().ok()? * 1000)
+        };
+        Usage {
+            cpu_ns: number(self.v1("cpuacct", "cpuacct.usage")).or_else(cpu_v2).unwrap_or(0),
+            memory_bytes: number(self.v1("memory", "memory.usage_in_bytes"))
+                .or_else(|| number(self.unified("memory.current")))
+                .unwrap_or(0),
+        }
+    }
+
+    /// The workload's processes, as this namespace numbers them.
+    pub fn pids(&self) -> Vec<i32> {
+        let Some(path) = self.load_procs().into_iter().next() else { return Vec::new() };
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    }
+
+    /// The file that freezes the workload when "1" is written to it; `None` where the host has no cgroup2.
+    pub fn freezer(&self) -> Option<PathBuf> {
+        self.unified("cgroup.freeze").filter(|path| path.exists())
+    }
+
+    /// Freezes or thaws the workload.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let Some(path) = self.freezer() else {
+            return Err(SandboxError::Init { step: "freeze".into(), reason: "the host has no cgroup2 mount".into() });
+        };
+        fs::write(&path, if frozen { "1" } else { "0" }).map_err(SandboxError::file("write", &path))
+    }
+
+    /// Ends every process of the workload, frozen or not.
+    pub fn kill(&self) {
+        if let Some(path) = self.unified("cgroup.kill") {
+            let _ = fs::write(path, "1");
+        }
+        for pid in self.pids() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// Removes the groups; they must be empty. An empty `<prefix>` goes too.
+    pub fn remove(&self) -> Result<()> {
+        for root in self.hierarchies.roots() {
+            let group = root.join(&self.place);
+            for path in [group.join("load"), group.join("side"), group.clone()] {
+                match fs::remove_dir(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(SandboxError::File { action: "remove", path, source: error });
+                    }
+                    _ => {}
+                }
+            }
+            // The prefix goes with the last workload.
+            let _ = group.parent().map(fs::remove_dir);
+        }
+        Ok(())
+    }
+}
+
+/// v2 hands a controller to a child only where the parent says so. Failing is fine: then there are no limits of that kind,
+/// and [`Cgroup::limit`] says so.
+fn pass_controllers_down(root: &Path, place: &Path) {
+    let mut at = root.to_owned();
+    for part in std::iter::once(Path::new("")).chain(place.components().map(|c| Path::new(c.as_os_str()))) {
+        at.push(part);
+        let _ = fs::create_dir(&at);
+        for controller in ["+memory", "+cpu", "+pids"] {
+            let _ = fs::write(at.join("cgroup.subtree_control"), controller);
+        }
+    }
+}
+
+/// Usage between two looks, for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuShare {
+    /// CPU time at the last look.
+    pub cpu_ns: u64,
+    /// When that was, monotonic, in nanoseconds.
+    pub at_ns: u64,
+}
+
+impl CpuShare {
+    /// Percent of one core since the last look; remembers this look.
+    pub fn percent(&mut self, cpu_ns: u64, now_ns: u64) -> f64 {
+        let before = std::mem::replace(self, CpuShare { cpu_ns, at_ns: now_ns });
+        let elapsed = now_ns.saturating_sub(before.at_ns);
+        if before.at_ns == 0 || elapsed == 0 {
+            return 0.0;
+        }
+        100.0 * cpu_ns.saturating_sub(before.cpu_ns) as f64 / elapsed as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn finds_v1_beside_an_empty_v2() {
+        let found = Hierarchies::parse(
+            "cgroup /cg/memory cgroup rw,relatime,memory 0 0\ncgroup /cg/cpu cgroup rw,cpu,cpuacct 0 0\n\
+             cgroup2 /cg/unified cgroup2 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n",
+        );
+        assert_eq!(found.unified, Some("/cg/unified".into()));
+        assert_eq!(found.v1("cpuacct"), Some(Path::new("/cg/cpu")));
+        assert_eq!(found.roots(), ["/cg/unified", "/cg/memory", "/cg/cpu"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn percent_is_of_one_core_and_never_negative() {
+        let mut share = CpuShare::default();
+        assert_eq!(share.percent(500, 1_000), 0.0);
+        assert_eq!(share.percent(1_500, 3_000), 50.0);
+        assert_eq!(share.percent(0, 4_000), 0.0);
+    }
+
+    #[test]
+    fn a_real_group_freezes_kills_and_goes_away() {
+        let name = format!("migrate-test-{}", std::process::id());
+        let group = Cgroup::create(&name, "w").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        for path in group.load_procs() {
+            fs::write(path, child.id().to_string()).unwrap();
+        }
+        assert_eq!(group.pids(), [child.id() as i32]);
+        group.freeze(true).unwrap();
+        group.kill();
+        let status = child.wait().unwrap();
+        assert!(!status.success());
+        group.remove().unwrap();
+        for root in group.hierarchies.roots() {
+            assert!(!root.join(&name).exists());
+        }
+    }
+}

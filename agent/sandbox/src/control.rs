@@ -1,0 +1,84 @@
+//! What an agent asks of a sandbox's PID 1, and what it answers.
+
+use migrate_proto::api::Exit;
+use migrate_proto::spec::User;
+use migrate_proto::text::Text;
+use serde::{Deserialize, Serialize};
+
+/// A workload's command, ready to be executed inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments.
+    pub argv: Vec<Text>,
+    /// The whole environment.
+    pub env: Vec<(Text, Text)>,
+    /// Working directory.
+    pub dir: Text,
+    /// Who it runs as.
+    pub user: Option<User>,
+    /// The host name it sees.
+    pub hostname: String,
+}
+
+/// A request; what travels beside it as descriptors is said at each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Mount the layer and what lies upon it. One descriptor: the loop device.
+    AttachLayer,
+    /// Start the workload. Descriptors: the `cgroup.procs` files that it joins.
+    Start(Command),
+    /// A process that CRIU restored is the workload now.
+    Adopt {
+        /// Its PID inside.
+        pid: i32,
+    },
+    /// Send a signal to the workload's first process.
+    Signal {
+        /// Which.
+        signal: i32,
+    },
+    /// The next process gets the PID after this one.
+    SetLastPid {
+        /// The PID.
+        pid: i32,
+    },
+    /// What is the workload doing?
+    Status,
+    /// Answer [`Reply::Status`] once the workload has ended.
+    Watch,
+}
+
+/// What the workload is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// There is none yet.
+    Empty,
+    /// It runs, or is stopped.
+    Running {
+        /// Its first process, inside.
+        pid: i32,
+    },
+    /// Its first process ended.
+    Ended(Exit),
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// Done.
+    Done,
+    /// See there.
+    Status(Status),
+    /// The command could not be executed; nothing runs.
+    CannotExecute {
+        /// Why.
+        reason: String,
+    },
+    /// It did not work.
+    Failed {
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        reason: String,
+    },
+}

@@ -1,0 +1,83 @@
+//! The decision file of a handover: created exactly once, by whoever comes first.
+//!
+//! `link(2)` fails where the name exists, so of two who decide at the same time one wins and the other learns who did. The
+//! content is written and synced before it gets its name, and the name is synced before anybody acts upon it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use migrate_proto::handover::Decision;
+
+const NAME: &str = "decision";
+
+fn word(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Commit => "commit\n",
+        Decision::Abort => "abort\n",
+    }
+}
+
+/// What was decided, if anything.
+pub fn read(dir: &Path) -> io::Result<Option<Decision>> {
+    match fs::read_to_string(dir.join(NAME)) {
+        Ok(text) if text == word(Decision::Commit) => Ok(Some(Decision::Commit)),
+        Ok(text) if text == word(Decision::Abort) => Ok(Some(Decision::Abort)),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the decision file says neither commit nor abort")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Decides, or learns what had been decided before. What comes back is durable and final.
+pub fn decide(dir: &Path, wish: Decision) -> io::Result<Decision> {
+    let draft = dir.join(format!("decision.{}.{:?}", std::process::id(), std::thread::current().id()));
+    let mut file = File::create(&draft)?;
+    file.write_all(word(wish).as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&draft, dir.join(NAME));
+    let _ = fs::remove_file(&draft);
+    match linked {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    File::open(dir)?.sync_all()?;
+    read(dir)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the decision file vanished"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_first_decision_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        assert_eq!(decide(dir.path(), Decision::Abort).unwrap(), Decision::Abort);
+        assert_eq!(decide(dir.path(), Decision::Commit).unwrap(), Decision::Abort);
+        assert_eq!(read(dir.path()).unwrap(), Some(Decision::Abort));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "drafts must not stay");
+    }
+
+    #[test]
+    fn of_many_at_once_all_learn_the_same() {
+        let kept = tempfile::tempdir().unwrap();
+        let dir = kept.path();
+        let seen: Vec<Decision> = std::thread::scope(|scope| {
+            let wishes = (0..16).map(|n| if n % 2 == 0 { Decision::Commit } else { Decision::Abort });
+            let threads: Vec<_> = wishes.map(|wish| scope.spawn(move || decide(dir, wish).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(seen.iter().all(|decision| *decision == seen[0]), "{seen:?}");
+    }
+
+    #[test]
+    fn a_damaged_decision_is_no_decision() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NAME), "comm").unwrap();
+        assert!(read(dir.path()).is_err());
+        assert!(decide(dir.path(), Decision::Commit).is_err());
+    }
+}

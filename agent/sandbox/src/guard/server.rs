@@ -1,0 +1,304 @@
+//! The guard process: one thread, one poll, one CRIU.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use migrate_proto::api::Exit;
+use migrate_proto::handover::Decision;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, setsid};
+
+use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, RESULT, Told, decision};
+use crate::enter::{self, Doorway};
+use crate::error::{Result, SandboxError};
+use crate::init::spawn;
+
+const MESSAGE_TIME: Duration = Duration::from_secs(5);
+
+/// `migrate-init guard`: reads a [`Call`] from stdin and holds it to its end.
+pub fn serve() -> ExitCode {
+    match prepare().and_then(|guard| guard.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Guard {
+    call: Call,
+    agents: UnixListener,
+    gates: UnixListener,
+    children: SignalFd,
+    criu: Pid,
+    agent: Option<UnixStream>,
+    waiting: Option<(Hook, UnixStream)>,
+}
+
+fn prepare() -> Result<Guard> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(SandboxError::system("read the call"))?;
+    let call: Call = serde_json::from_str(&text)
+        .map_err(|error| SandboxError::Protocol { who: "the agent", detail: format!("a call: {error}") })?;
+    // Where the guard is a leader already it has what it wants.
+    let _ = setsid();
+    let agents = listen(&call.dir, GUARD_SOCKET)?;
+    let gates = listen(&call.images, GATE_SOCKET)?;
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().map_err(SandboxError::system("block SIGCHLD"))?;
+    let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(SandboxError::system("signalfd"))?;
+    let criu = start_criu(&call)?;
+    println!("ready");
+    spawn::output_to_null()?;
+    Ok(Guard { call, agents, gates, children, criu, agent: None, waiting: None })
+}
+
+/// Binds by a short path (a socket's address has room for 108 bytes).
+fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
+    use std::os::fd::AsRawFd;
+    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
+    let short = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+    let path = dir.join(name);
+    let listener = UnixListener::bind(short).map_err(SandboxError::file("bind", &path))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .map_err(SandboxError::file("protect", &path))?;
+    listener.set_nonblocking(true).map_err(SandboxError::file("prepare", &path))?;
+    Ok(listener)
+}
+
+fn start_criu(call: &Call) -> Result<Pid> {
+    let output_path = call.dir.join(OUTPUT);
+    let output = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&output_path)
+        .map_err(SandboxError::file("create", &output_path))?;
+    let doorway = Doorway::of(call.init)?;
+    doorway.children_go_in()?;
+    match spawn::fork_with_pid(Some(call.criu_pid), 0).map_err(SandboxError::system("clone3"))? {
+        Some(pid) => Ok(pid),
+        None => {
+            let error = become_criu(call, &output, &doorway);
+            let _ = writeln!(&output, "cannot start CRIU: {error}");
+            std::process::exit(127)
+        }
+    }
+}
+
+/// Only returns where it failed.
+fn become_criu(call: &Call, output: &File, doorway: &Doorway) -> SandboxError {
+    let outcome = (|| -> Result<std::convert::Infallible> {
+        enter::join(&call.groups)?;
+        doorway.step_through().map_err(SandboxError::system("enter the sandbox"))?;
+        if call.kind == Kind::Restore {
+            // CRIU's own children must not take PIDs that the workload is going to get.
+            let path = "/proc/sys/kernel/ns_last_pid";
+            std::fs::write(path, call.criu_pid.to_string()).map_err(SandboxError::file("write", path))?;
+        }
+        spawn::output_to_null()?;
+        spawn::replace(output, 1).and_then(|()| spawn::replace(output, 2)).map_err(SandboxError::system("dup2"))?;
+        spawn::close_from(3, &[]);
+        spawn::reset_signals().map_err(SandboxError::system("reset signals"))?;
+        enter::execute(&call.argv, &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
+    })();
+    match outcome {
+        Err(error) => error,
+    }
+}
+
+impl Guard {
+    fn run(mut self) -> Result<()> {
+        loop {
+            self.wait();
+            if let Some(exit) = self.ended() {
+                return self.finish(exit);
+            }
+            self.accept();
+            self.hear_agent();
+        }
+    }
+
+    fn wait(&self) {
+        let mut fds = vec![
+            PollFd::new(self.agents.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.gates.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(agent) = &self.agent {
+            fds.push(PollFd::new(agent.as_fd(), PollFlags::POLLIN));
+        }
+        let _ = poll(&mut fds, PollTimeout::NONE);
+    }
+
+    fn ended(&self) -> Option<Exit> {
+        while let Ok(Some(_)) = self.children.read_signal() {}
+        match waitpid(self.criu, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
+            _ => None,
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Ok((stream, _)) = self.gates.accept() {
+            self.hook_arrived(stream);
+        }
+        if let Ok((stream, _)) = self.agents.accept() {
+            let _ = stream.set_nonblocking(false);
+            let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
+            let _ = stream.set_write_timeout(Some(MESSAGE_TIME));
+            // The newest agent is the one that lives.
+            self.agent = Some(stream);
+            if let Some((hook, _)) = &self.waiting {
+                self.tell(Told::Hook(*hook));
+            }
+        }
+    }
+
+    fn hook_arrived(&mut self, stream: UnixStream) {
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
+        let mut name = String::new();
+        if BufReader::new(&stream).read_line(&mut name).is_err() {
+            return;
+        }
+        let Some(hook) = Hook::parse(name.trim_end()) else { return };
+        if hook == Hook::PostDump {
+            self.hold(true);
+        }
+        self.waiting = Some((hook, stream));
+        match self.agent {
+            Some(_) => self.tell(Told::Hook(hook)),
+            None => self.agent_gone(),
+        }
+    }
+
+    /// The workload's cgroup keeps it frozen whatever becomes of CRIU.
+    fn hold(&self, frozen: bool) {
+        if let Some(path) = &self.call.freezer {
+            let _ = std::fs::write(path, if frozen { "1" } else { "0" });
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        let Some(agent) = &mut self.agent else { return };
+        let sent = serde_json::to_string(&told).map(|line| writeln!(agent, "{line}"));
+        if !matches!(sent, Ok(Ok(()))) {
+            self.agent = None;
+            self.agent_gone();
+        }
+    }
+
+    fn hear_agent(&mut self) {
+        let Some(agent) = &self.agent else { return };
+        let mut fds = [PollFd::new(agent.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) {
+            return;
+        }
+        match read_order(agent) {
+            Some(Order::Continue) => self.go_on(),
+            Some(Order::Refuse) => self.refuse(),
+            Some(Order::Kill) => {
+                let _ = kill(self.criu, Signal::SIGKILL);
+            }
+            None => {
+                self.agent = None;
+                self.agent_gone();
+            }
+        }
+    }
+
+    fn agent_gone(&mut self) {
+        match &self.waiting {
+            Some((Hook::PreDump | Hook::PostDump, _)) => self.refuse(),
+            // The owner may have changed: only an agent that knows the record can say.
+            Some((Hook::PostRestore, _)) | None => {}
+        }
+    }
+
+    fn go_on(&mut self) {
+        match &self.waiting {
+            Some((Hook::PostDump, _)) if !self.committed() => self.refuse(),
+            Some(_) => self.answer(true),
+            None => {}
+        }
+    }
+
+    /// For a complete dump, to refuse is to decide; somebody may have decided otherwise before. What cannot be decided
+    /// stays frozen.
+    fn refuse(&mut self) {
+        match &self.waiting {
+            Some((Hook::PostDump, _)) => match decision::decide(&self.call.dir, Decision::Abort) {
+                Ok(Decision::Abort) => {
+                    self.hold(false);
+                    self.answer(false);
+                }
+                Ok(Decision::Commit) => self.answer(true),
+                Err(_) => {}
+            },
+            Some(_) => self.answer(false),
+            None => {}
+        }
+    }
+
+    fn committed(&self) -> bool {
+        matches!(decision::read(&self.call.dir), Ok(Some(Decision::Commit)))
+    }
+
+    fn answer(&mut self, yes: bool) {
+        if let Some((_, mut gate)) = self.waiting.take() {
+            let _ = gate.write_all(if yes { b"y" } else { b"n" });
+        }
+    }
+
+    /// CRIU is gone. A dump that was not committed leaves a workload that runs; one that was leaves none.
+    fn finish(mut self, exit: Exit) -> Result<()> {
+        if self.call.kind == Kind::Dump {
+            match decision::decide(&self.call.dir, Decision::Abort) {
+                Ok(Decision::Abort) => self.hold(false),
+                Ok(Decision::Commit) => self.end_source(),
+                // Doubt means frozen.
+                Err(_) => {}
+            }
+        }
+        let path = self.call.dir.join(RESULT);
+        let text = serde_json::to_vec(&exit).unwrap_or_default();
+        std::fs::write(&path, text).map_err(SandboxError::file("write", &path))?;
+        self.tell(Told::Exited(exit));
+        Ok(())
+    }
+
+    fn end_source(&self) {
+        if let Some(path) = &self.call.freezer {
+            let _ = std::fs::write(path.with_file_name("cgroup.kill"), "1");
+        }
+    }
+}
+
+/// One line; `None` where the agent is gone or talks nonsense.
+fn read_order(mut agent: &UnixStream) -> Option<Order> {
+    let mut line = Vec::new();
+    let mut byte = [0u8];
+    while agent.read(&mut byte).ok()? == 1 {
+        if byte[0] == b'\n' {
+            return serde_json::from_slice(&line).ok();
+        }
+        line.push(byte[0]);
+        if line.len() > 1024 {
+            return None;
+        }
+    }
+    None
+}

@@ -1,0 +1,131 @@
+//! PID 1 of a sandbox: it holds the namespaces, starts the workload, reaps, and answers the agent.
+//!
+//! It depends on nobody: the agent may die and come back. It never runs code of the workload's, never allocates without
+//! bound, and treats every failed request as an answer, never as a reason to end: when it ends, the kernel ends everything
+//! in the sandbox.
+
+mod main_loop;
+mod mounts;
+mod requests;
+pub(crate) mod spawn;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{ForkResult, fork, pipe, setsid};
+use serde::{Deserialize, Serialize};
+
+use crate::enter;
+use crate::error::{Result, SandboxError};
+use crate::plan::Plan;
+
+/// How the socket of a sandbox's PID 1 is called in its directory.
+pub(crate) const SOCKET: &str = "control.sock";
+/// Where PID 1 writes how the workload ended.
+pub(crate) const EXIT_FILE: &str = "exit.json";
+
+/// What [`launch`] says on its stdout.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Launched {
+    /// PID 1 is there and answers; its PID as the caller sees it.
+    Ready { pid: i32 },
+    /// It could not be set up.
+    Failed { reason: String },
+}
+
+/// `migrate-init init`: reads a [`Plan`] from stdin, leaves a sandbox behind, and says on stdout which process holds it.
+pub fn launch() -> std::process::ExitCode {
+    let outcome = read_plan().and_then(|plan| leave_init_behind(&plan));
+    let said = match outcome {
+        Ok(pid) => Launched::Ready { pid },
+        Err(error) => Launched::Failed { reason: error.to_string() },
+    };
+    let failed = matches!(said, Launched::Failed { .. });
+    let written = serde_json::to_vec(&said).map(|line| std::io::stdout().write_all(&line));
+    if failed || !matches!(written, Ok(Ok(()))) {
+        std::process::ExitCode::FAILURE
+    } else {
+        std::process::ExitCode::SUCCESS
+    }
+}
+
+fn read_plan() -> Result<Plan> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(SandboxError::system("read the plan"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| SandboxError::Protocol { who: "the agent", detail: format!("a plan: {error}") })
+}
+
+/// Forks PID 1 and waits until it is ready. Its last words, if it has any, come through a pipe.
+#[allow(unsafe_code)]
+fn leave_init_behind(plan: &Plan) -> Result<i32> {
+    enter::join(&plan.side_cgroup)?;
+    setsid().map_err(SandboxError::system("setsid"))?;
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).map_err(SandboxError::system("unshare"))?;
+    let (reader, writer) = pipe().map_err(SandboxError::system("pipe"))?;
+    // SAFETY: this program has one thread.
+    match unsafe { fork() }.map_err(SandboxError::system("fork"))? {
+        ForkResult::Child => {
+            drop(reader);
+            be_init(plan, writer);
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut words = String::new();
+            File::from(reader).read_to_string(&mut words).map_err(SandboxError::system("read from init"))?;
+            match words.strip_prefix("ready") {
+                Some(_) => Ok(child.as_raw()),
+                None if words.is_empty() => {
+                    Err(SandboxError::Init { step: "start".into(), reason: "its init died without a word".into() })
+                }
+                None => Err(SandboxError::Init { step: "set itself up".into(), reason: words }),
+            }
+        }
+    }
+}
+
+fn be_init(plan: &Plan, parent: OwnedFd) -> ! {
+    let mut parent = File::from(parent);
+    match set_up(plan, parent.as_raw_fd()) {
+        Ok(parts) => {
+            let _ = parent.write_all(b"ready");
+            drop(parent);
+            main_loop::run(parts)
+        }
+        Err(error) => {
+            let _ = parent.write_all(error.to_string().as_bytes());
+            std::process::exit(1)
+        }
+    }
+}
+
+/// What the main loop works with.
+pub(crate) struct Parts {
+    listener: UnixListener,
+    /// The sandbox's directory: out of sight after the pivot, but this descriptor still reaches it.
+    directory: File,
+    house: mounts::House,
+}
+
+fn set_up(plan: &Plan, parent: i32) -> Result<Parts> {
+    spawn::close_from(3, &[parent]);
+    let directory = File::open(&plan.dir).map_err(SandboxError::file("open", &plan.dir))?;
+    let listener = listen(&plan.dir)?;
+    spawn::output_to_null()?;
+    let house = mounts::House::build(plan)?;
+    Ok(Parts { listener, directory, house })
+}
+
+/// Binds by a short path: a socket's address has room for 108 bytes, directories may be longer.
+fn listen(dir: &Path) -> Result<UnixListener> {
+    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
+    let listener = UnixListener::bind(&path).map_err(SandboxError::file("bind", dir.join(SOCKET)))?;
+    std::fs::set_permissions(dir.join(SOCKET), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(SandboxError::file("protect", dir.join(SOCKET)))?;
+    Ok(listener)
+}

@@ -1,0 +1,311 @@
+//! The sandbox's file system, as PID 1 builds it in its own mount namespace.
+//!
+//! The root is a small tmpfs into which the node's top-level directories are bound, read-only, so that nothing has to be
+//! created on the node; or an overlay of an own root and the layer. `pivot_root` makes it the namespace's root, which CRIU
+//! insists upon. Mounts are not part of an image: both ends build the same ones.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{chdir, pivot_root};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+
+use crate::error::{Result, SandboxError};
+use crate::plan::{GATE, LAYER_DIRS, LAYER_MOUNT, Plan, RUN, Root};
+
+const NOTHING: Option<&str> = None;
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Top-level directories that the sandbox makes itself.
+const OWN_DIRS: [&str; 7] = ["proc", "dev", "run", "tmp", "work", ".migrate", "lost+found"];
+
+/// Mounts that are kept as descriptors until the layer is there.
+pub(crate) struct House {
+    plan: Plan,
+    volumes: Vec<OwnedFd>,
+    /// For an own root: what is put together when the layer is attached.
+    pending: Option<Pending>,
+    layer_attached: bool,
+}
+
+/// What an own root needs of the node's root, taken before it is out of sight.
+struct Pending {
+    lower: OwnedFd,
+    work: OwnedFd,
+    gate: OwnedFd,
+    criu: Option<(PathBuf, OwnedFd)>,
+    devices: Vec<(&'static str, OwnedFd)>,
+}
+
+impl House {
+    /// Builds what can be built before the layer is there, and moves in.
+    pub(crate) fn build(plan: &Plan) -> Result<House> {
+        mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
+            .map_err(SandboxError::system("make mounts private"))?;
+        let volumes = plan
+            .volumes
+            .iter()
+            .map(|volume| take(Path::new(volume.source.as_os_str()), true))
+            .collect::<Result<_>>()?;
+        let work = plan.dir.join("work");
+        let pending = Pending {
+            lower: match &plan.root {
+                Root::Own(path) => take(path, false)?,
+                Root::Node => take(Path::new("/"), false)?,
+            },
+            work: take(&work, false)?,
+            gate: take(&current_program()?, false)?,
+            criu: plan.criu_prefix.as_ref().map(|path| Ok((path.clone(), take(path, false)?))).transpose()?,
+            devices: DEVICES
+                .iter()
+                .map(|name| Ok((*name, take(&Path::new("/dev").join(name), false)?)))
+                .collect::<Result<_>>()?,
+        };
+        let mut house = House { plan: plan.clone(), volumes, pending: Some(pending), layer_attached: false };
+        if plan.root == Root::Node {
+            house.move_into_node_root()?;
+        }
+        Ok(house)
+    }
+
+    fn move_into_node_root(&mut self) -> Result<()> {
+        let Some(pending) = self.pending.take() else { return Ok(()) };
+        let root = self.plan.dir.join("root");
+        make_dir(&root, 0o755)?;
+        mount_tmpfs(&root, "mode=0755,size=1m")?;
+        bind_node_directories(&root)?;
+        for path in &self.plan.hide {
+            hide(&root, path)?;
+        }
+        // Everything bound so far; the tmpfs itself once it is furnished.
+        make_read_only(&root, true)?;
+        change_mount(&root, 0, libc::MOUNT_ATTR_RDONLY, false)?;
+        furnish(&root, pending)?;
+        for dir in LAYER_DIRS.iter().map(|dir| dir.target).chain([LAYER_MOUNT]) {
+            make_dir(&inside(&root, dir), 0o755)?;
+        }
+        for volume in &self.plan.volumes {
+            // Best effort: a volume may also go into a directory that comes with the layer.
+            let _ = make_dir(&inside(&root, Path::new(volume.target.as_os_str())), 0o755);
+        }
+        move_in(&root)?;
+        make_read_only(Path::new("/"), false)
+    }
+
+    /// Mounts the layer and everything that lies upon it. After this the sandbox is complete.
+    pub(crate) fn attach_layer(&mut self, device: &OwnedFd) -> Result<()> {
+        if self.layer_attached {
+            return Err(SandboxError::Init { step: "attach the layer".into(), reason: "there is one already".into() });
+        }
+        match self.pending.take() {
+            None => mount_layer(device, Path::new(LAYER_MOUNT))?,
+            Some(pending) => self.move_into_own_root(device, pending)?,
+        }
+        for dir in LAYER_DIRS {
+            let source = Path::new(LAYER_MOUNT).join(dir.name);
+            make_dir(&source, dir.mode)?;
+            bind(&source, Path::new(dir.target))?;
+        }
+        make_dir(&Path::new(LAYER_MOUNT).join("log"), 0o755)?;
+        for (volume, tree) in self.plan.volumes.iter().zip(self.volumes.drain(..)) {
+            let target = Path::new(volume.target.as_os_str());
+            place(&tree, target)?;
+            if volume.read_only {
+                make_read_only(target, true)?;
+            }
+        }
+        self.layer_attached = true;
+        Ok(())
+    }
+
+    /// The layer is mounted aside first, since the root itself lies upon it.
+    fn move_into_own_root(&self, device: &OwnedFd, pending: Pending) -> Result<()> {
+        let aside = self.plan.dir.join("aside");
+        make_dir(&aside, 0o700)?;
+        mount_layer(device, &aside)?;
+        let lower = self.plan.dir.join("lower");
+        make_dir(&lower, 0o755)?;
+        attach(&pending.lower, &lower)?;
+        make_dir(&aside.join("upper"), 0o755)?;
+        make_dir(&aside.join("upper-work"), 0o755)?;
+        let root = self.plan.dir.join("root");
+        make_dir(&root, 0o755)?;
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off",
+            lower.display(),
+            aside.join("upper").display(),
+            aside.join("upper-work").display()
+        );
+        mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .map_err(SandboxError::file("mount an overlay on", &root))?;
+        furnish(&root, pending)?;
+        let layer = inside(&root, LAYER_MOUNT);
+        make_dir(&layer, 0o700)?;
+        bind(&aside, &layer)?;
+        for dir in LAYER_DIRS {
+            make_dir(&inside(&root, dir.target), 0o755)?;
+        }
+        move_in(&root)
+    }
+}
+
+/// Binds every top-level directory of the node that the sandbox does not make itself; links stay links.
+fn bind_node_directories(root: &Path) -> Result<()> {
+    for entry in fs::read_dir("/").map_err(SandboxError::file("read", "/"))? {
+        let entry = entry.map_err(SandboxError::file("read", "/"))?;
+        let (name, kind) = (entry.file_name(), entry.file_type().map_err(SandboxError::file("look at", entry.path()))?);
+        if OWN_DIRS.iter().any(|own| name == *own) {
+            continue;
+        }
+        let target = root.join(&name);
+        if kind.is_symlink() {
+            let link = fs::read_link(entry.path()).map_err(SandboxError::file("read", entry.path()))?;
+            symlink(link, &target).map_err(SandboxError::file("link", &target))?;
+        } else if kind.is_dir() {
+            make_dir(&target, 0o755)?;
+            mount(Some(&entry.path()), &target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+                .map_err(SandboxError::file("bind", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// /proc, /dev and /.migrate: what every sandbox has of its own.
+fn furnish(root: &Path, pending: Pending) -> Result<()> {
+    let proc = root.join("proc");
+    make_dir(&proc, 0o555)?;
+    mount(Some("proc"), &proc, Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, NOTHING)
+        .map_err(SandboxError::file("mount proc on", &proc))?;
+    let dev = root.join("dev");
+    make_dir(&dev, 0o755)?;
+    mount_tmpfs(&dev, "mode=0755,size=64k")?;
+    for (name, tree) in &pending.devices {
+        let target = dev.join(name);
+        File::create(&target).map_err(SandboxError::file("create", &target))?;
+        attach(tree, &target)?;
+    }
+    for (name, link) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        symlink(link, dev.join(name)).map_err(SandboxError::file("link", dev.join(name)))?;
+    }
+    let run = inside(root, RUN);
+    make_dir(&run, 0o700)?;
+    attach(&pending.work, &run)?;
+    let gate = inside(root, GATE);
+    if let Some(parent) = gate.parent() {
+        make_dir(parent, 0o755)?;
+    }
+    File::create(&gate).map_err(SandboxError::file("create", &gate))?;
+    attach(&pending.gate, &gate)?;
+    match &pending.criu {
+        // With the node's root CRIU is visible already; in an own root it is bound where it is on the node.
+        Some((prefix, tree)) if !inside(root, prefix).exists() => {
+            make_dir(&inside(root, prefix), 0o755)?;
+            attach(tree, &inside(root, prefix))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn move_in(root: &Path) -> Result<()> {
+    chdir(root).map_err(SandboxError::file("enter", root))?;
+    pivot_root(".", ".").map_err(SandboxError::file("pivot to", root))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(SandboxError::system("detach the old root"))?;
+    chdir("/").map_err(SandboxError::system("chdir"))
+}
+
+fn mount_layer(device: &OwnedFd, target: &Path) -> Result<()> {
+    let source = format!("/proc/self/fd/{}", device.as_raw_fd());
+    // No lazy initialisation: nothing may write to a layer but its workload.
+    mount(Some(source.as_str()), target, Some("ext4"), MsFlags::MS_NODEV, Some("noinit_itable"))
+        .map_err(SandboxError::file("mount the layer on", target))
+}
+
+/// Covers a path of the node with nothing.
+fn hide(root: &Path, path: &Path) -> Result<()> {
+    let target = inside(root, path);
+    // What does not exist on this node needs no hiding; a link is followed on purpose: what it leads to is hidden.
+    match fs::metadata(&target) {
+        Ok(found) if found.is_dir() => {
+            mount_tmpfs(&target, "mode=0000,size=4k")?;
+            make_read_only(&target, false)
+        }
+        Ok(_) => bind(Path::new("/dev/null"), &target),
+        Err(_) => Ok(()),
+    }
+}
+
+fn inside(root: &Path, path: impl AsRef<Path>) -> PathBuf {
+    root.join(path.as_ref().strip_prefix("/").unwrap_or(path.as_ref()))
+}
+
+fn current_program() -> Result<PathBuf> {
+    fs::read_link("/proc/self/exe").map_err(SandboxError::system("find this program"))
+}
+
+/// A detached copy of a mount, which can be placed anywhere later.
+fn take(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(rustix::fs::CWD, path, flags).map_err(SandboxError::file("take", path))
+}
+
+fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
+    move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(SandboxError::file("attach", target))
+}
+
+/// Attaches a volume, whose mount point may have to be made on the layer first.
+fn place(tree: &OwnedFd, target: &Path) -> Result<()> {
+    if !target.exists() {
+        make_dir(target, 0o755)?;
+    }
+    attach(tree, target)
+}
+
+fn bind(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, NOTHING, MsFlags::MS_BIND, NOTHING).map_err(SandboxError::file("bind", target))
+}
+
+fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
+    mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
+        .map_err(SandboxError::file("mount tmpfs on", target))
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(SandboxError::file("create", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(SandboxError::file("protect", path))
+}
+
+/// `struct mount_attr` of the kernel.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn make_read_only(path: &Path, recursive: bool) -> Result<()> {
+    change_mount(path, libc::MOUNT_ATTR_RDONLY, 0, recursive)
+}
+
+#[allow(unsafe_code)]
+fn change_mount(path: &Path, set: u64, clear: u64, recursive: bool) -> Result<()> {
+    let dir = File::open(path).map_err(SandboxError::file("open", path))?;
+    let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = std::mem::size_of::<MountAttr>();
+    // SAFETY: the path is an empty C string and attr is a mount_attr of the size given; both outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, dir.as_raw_fd(), c"".as_ptr(), flags, &attr, size) };
+    if result < 0 {
+        return Err(SandboxError::file("change the mount of", path)(std::io::Error::last_os_error()));
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! Starting a process with a chosen PID, in the way that a dump needs: no stray descriptor, a session of its own, output to
+//! files.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Pid, Uid, chdir, execve, pipe2, setgid, setgroups, sethostname, setsid, setuid};
+
+use crate::control::Command;
+use crate::error::{Result, SandboxError};
+use crate::plan::{MAIN_PID, STDERR, STDOUT};
+
+/// `struct clone_args` of the kernel, first version with `set_tid`.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks with a chosen PID in the namespace that children go to. `None` in the child. Only for programs with one thread.
+#[allow(unsafe_code)]
+pub(crate) fn fork_with_pid(pid: Option<i32>, flags: libc::c_int) -> io::Result<Option<Pid>> {
+    let chosen = [pid.unwrap_or(0)];
+    let mut args = CloneArgs { flags: flags as u64, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    if pid.is_some() {
+        args.set_tid = chosen.as_ptr() as u64;
+        args.set_tid_size = 1;
+    }
+    // SAFETY: without CLONE_VM this is a fork; args and chosen outlive the call; the program has one thread.
+    match unsafe { libc::syscall(libc::SYS_clone3, &args, std::mem::size_of::<CloneArgs>()) } {
+        0 => Ok(None),
+        child if child > 0 => Ok(Some(Pid::from_raw(child as i32))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Starts the workload as [`MAIN_PID`], in IPC and UTS namespaces of its own. Returns when its program runs.
+pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
+    let prepared = Prepared::new(command)?;
+    let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SandboxError::system("pipe"))?;
+    let namespaces = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    match fork_with_pid(Some(MAIN_PID), namespaces).map_err(SandboxError::system("clone3"))? {
+        None => {
+            let reason = prepared.become_workload(command, groups, writer.as_raw_fd());
+            let _ = File::from(writer).write_all(reason.as_bytes());
+            std::process::exit(127)
+        }
+        Some(child) => {
+            drop(writer);
+            let mut reason = String::new();
+            File::from(reader).read_to_string(&mut reason).map_err(SandboxError::system("read from the child"))?;
+            if reason.is_empty() {
+                return Ok(child.as_raw());
+            }
+            let _ = nix::sys::wait::waitpid(child, None);
+            Err(SandboxError::CannotExecute { program: prepared.shown, reason })
+        }
+    }
+}
+
+/// Turns this process into a command beside the workload. Only returns where that failed.
+pub(crate) fn become_command(command: &Command) -> SandboxError {
+    let prepared = match Prepared::new(command) {
+        Ok(prepared) => prepared,
+        Err(error) => return error,
+    };
+    let ready = chdir(command.dir.as_os_str()).and_then(|()| {
+        umask(Mode::from_bits_truncate(0o022));
+        close_from(3, &[]);
+        reset_signals()?;
+        become_user(command)
+    });
+    let error = match ready {
+        Ok(()) => prepared.execute(),
+        Err(error) => error.into(),
+    };
+    SandboxError::CannotExecute { program: prepared.shown, reason: error.to_string() }
+}
+
+fn become_user(command: &Command) -> nix::Result<()> {
+    let Some(user) = command.user else { return Ok(()) };
+    setgroups(&[Gid::from_raw(user.gid)])?;
+    setgid(Gid::from_raw(user.gid))?;
+    setuid(Uid::from_raw(user.uid))
+}
+
+/// A command in the form that the kernel takes.
+struct Prepared {
+    shown: String,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    path: Vec<PathBuf>,
+}
+
+impl Prepared {
+    fn new(command: &Command) -> Result<Prepared> {
+        let c_string = |bytes: Vec<u8>| {
+            CString::new(bytes).map_err(|_| SandboxError::Protocol { who: "the agent", detail: "a NUL byte".into() })
+        };
+        let argv: Vec<CString> =
+            command.argv.iter().map(|arg| c_string(arg.as_bytes().to_vec())).collect::<Result<_>>()?;
+        let env = command.env.iter().map(|(name, value)| c_string([name.as_bytes(), b"=", value.as_bytes()].concat()));
+        let path = command.env.iter().rev().find(|(name, _)| name.as_bytes() == b"PATH").map(|(_, value)| value);
+        let path = path.map(|value| std::env::split_paths(value.as_os_str()).collect()).unwrap_or_default();
+        let shown = command.argv.first().map(ToString::to_string).unwrap_or_default();
+        Ok(Prepared { shown, argv, env: env.collect::<Result<_>>()?, path })
+    }
+
+    /// Only returns where it failed, and then says why.
+    fn become_workload(&self, command: &Command, groups: Vec<OwnedFd>, keep: RawFd) -> String {
+        let outcome = (|| -> std::result::Result<(), (&'static str, io::Error)> {
+            let step = |name: &'static str| move |error: nix::Error| (name, io::Error::from(error));
+            for group in groups {
+                File::from(group).write_all(b"0").map_err(|error| ("join its cgroup", error))?;
+            }
+            setsid().map_err(step("start a session"))?;
+            sethostname(&command.hostname).map_err(step("set the host name"))?;
+            chdir(command.dir.as_os_str()).map_err(step("enter its working directory"))?;
+            umask(Mode::from_bits_truncate(0o022));
+            redirect_output().map_err(|error| ("open its output", error))?;
+            close_from(3, &[keep]);
+            reset_signals().map_err(step("reset signals"))?;
+            become_user(command).map_err(step("change the user"))?;
+            Err(("execute it", self.execute()))
+        })();
+        match outcome {
+            Ok(()) => "nothing happened".into(),
+            Err(("execute it", error)) => error.to_string(),
+            Err((step, error)) => format!("cannot {step}: {error}"),
+        }
+    }
+
+    /// As `execvp` does: a name without a slash is looked for in PATH.
+    fn execute(&self) -> io::Error {
+        let Some(program) = self.argv.first() else { return io::Error::from_raw_os_error(libc::EINVAL) };
+        if program.as_bytes().contains(&b'/') {
+            return self.try_execute(program.clone());
+        }
+        let mut worst = io::Error::from_raw_os_error(libc::ENOENT);
+        for dir in &self.path {
+            let candidate = dir.join(std::ffi::OsStr::from_bytes(program.as_bytes()));
+            let Ok(candidate) = CString::new(candidate.as_os_str().as_bytes()) else { continue };
+            let error = self.try_execute(candidate);
+            if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+                worst = error;
+            }
+        }
+        worst
+    }
+
+    fn try_execute(&self, program: CString) -> io::Error {
+        match execve(&program, &self.argv, &self.env) {
+            Err(error) => error.into(),
+        }
+    }
+}
+
+fn redirect_output() -> io::Result<()> {
+    let null = OpenOptions::new().read(true).open("/dev/null")?;
+    replace(&null, 0)?;
+    for (path, descriptor) in [(STDOUT, 1), (STDERR, 2)] {
+        let file = OpenOptions::new().append(true).create(true).mode(0o644).open(path)?;
+        replace(&file, descriptor)?;
+    }
+    Ok(())
+}
+
+/// For processes that must not hold their parent's output.
+pub(crate) fn output_to_null() -> Result<()> {
+    let null =
+        OpenOptions::new().read(true).write(true).open("/dev/null").map_err(SandboxError::file("open", "/dev/null"))?;
+    for descriptor in 0..3 {
+        replace(&null, descriptor).map_err(SandboxError::system("dup2"))?;
+    }
+    Ok(())
+}
+
+/// `dup2` over a standard descriptor.
+#[allow(unsafe_code)]
+pub(crate) fn replace(file: &File, descriptor: RawFd) -> io::Result<()> {
+    // SAFETY: descriptors 0 to 2 belong to nobody in particular; the copy stays open on purpose.
+    if unsafe { libc::dup2(file.as_raw_fd(), descriptor) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Every signal as it is after a boot: default action, not blocked.
+#[allow(unsafe_code)]
+pub(crate) fn reset_signals() -> nix::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of ours.
+        unsafe { sigaction(signal, &default) }?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Closes every descriptor from `first` on, but those in `keep`: one that came in by accident would break a dump.
+#[allow(unsafe_code)]
+pub(crate) fn close_from(first: RawFd, keep: &[RawFd]) {
+    let mut kept: Vec<RawFd> = keep.iter().copied().filter(|fd| *fd >= first).collect();
+    kept.sort_unstable();
+    let mut from = first as libc::c_uint;
+    for fd in kept.into_iter().map(|fd| fd as libc::c_uint).chain([libc::c_uint::MAX]) {
+        if fd > from {
+            let to = if fd == libc::c_uint::MAX { fd } else { fd - 1 };
+            // SAFETY: callers own no descriptor in this range beyond those that they keep.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+        from = fd.saturating_add(1);
+    }
+}
+
+/// Writes to a file below a directory that may be out of sight.
+pub(crate) fn write_at(directory: &File, name: &str, content: &[u8]) -> io::Result<()> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, Path::new(&path))
+}

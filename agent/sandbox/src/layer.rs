@@ -1,0 +1,184 @@
+//! The layer: every file that a workload wrote, as an ext4 image in one sparse file.
+//!
+//! It is mounted through a loop device inside the sandbox only, and travels as blocks: inode numbers stay what they were,
+//! which programs like SQLite insist upon. The same file works on any node.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Result, SandboxError};
+use crate::loopdev;
+
+const FIFREEZE: libc::c_ulong = 0xC004_5877;
+const FITHAW: libc::c_ulong = 0xC004_5878;
+
+/// The smallest layer that makes sense.
+pub const MIN_BYTES: u64 = 16 << 20;
+
+/// A layer's file on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    path: PathBuf,
+}
+
+impl Layer {
+    /// A layer that is there already, or is being received.
+    pub fn at(path: impl Into<PathBuf>) -> Layer {
+        Layer { path: path.into() }
+    }
+
+    /// A new, empty layer of `bytes` bytes at most. Costs some hundred KiB until something is written.
+    pub fn create(path: impl Into<PathBuf>, bytes: u64) -> Result<Layer> {
+        let layer = Layer::at(path);
+        let bytes = bytes.max(MIN_BYTES) & !0xffff;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&layer.path)
+            .map_err(SandboxError::file("create", &layer.path))?;
+        file.set_len(bytes).map_err(SandboxError::file("size", &layer.path))?;
+        layer.format().inspect_err(|_| {
+            let _ = std::fs::remove_file(&layer.path);
+        })?;
+        Ok(layer)
+    }
+
+    /// A small journal keeps crashes harmless without many blocks to send; one inode per 32 KiB is plenty; the inode tables
+    /// are left as holes.
+    fn format(&self) -> Result<()> {
+        let mut command = Command::new("mkfs.ext4");
+        command.args([
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-i",
+            "32768",
+            "-J",
+            "size=4",
+            "-O",
+            "^resize_inode",
+            "-L",
+            "migrate-layer",
+        ]);
+        command.args(["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]);
+        command.arg(&self.path);
+        // mkfs.ext4 lives in sbin, which not everybody has in PATH.
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let output = command.output().map_err(SandboxError::file("run mkfs.ext4 for", &self.path))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(SandboxError::Tool {
+            command: format!("{command:?}"),
+            output: String::from_utf8_lossy(&output.stderr).chars().take(2000).collect(),
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How large it may become.
+    pub fn size(&self) -> Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    /// How much of the node's disk it takes.
+    pub fn used(&self) -> Result<u64> {
+        Ok(self.metadata()?.blocks() * 512)
+    }
+
+    fn metadata(&self) -> Result<std::fs::Metadata> {
+        std::fs::metadata(&self.path).map_err(SandboxError::file("look at", &self.path))
+    }
+
+    /// A loop device upon it, which goes away with its last user.
+    pub fn device(&self) -> Result<File> {
+        loopdev::attach(&self.path)
+    }
+
+    /// Removes the file.
+    pub fn remove(&self) -> Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(SandboxError::file("remove", &self.path)),
+        }
+    }
+}
+
+/// A mounted layer, seen from outside through PID 1's root.
+#[derive(Debug)]
+pub struct Mounted {
+    mount: File,
+    path: PathBuf,
+}
+
+impl Mounted {
+    /// Opens the mount point.
+    pub(crate) fn open(path: PathBuf) -> Result<Mounted> {
+        let mount = File::open(&path).map_err(SandboxError::file("open", &path))?;
+        Ok(Mounted { mount, path })
+    }
+
+    /// Hands everything written so far to the layer's file.
+    #[allow(unsafe_code)]
+    pub fn sync(&self) -> Result<()> {
+        // SAFETY: a plain call on a descriptor that we hold.
+        if unsafe { libc::syncfs(self.mount.as_raw_fd()) } < 0 {
+            return Err(self.failed("syncfs"));
+        }
+        Ok(())
+    }
+
+    /// Brings the layer's file to a state that any node can mount without a journal to replay. Nobody may be writing.
+    ///
+    /// Freezing the file system empties its journal into place; it is thawed at once, so that the agent's death cannot
+    /// leave a workload waiting for its own files. What is written afterwards is nothing, since nobody writes.
+    pub fn settle(&self) -> Result<()> {
+        self.ioctl(FIFREEZE, "FIFREEZE")?;
+        self.thaw()
+    }
+
+    /// Undoes a freeze that somebody who died has left; harmless otherwise.
+    pub fn thaw(&self) -> Result<()> {
+        match self.ioctl(FITHAW, "FITHAW") {
+            Err(SandboxError::File { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn ioctl(&self, request: libc::c_ulong, name: &'static str) -> Result<()> {
+        // SAFETY: both requests take an argument that the kernel ignores.
+        if unsafe { libc::ioctl(self.mount.as_raw_fd(), request, 0) } < 0 {
+            return Err(self.failed(name));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, action: &'static str) -> SandboxError {
+        SandboxError::File { action, path: self.path.clone(), source: std::io::Error::last_os_error() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_new_layer_is_large_and_costs_little() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = Layer::create(dir.path().join("layer.img"), 8 << 30).unwrap();
+        assert_eq!(layer.size().unwrap(), 8 << 30);
+        assert!(layer.used().unwrap() < 8 << 20, "{}", layer.used().unwrap());
+        assert!(Layer::create(layer.path(), 8 << 30).is_err(), "an existing layer must not be overwritten");
+        assert_eq!(layer.size().unwrap(), 8 << 30);
+    }
+}

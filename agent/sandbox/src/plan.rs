@@ -1,0 +1,65 @@
+//! What a sandbox is to look like: everything PID 1 needs to know before it leaves the node's root.
+
+use std::path::PathBuf;
+
+use migrate_proto::spec::Volume;
+use serde::{Deserialize, Serialize};
+
+/// Where the workload's root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// The node's own, read-only.
+    Node,
+    /// An unpacked root file system; what the workload changes goes to the layer.
+    Own(PathBuf),
+}
+
+/// How to build a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sandbox's directory on the node; must exist and be empty.
+    pub dir: PathBuf,
+    /// The root.
+    pub root: Root,
+    /// Shared storage.
+    pub volumes: Vec<Volume>,
+    /// Paths of the node that nothing in the sandbox may see: state, keys, other sandboxes.
+    pub hide: Vec<PathBuf>,
+    /// CRIU's private prefix; visible inside at the same path.
+    pub criu_prefix: Option<PathBuf>,
+    /// `cgroup.procs` files that PID 1 joins.
+    pub side_cgroup: Vec<PathBuf>,
+}
+
+/// Directories of the layer and where they appear inside, with their modes.
+pub const LAYER_DIRS: [LayerDir; 5] = [
+    LayerDir { name: "work", target: "/work", mode: 0o755 },
+    LayerDir { name: "tmp", target: "/tmp", mode: 0o1777 },
+    LayerDir { name: "var-tmp", target: "/var/tmp", mode: 0o1777 },
+    LayerDir { name: "run", target: "/run", mode: 0o755 },
+    LayerDir { name: "shm", target: "/dev/shm", mode: 0o1777 },
+];
+
+/// A directory of the layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerDir {
+    /// Its name in the layer.
+    pub name: &'static str,
+    /// Where the workload sees it.
+    pub target: &'static str,
+    /// Its mode when new.
+    pub mode: u32,
+}
+
+/// Where the layer itself appears inside.
+pub const LAYER_MOUNT: &str = "/.migrate/layer";
+/// The workload's output, inside.
+pub const STDOUT: &str = "/.migrate/layer/log/stdout";
+/// The workload's errors, inside.
+pub const STDERR: &str = "/.migrate/layer/log/stderr";
+/// The working directory of CRIU calls, inside.
+pub const RUN: &str = "/.migrate/run";
+/// CRIU's hook, inside.
+pub const GATE: &str = "/.migrate/bin/gate";
+/// The PID of a workload's first process, inside.
+pub const MAIN_PID: i32 = 100;

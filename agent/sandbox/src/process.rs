@@ -1,0 +1,130 @@
+//! Processes as /proc shows them. A PID alone names nobody for long; with its start time it does.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A process that cannot be mistaken for a later one with the same PID (on one boot of the machine).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As this namespace numbers it.
+    pub pid: i32,
+    /// Clock ticks since boot, field 22 of `stat`.
+    pub start: u64,
+}
+
+impl Identity {
+    /// Who has this PID now.
+    pub fn of(pid: i32) -> io::Result<Identity> {
+        Ok(Identity { pid, start: Stat::read(pid)?.start })
+    }
+
+    /// Whether it still exists (a zombie does not).
+    pub fn is_alive(self) -> bool {
+        Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start && stat.state != 'Z' && stat.state != 'X')
+    }
+}
+
+/// What matters of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// R, S, D, T, t, Z, X …
+    pub state: char,
+    /// The parent.
+    pub parent: i32,
+    /// Clock ticks since boot.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Reads it.
+    pub fn read(pid: i32) -> io::Result<Stat> {
+        let text = fs::read(format!("/proc/{pid}/stat"))?;
+        Stat::parse(&String::from_utf8_lossy(&text))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/PID/stat"))
+    }
+
+    fn parse(text: &str) -> Option<Stat> {
+        // The command's name may hold anything, also ") Z 1"; it ends at the last parenthesis.
+        let (_, rest) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        Some(Stat {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+/// The direct children of a process, all its threads' together.
+pub fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|p| p.parse().ok()).collect::<Vec<i32>>())
+        .collect()
+}
+
+/// A process and all its descendants.
+pub fn tree(root: i32) -> Vec<i32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let more = children(found[next]);
+        found.extend(more.into_iter().filter(|pid| *pid > 0));
+        next += 1;
+    }
+    found
+}
+
+/// The PID that a process has in its innermost namespace.
+pub fn inner_pid(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// The child of `init` (any depth) that has this PID inside its namespace.
+pub fn find_inside(init: i32, inner: i32) -> Option<i32> {
+    tree(init).into_iter().skip(1).find(|pid| inner_pid(*pid) == Some(inner))
+}
+
+/// Resident memory in bytes.
+pub fn resident(pid: i32) -> u64 {
+    let pages = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("statm"))
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_full_of_parentheses_does_not_confuse() {
+        let tail = (4..=21).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let stat = Stat::parse(&format!("7 (a) Z 1 (b) S 3 {tail} 99")).unwrap();
+        assert_eq!(stat, Stat { state: 'S', parent: 3, start: 21 });
+    }
+
+    #[test]
+    fn a_pid_that_came_back_is_somebody_else() {
+        let me = Identity::of(std::process::id() as i32).unwrap();
+        assert!(me.is_alive());
+        assert!(!Identity { start: me.start + 1, ..me }.is_alive());
+    }
+
+    #[test]
+    fn a_child_is_in_the_tree() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let seen = tree(std::process::id() as i32).contains(&(child.id() as i32));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen);
+    }
+}

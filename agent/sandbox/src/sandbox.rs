@@ -1,0 +1,275 @@
+//! A sandbox as the agent sees it: a directory, a PID, a socket.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, Stdio};
+use std::time::Duration;
+
+use migrate_proto::api::Exit;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::control::{Command, Reply, Request, Status};
+use crate::error::{Result, SandboxError};
+use crate::guard::Call;
+use crate::init::{EXIT_FILE, Launched, SOCKET};
+use crate::layer::Mounted;
+use crate::plan::{LAYER_MOUNT, Plan};
+use crate::process::{self, Identity};
+use crate::wire;
+
+const IDENTITY: &str = "sandbox.json";
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// A living sandbox. Dropping this leaves it alone; [`Sandbox::destroy`] ends it.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    dir: PathBuf,
+    init: Identity,
+    program: PathBuf,
+}
+
+impl Sandbox {
+    /// Builds a sandbox: namespaces and root, without a layer and without a workload. `program` is `migrate-init`.
+    pub fn build(program: &Path, plan: &Plan) -> Result<Sandbox> {
+        let work = plan.dir.join("work");
+        std::fs::create_dir_all(&work).map_err(SandboxError::file("create", &work))?;
+        let plan_text = serde_json::to_string(plan).unwrap_or_default();
+        let output = run_helper(program, "init", &plan_text)?;
+        let launched: Launched = serde_json::from_slice(&output)
+            .map_err(|error| SandboxError::Protocol { who: "migrate-init", detail: error.to_string() })?;
+        let pid = match launched {
+            Launched::Ready { pid } => pid,
+            Launched::Failed { reason } => return Err(SandboxError::Init { step: "be built".into(), reason }),
+        };
+        let init = Identity::of(pid).map_err(SandboxError::file("look at", format!("/proc/{pid}")))?;
+        let sandbox = Sandbox { dir: plan.dir.clone(), init, program: program.to_owned() };
+        let identity = sandbox.dir.join(IDENTITY);
+        let written = std::fs::write(&identity, serde_json::to_vec(&init).unwrap_or_default());
+        written.map_err(SandboxError::file("write", &identity)).inspect_err(|_| sandbox.kill())?;
+        Ok(sandbox)
+    }
+
+    /// Takes over the sandbox in `dir`, built by an agent that is no more. `None` where there is none alive.
+    pub fn adopt(program: &Path, dir: &Path) -> Option<Sandbox> {
+        let text = std::fs::read(dir.join(IDENTITY)).ok()?;
+        let init: Identity = serde_json::from_slice(&text).ok()?;
+        init.is_alive().then(|| Sandbox { dir: dir.to_owned(), init, program: program.to_owned() })
+    }
+
+    /// Its directory on the node.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What CRIU sees as `/.migrate/run`.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    /// PID 1, as this namespace numbers it.
+    pub fn init(&self) -> Identity {
+        self.init
+    }
+
+    /// Mounts the layer. The sandbox holds the device from then on.
+    pub fn attach_layer(&self, device: File) -> Result<()> {
+        self.request(&Request::AttachLayer, &[device.as_raw_fd()]).and_then(done)
+    }
+
+    /// Starts the workload; it joins `groups` before its first instruction. What comes back is its PID inside.
+    pub fn start(&self, command: &Command, groups: &[PathBuf]) -> Result<i32> {
+        let opened: Vec<OwnedFd> = groups
+            .iter()
+            .map(|path| {
+                let file = std::fs::OpenOptions::new().write(true).open(path);
+                file.map(OwnedFd::from).map_err(SandboxError::file("open", path))
+            })
+            .collect::<Result<_>>()?;
+        let raw: Vec<RawFd> = opened.iter().map(AsRawFd::as_raw_fd).collect();
+        match self.request(&Request::Start(command.clone()), &raw)? {
+            Reply::Status(Status::Running { pid }) => Ok(pid),
+            Reply::CannotExecute { reason } => {
+                let program = command.argv.first().map(ToString::to_string).unwrap_or_default();
+                Err(SandboxError::CannotExecute { program, reason })
+            }
+            other => done(other).map(|()| 0),
+        }
+    }
+
+    /// A restored process is the workload now; `pid` is its PID inside.
+    pub fn adopt_workload(&self, pid: i32) -> Result<()> {
+        self.request(&Request::Adopt { pid }, &[]).and_then(done)
+    }
+
+    /// The next process in the sandbox gets the PID after this one.
+    pub fn set_last_pid(&self, pid: i32) -> Result<()> {
+        self.request(&Request::SetLastPid { pid }, &[]).and_then(done)
+    }
+
+    /// Signals the workload's first process.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.request(&Request::Signal { signal }, &[]).and_then(done)
+    }
+
+    /// What the workload is doing. Also answers when PID 1 is gone, as far as it is known.
+    pub fn status(&self) -> Result<Status> {
+        match self.request(&Request::Status, &[]) {
+            Ok(Reply::Status(status)) => Ok(status),
+            Ok(other) => done(other).map(|()| Status::Empty),
+            Err(error) => self.last_words().map(Status::Ended).ok_or(error),
+        }
+    }
+
+    /// Waits until the workload has ended; however long that takes.
+    pub fn wait(&self) -> Result<Exit> {
+        let waited = self.connect().and_then(|mut stream| {
+            stream.set_read_timeout(None).map_err(SandboxError::file("prepare", self.dir.join(SOCKET)))?;
+            wire::send(&mut stream, &Request::Watch, &[]).map_err(SandboxError::file("ask", &self.dir))?;
+            match wire::receive::<Reply>(&mut stream) {
+                Ok(Some((Reply::Status(Status::Ended(exit)), _))) => Ok(exit),
+                _ => Err(SandboxError::Gone { dir: self.dir.clone() }),
+            }
+        });
+        waited.or_else(|error| self.last_words().ok_or(error))
+    }
+
+    /// How the workload ended, as PID 1 wrote it down.
+    fn last_words(&self) -> Option<Exit> {
+        serde_json::from_slice(&std::fs::read(self.dir.join(EXIT_FILE)).ok()?).ok()
+    }
+
+    /// The node's PID of a process inside.
+    pub fn outer_pid(&self, inner: i32) -> Option<i32> {
+        process::find_inside(self.init.pid, inner)
+    }
+
+    /// The largest PID inside, so that PIDs go on rising elsewhere.
+    pub fn last_pid(&self) -> i32 {
+        process::tree(self.init.pid).into_iter().filter_map(process::inner_pid).max().unwrap_or(0)
+    }
+
+    /// The layer as it is mounted inside.
+    pub fn mounted_layer(&self) -> Result<Mounted> {
+        Mounted::open(PathBuf::from(format!("/proc/{}/root{LAYER_MOUNT}", self.init.pid)))
+    }
+
+    /// Starts a guard with its CRIU. It outlives this agent.
+    pub fn guard(&self, call: &Call) -> Result<()> {
+        std::fs::create_dir_all(&call.dir).map_err(SandboxError::file("create", &call.dir))?;
+        std::fs::create_dir_all(&call.images).map_err(SandboxError::file("create", &call.images))?;
+        let text = serde_json::to_string(call).unwrap_or_default();
+        run_helper_in_background(&self.program, "guard", &text)
+    }
+
+    /// Ends everything in the sandbox and removes its directory. The kernel takes mounts and the loop device along.
+    pub fn destroy(&self) -> Result<()> {
+        self.kill();
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(SandboxError::file("remove", &self.dir)),
+        }
+    }
+
+    /// Returns when PID 1 is gone, and with it every process and mount.
+    fn kill(&self) {
+        if !self.init.is_alive() {
+            return;
+        }
+        let gone = rustix::process::Pid::from_raw(self.init.pid)
+            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+        let _ = kill(Pid::from_raw(self.init.pid), Signal::SIGKILL);
+        if let Some(pidfd) = gone {
+            let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&pidfd), nix::poll::PollFlags::POLLIN)];
+            let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(30_000u16));
+        }
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        if !self.init.is_alive() {
+            return Err(SandboxError::Gone { dir: self.dir.clone() });
+        }
+        let stream = connect_in(&self.dir, SOCKET)?;
+        let prepared =
+            stream.set_read_timeout(Some(ANSWER_TIME)).and_then(|()| stream.set_write_timeout(Some(ANSWER_TIME)));
+        prepared.map_err(SandboxError::file("prepare", self.dir.join(SOCKET)))?;
+        Ok(stream)
+    }
+
+    fn request(&self, request: &Request, descriptors: &[RawFd]) -> Result<Reply> {
+        let mut stream = self.connect()?;
+        wire::send(&mut stream, request, descriptors).map_err(SandboxError::file("ask the init of", &self.dir))?;
+        match wire::receive::<Reply>(&mut stream).map_err(SandboxError::file("hear the init of", &self.dir))? {
+            Some((reply, _)) => Ok(reply),
+            None => Err(SandboxError::Gone { dir: self.dir.clone() }),
+        }
+    }
+}
+
+/// Connects by a short path (a socket's address has room for 108 bytes).
+fn connect_in(dir: &Path, name: &str) -> Result<UnixStream> {
+    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
+    let short = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+    UnixStream::connect(short).map_err(SandboxError::file("connect to", dir.join(name)))
+}
+
+fn done(reply: Reply) -> Result<()> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Failed { step, reason } => Err(SandboxError::Init { step, reason }),
+        Reply::CannotExecute { reason } => Err(SandboxError::CannotExecute { program: String::new(), reason }),
+        Reply::Status(status) => {
+            Err(SandboxError::Protocol { who: "the sandbox's init", detail: format!("{status:?}") })
+        }
+    }
+}
+
+fn spawn_helper(program: &Path, role: &str, input: &str) -> Result<std::process::Child> {
+    let mut child = Program::new(program)
+        .arg(role)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(SandboxError::file("run", program))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A helper that does not read says why on its own output.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    Ok(child)
+}
+
+/// Runs `migrate-init ROLE` to its end; its PID 1 or its say stays behind.
+fn run_helper(program: &Path, role: &str, input: &str) -> Result<Vec<u8>> {
+    let output =
+        spawn_helper(program, role, input)?.wait_with_output().map_err(SandboxError::file("wait for", program))?;
+    if output.stdout.is_empty() {
+        return Err(SandboxError::Tool {
+            command: format!("{} {role}", program.display()),
+            output: String::from_utf8_lossy(&output.stderr).chars().take(2000).collect(),
+        });
+    }
+    Ok(output.stdout)
+}
+
+/// Starts `migrate-init ROLE` and waits for its word that it is ready. A thread reaps it, whenever that is.
+fn run_helper_in_background(program: &Path, role: &str, input: &str) -> Result<()> {
+    let mut child = spawn_helper(program, role, input)?;
+    let mut said = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_string(&mut said).map_err(SandboxError::file("hear", program))?;
+    }
+    if said.trim_end() == "ready" {
+        std::thread::spawn(move || child.wait());
+        return Ok(());
+    }
+    let output = child.wait_with_output().map_err(SandboxError::file("wait for", program))?;
+    Err(SandboxError::Tool {
+        command: format!("{} {role}", program.display()),
+        output: String::from_utf8_lossy(&output.stderr).chars().take(2000).collect(),
+    })
+}

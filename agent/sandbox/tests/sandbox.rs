@@ -1,0 +1,169 @@
+//! Real sandboxes: real namespaces, a real layer, real processes.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use migrate_proto::api::Exit;
+use migrate_proto::text::Text;
+use migrate_sandbox::cgroup::Cgroup;
+use migrate_sandbox::control::{Command, Status};
+use migrate_sandbox::layer::Layer;
+use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
+
+struct House {
+    sandbox: Sandbox,
+    cgroup: Cgroup,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.sandbox.destroy().unwrap();
+        self.cgroup.remove().unwrap();
+    }
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_migrate-init"))
+}
+
+fn house(name: &str, hide: Vec<PathBuf>) -> House {
+    let dir = tempfile::tempdir().unwrap();
+    let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), name).unwrap();
+    let plan = Plan {
+        dir: dir.path().join("sandbox"),
+        root: Root::Node,
+        volumes: Vec::new(),
+        hide,
+        criu_prefix: None,
+        side_cgroup: cgroup.side_procs(),
+    };
+    std::fs::create_dir(&plan.dir).unwrap();
+    let sandbox = Sandbox::build(program(), &plan).unwrap();
+    let house = House { sandbox, cgroup, dir };
+    let layer = Layer::create(house.dir.path().join("layer.img"), 64 << 20).unwrap();
+    house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
+    house
+}
+
+fn command(argv: &[&str]) -> Command {
+    Command {
+        argv: argv.iter().map(|arg| Text::from(*arg)).collect(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        dir: "/work".into(),
+        user: None,
+        hostname: "inside".into(),
+    }
+}
+
+impl House {
+    fn run(&self, argv: &[&str]) -> Exit {
+        assert_eq!(self.sandbox.start(&command(argv), &self.cgroup.load_procs()).unwrap(), 100);
+        self.sandbox.wait().unwrap()
+    }
+
+    fn output(&self) -> String {
+        let log = format!("/proc/{}/root/.migrate/layer/log", self.sandbox.init().pid);
+        ["stdout", "stderr"].map(|name| std::fs::read_to_string(format!("{log}/{name}")).unwrap()).concat()
+    }
+}
+
+#[test]
+fn a_workload_sees_its_own_world() {
+    let house = house("world", Vec::new());
+    let script = "echo $$; hostname; cat /proc/self/sessionid >/dev/null; ls /proc/self/fd | wc -l; touch /work/w /tmp/t /run/r /dev/shm/s && echo written; \
+                  touch /usr/x 2>/dev/null || echo usr-read-only; touch /x 2>/dev/null || echo root-read-only; pwd";
+    assert_eq!(house.run(&["/bin/sh", "-c", script]), Exit::Code(0));
+    assert_eq!(house.output(), "100\ninside\n4\nwritten\nusr-read-only\nroot-read-only\n/work\n");
+}
+
+#[test]
+fn the_agents_files_are_out_of_sight() {
+    let secret = tempfile::tempdir().unwrap();
+    std::fs::write(secret.path().join("key"), "secret").unwrap();
+    // Below /tmp nothing of the node shows anyway; so hide something that would.
+    let house = house("hidden", vec!["/usr/share".into(), secret.path().to_owned()]);
+    let script = format!("ls /usr/share | wc -l; cat {}/key 2>/dev/null || echo nothing", secret.path().display());
+    assert_eq!(house.run(&["/bin/sh", "-c", &script]), Exit::Code(0));
+    assert_eq!(house.output(), "0\nnothing\n");
+}
+
+#[test]
+fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
+    let house = house("cannot", Vec::new());
+    for (argv, expected) in
+        [(["/no/such"], "No such file"), (["/etc/passwd"], "Permission denied"), (["nothing-here"], "No such file")]
+    {
+        let error = house.sandbox.start(&command(&argv), &house.cgroup.load_procs()).unwrap_err();
+        assert!(matches!(error, SandboxError::CannotExecute { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert_eq!(house.sandbox.status().unwrap(), Status::Empty);
+    assert!(house.cgroup.pids().is_empty());
+    assert_eq!(house.run(&["sh", "-c", "exit 7"]), Exit::Code(7), "the sandbox is still of use");
+}
+
+#[test]
+fn orphans_are_reaped_and_the_end_is_known() {
+    let house = house("orphans", Vec::new());
+    assert_eq!(house.run(&["/bin/sh", "-c", "(sh -c 'exit 3' &) ; kill -9 $$"]), Exit::Signal(9));
+    assert_eq!(house.sandbox.status().unwrap(), Status::Ended(Exit::Signal(9)));
+}
+
+#[test]
+fn an_agent_that_comes_back_finds_everything() {
+    let house = house("adopt", Vec::new());
+    house.sandbox.start(&command(&["sleep", "1000"]), &house.cgroup.load_procs()).unwrap();
+    let again = Sandbox::adopt(program(), house.sandbox.dir()).unwrap();
+    assert_eq!(again.status().unwrap(), Status::Running { pid: 100 });
+    assert_eq!(house.cgroup.pids(), [again.outer_pid(100).unwrap()]);
+    again.signal(15).unwrap();
+    assert_eq!(again.wait().unwrap(), Exit::Signal(15));
+    again.destroy().unwrap();
+    assert!(Sandbox::adopt(program(), house.sandbox.dir()).is_none());
+}
+
+#[test]
+fn odd_bytes_survive() {
+    let house = house("odd", Vec::new());
+    let odd = Text::new(&b"a b\"'\n\xff$(x)"[..]).unwrap();
+    let mut asked = command(&["/bin/sh", "-c", "printf %s \"$1\" \"$ODD\"", "sh"]);
+    asked.argv.push(odd.clone());
+    asked.env.push(("ODD".into(), odd.clone()));
+    house.sandbox.start(&asked, &house.cgroup.load_procs()).unwrap();
+    assert_eq!(house.sandbox.wait().unwrap(), Exit::Code(0));
+    let log = format!("/proc/{}/root/.migrate/layer/log/stdout", house.sandbox.init().pid);
+    assert_eq!(std::fs::read(log).unwrap(), [odd.as_bytes(), odd.as_bytes()].concat());
+}
+
+#[test]
+fn a_layer_keeps_its_inodes_in_another_sandbox() {
+    let first = house("inode-a", Vec::new());
+    assert_eq!(first.run(&["sh", "-c", "echo kept > f; stat -c %i f"]), Exit::Code(0));
+    let before = first.output();
+    let mounted = first.sandbox.mounted_layer().unwrap();
+    mounted.settle().unwrap();
+    drop(mounted);
+    let second = {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(first.dir.path().join("layer.img"), copy.path().join("layer.img")).unwrap();
+        let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), "inode-b").unwrap();
+        let dir = copy.path().join("sandbox");
+        std::fs::create_dir(&dir).unwrap();
+        let plan = Plan {
+            dir,
+            root: Root::Node,
+            volumes: vec![],
+            hide: vec![],
+            criu_prefix: None,
+            side_cgroup: cgroup.side_procs(),
+        };
+        let sandbox = Sandbox::build(program(), &plan).unwrap();
+        let house = House { sandbox, cgroup, dir: copy };
+        house.sandbox.attach_layer(Layer::at(house.dir.path().join("layer.img")).device().unwrap()).unwrap();
+        house
+    };
+    assert_eq!(second.run(&["sh", "-c", "cat f; stat -c %i f"]), Exit::Code(0));
+    assert_eq!(second.output(), format!("{before}kept\n{before}"));
+}
