@@ -42,8 +42,9 @@ impl Default for Budgets {
             prepare: seconds(4 * 3600, 60),
             freeze: seconds(60, 30),
             transfer: seconds(3600, 30),
-            verify: seconds(600, 60),
-            restore: seconds(600, 60),
+            // Neither side hears of progress here.
+            verify: seconds(600, 600),
+            restore: seconds(600, 600),
             decision: seconds(5, 5),
             again: seconds(5, 5),
         }
@@ -63,6 +64,15 @@ impl Budgets {
             Phase::Commit => self.decision,
             Phase::Resume | Phase::CleanUp => self.again,
         }
+    }
+
+    /// The limits of the target's wait for the image: it begins while the source still prepares, and ends with its
+    /// transfer.
+    pub fn until_complete(&self) -> Budget {
+        [self.freeze, self.transfer].iter().fold(self.prepare, |sum, phase| Budget {
+            total: sum.total.saturating_add(phase.total),
+            stall: sum.stall.saturating_add(phase.stall),
+        })
     }
 }
 

@@ -13,6 +13,8 @@
 //! - Every command that changes something can be repeated: after a restart the machines repeat what they cannot know to
 //!   have happened.
 //! - `Decide` creates the decision file if there is none, and reports what the file *then* says.
+//! - `Send` without a connection is lost. While a machine has not finished and there is no connection, the executor
+//!   keeps trying to get one, and reports `LinkBack`.
 //! - A machine that has commanded `Finish` is done; its journal entry may go, unless the outcome is `Unknown`.
 
 mod budgets;
