@@ -1,1 +1,32 @@
 //! The image stream: CRIU's pipes and the layer, cut into verified, compressed chunks.
+//!
+//! ```text
+//! source                                                   target
+//! CRIU's pipes ─ outgoing ─┐                          ┌─ incoming ─ store ─ serve ─ CRIU's pipes
+//!                          ├─ (ChunkHeader, Bytes) ───┤
+//! layer file ─ LayerSource ┘       transport          └─ incoming ─ LayerTarget ─ layer file
+//! ```
+//!
+//! - [`chunk`]: what travels, and how it is checked. Every chunk carries the BLAKE3 digest of its raw bytes.
+//! - [`pace`]: how hard to compress, from what the link and the data allow.
+//! - [`outgoing`]: many pipes at once into chunks, within a fixed window of memory.
+//! - [`store`]: chunks into a directory on a tmpfs, complete or not at all; it outlives the agent. [`serve`]: back into pipes.
+//! - [`layer`]: the changed blocks of the layer, round by round.
+//! - [`incoming`]: the asynchronous front of the store and of the layer's target.
+
+mod buffers;
+pub mod chunk;
+mod encode;
+pub mod incoming;
+pub mod layer;
+pub mod outgoing;
+pub mod pace;
+pub mod serve;
+pub mod store;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, also after a panic elsewhere: every section under a lock in this crate leaves its data whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

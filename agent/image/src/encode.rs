@@ -1,0 +1,105 @@
+//! Raw bytes into a chunk, and the chunk into the queue to the link, at the pace that both allow.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use migrate_proto::id::Digest;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::buffers::Pool;
+use crate::chunk::{Chunk, ChunkHeader, Encoding, is_zero, zero_digest};
+use crate::lock;
+use crate::pace::{Level, Probe, SharedPace};
+
+/// Why a chunk could not be made or handed over.
+#[derive(Debug, Error)]
+pub(crate) enum EncodeError {
+    #[error("zstd: {0}")]
+    Zstd(#[from] std::io::Error),
+    #[error("nobody takes chunks any more")]
+    Closed,
+}
+
+/// What was handed over.
+pub(crate) struct Sent {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: usize,
+}
+
+/// One encoder; one thread has it.
+pub(crate) struct Encoder {
+    zstd: zstd::bulk::Compressor<'static>,
+    level: i32,
+    probe: Probe,
+    pace: SharedPace,
+    packed: Arc<Pool>,
+    out: mpsc::Sender<Chunk>,
+}
+
+impl Encoder {
+    /// `packed` is where compressed bytes are put.
+    pub(crate) fn new(pace: SharedPace, packed: Arc<Pool>, out: mpsc::Sender<Chunk>) -> Result<Encoder, EncodeError> {
+        let level = 1;
+        Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, level, probe: Probe::new()?, pace, packed, out })
+    }
+
+    /// Makes a chunk of `raw` (1 to `CHUNK_BYTES` bytes) and waits until the queue takes it.
+    pub(crate) fn send(&mut self, stream: u32, offset: u64, raw: Bytes) -> Result<Sent, EncodeError> {
+        let begun = Instant::now();
+        let raw_len = raw.len() as u32;
+        if is_zero(&raw) {
+            let digest = zero_digest(raw.len());
+            self.queue((ChunkHeader { stream, offset, raw_len, encoding: Encoding::Zero, digest }, Bytes::new()))?;
+            return Ok(Sent { digest, bytes: 0 });
+        }
+        let digest = Digest::of(&raw);
+        let level = lock(&self.pace).level();
+        let packed = match level {
+            Level::Zstd(level) if self.probe.compressible(&raw) => self.compress(level, &raw)?,
+            _ => None,
+        };
+        // Data that does not shrink says nothing about levels.
+        let telling = level == Level::Raw || packed.is_some();
+        let (encoding, body) = match packed {
+            Some(packed) => (Encoding::Zstd, packed),
+            None => (Encoding::Raw, raw),
+        };
+        let encode_time = begun.elapsed();
+        let bytes = body.len();
+        let waited = self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
+        if telling {
+            lock(&self.pace).observe(waited.is_some(), encode_time, waited.unwrap_or_default());
+        }
+        Ok(Sent { digest, bytes })
+    }
+
+    /// `None` where it saves less than a sixteenth.
+    fn compress(&mut self, level: i32, raw: &[u8]) -> Result<Option<Bytes>, EncodeError> {
+        if self.level != level {
+            self.zstd.set_compression_level(level)?;
+            self.level = level;
+        }
+        let mut packed = self.packed.take().ok_or(EncodeError::Closed)?;
+        let limit = raw.len() - raw.len() / 16;
+        // Too little room is how zstd says that it did not shrink.
+        match self.zstd.compress_to_buffer(raw, &mut packed[..limit]) {
+            Ok(len) => Ok(Some(packed.freeze(len))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// How long it waited, if there was no room.
+    fn queue(&self, chunk: Chunk) -> Result<Option<Duration>, EncodeError> {
+        let chunk = match self.out.try_send(chunk) {
+            Ok(()) => return Ok(None),
+            Err(TrySendError::Closed(_)) => return Err(EncodeError::Closed),
+            Err(TrySendError::Full(chunk)) => chunk,
+        };
+        let begun = Instant::now();
+        self.out.blocking_send(chunk).map_err(|_| EncodeError::Closed)?;
+        Ok(Some(begun.elapsed()))
+    }
+}
