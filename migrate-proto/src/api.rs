@@ -18,7 +18,7 @@ pub struct RunRequest {
     /// Where; the asked agent's node where absent.
     #[serde(default)]
     pub on: Option<NodeName>,
-    /// A directory or tar archive on the agent's node to take the root file system from; fills `spec.root`.
+    /// A directory or tar archive on the agent's node to take the root file system from; sets `spec.own_root`.
     #[serde(default)]
     pub root: Option<Text>,
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Digest;
 use crate::name::WorkloadName;
 use crate::text::Text;
 
@@ -26,9 +25,9 @@ pub struct WorkloadSpec {
     /// Shared storage that every node has.
     #[serde(default)]
     pub volumes: Vec<Volume>,
-    /// A root file system of its own, by the digest of its archive; the node's own, read-only, where absent.
+    /// Whether it has a root file system of its own, which is part of its layer; else it sees the node's, read-only.
     #[serde(default)]
-    pub root: Option<Digest>,
+    pub own_root: bool,
     /// Memory limit.
     #[serde(default)]
     pub memory_bytes: Option<u64>,

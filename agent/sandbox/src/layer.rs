@@ -9,6 +9,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use crate::error::{Result, SandboxError};
 use crate::loopdev;
 
@@ -101,6 +103,18 @@ impl Layer {
     /// A loop device upon it, which goes away with its last user.
     pub fn device(&self) -> Result<File> {
         loopdev::attach(&self.path)
+    }
+
+    /// Mounts the layer at `at`, a directory that must exist, lets `fill` write into it, and takes it down again.
+    pub fn fill<T>(&self, at: &Path, fill: impl FnOnce(&Path) -> T) -> Result<T> {
+        let device = self.device()?;
+        let source = format!("/proc/self/fd/{}", device.as_raw_fd());
+        mount(Some(source.as_str()), at, Some("ext4"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some("noinit_itable"))
+            .map_err(SandboxError::file("mount the layer on", at))?;
+        drop(device);
+        let result = fill(at);
+        umount2(at, MntFlags::empty()).map_err(SandboxError::file("unmount", at))?;
+        Ok(result)
     }
 
     /// Removes the file.

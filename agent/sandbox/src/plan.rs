@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Root {
     /// The node's own, read-only.
     Node,
-    /// An unpacked root file system; what the workload changes goes to the layer.
-    Own(PathBuf),
+    /// A root file system of the workload's own, which is part of the layer and writable.
+    Layer,
 }
 
 /// How to build a sandbox.
@@ -51,6 +51,8 @@ pub struct LayerDir {
     pub mode: u32,
 }
 
+/// Where in the layer an own root file system is.
+pub const OWN_ROOT: &str = "root";
 /// Where the layer itself appears inside.
 pub const LAYER_MOUNT: &str = "/.migrate/layer";
 /// The workload's output, inside.

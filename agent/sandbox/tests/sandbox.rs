@@ -167,3 +167,35 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
     assert_eq!(second.run(&["sh", "-c", "cat f; stat -c %i f"]), Exit::Code(0));
     assert_eq!(second.output(), format!("{before}kept\n{before}"));
 }
+
+#[test]
+fn links_in_an_own_root_lead_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = Layer::create(dir.path().join("layer.img"), 64 << 20).unwrap();
+    let at = dir.path().join("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let init = layer
+        .fill(&at, |mounted| {
+            let root = mounted.join("root");
+            std::fs::create_dir_all(root.join("bin")).unwrap();
+            // Any static program will do, and this one is at hand; a link that would climb out leads nowhere.
+            std::fs::copy(program(), root.join("bin/program")).unwrap();
+            std::os::unix::fs::symlink("/etc", root.join("dev")).unwrap();
+        })
+        .is_ok();
+    assert!(init);
+    let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), "own-root").unwrap();
+    let plan = Plan {
+        dir: dir.path().join("sandbox"),
+        root: Root::Layer,
+        volumes: Vec::new(),
+        hide: Vec::new(),
+        criu_prefix: None,
+        side_cgroup: cgroup.side_procs(),
+    };
+    std::fs::create_dir(&plan.dir).unwrap();
+    let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
+    let refused = house.sandbox.attach_layer(layer.device().unwrap());
+    assert!(refused.is_err(), "a /dev that is a link into nothing must be refused, not followed");
+    assert!(!Path::new("/etc/null").exists());
+}

@@ -1,7 +1,7 @@
 //! The sandbox's file system, as PID 1 builds it in its own mount namespace.
 //!
 //! The root is a small tmpfs into which the node's top-level directories are bound, read-only, so that nothing has to be
-//! created on the node; or an overlay of an own root and the layer. `pivot_root` makes it the namespace's root, which CRIU
+//! created on the node; or a root of the workload's own, which is part of its layer. `pivot_root` makes it the namespace's root, which CRIU
 //! insists upon. Mounts are not part of an image: both ends build the same ones.
 
 use std::fs::{self, DirBuilder, File};
@@ -14,7 +14,7 @@ use nix::unistd::{chdir, pivot_root};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::error::{Result, SandboxError};
-use crate::plan::{GATE, LAYER_DIRS, LAYER_MOUNT, Plan, RUN, Root};
+use crate::plan::{GATE, LAYER_DIRS, LAYER_MOUNT, OWN_ROOT, Plan, RUN, Root};
 
 const NOTHING: Option<&str> = None;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -32,7 +32,6 @@ pub(crate) struct House {
 
 /// What an own root needs of the node's root, taken before it is out of sight.
 struct Pending {
-    lower: OwnedFd,
     work: OwnedFd,
     gate: OwnedFd,
     criu: Option<(PathBuf, OwnedFd)>,
@@ -51,10 +50,6 @@ impl House {
             .collect::<Result<_>>()?;
         let work = plan.dir.join("work");
         let pending = Pending {
-            lower: match &plan.root {
-                Root::Own(path) => take(path, false)?,
-                Root::Node => take(Path::new("/"), false)?,
-            },
             work: take(&work, false)?,
             gate: take(&current_program()?, false)?,
             criu: plan.criu_prefix.as_ref().map(|path| Ok((path.clone(), take(path, false)?))).transpose()?,
@@ -120,34 +115,22 @@ impl House {
         Ok(())
     }
 
-    /// The layer is mounted aside first, since the root itself lies upon it.
+    /// The layer is mounted aside first, since the root itself is part of it. Everything else is put in after the pivot: links
+    /// in a root that somebody else has made then lead nowhere but into that root.
     fn move_into_own_root(&self, device: &OwnedFd, pending: Pending) -> Result<()> {
         let aside = self.plan.dir.join("aside");
         make_dir(&aside, 0o700)?;
         mount_layer(device, &aside)?;
-        let lower = self.plan.dir.join("lower");
-        make_dir(&lower, 0o755)?;
-        attach(&pending.lower, &lower)?;
-        make_dir(&aside.join("upper"), 0o755)?;
-        make_dir(&aside.join("upper-work"), 0o755)?;
+        let layer = take(&aside, false)?;
         let root = self.plan.dir.join("root");
         make_dir(&root, 0o755)?;
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},index=off,metacopy=off",
-            lower.display(),
-            aside.join("upper").display(),
-            aside.join("upper-work").display()
-        );
-        mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-            .map_err(SandboxError::file("mount an overlay on", &root))?;
-        furnish(&root, pending)?;
-        let layer = inside(&root, LAYER_MOUNT);
-        make_dir(&layer, 0o700)?;
-        bind(&aside, &layer)?;
-        for dir in LAYER_DIRS {
-            make_dir(&inside(&root, dir.target), 0o755)?;
-        }
-        move_in(&root)
+        bind(&aside.join(OWN_ROOT), &root)?;
+        move_in(&root)?;
+        let root = Path::new("/");
+        furnish(root, pending)?;
+        make_dir(Path::new(LAYER_MOUNT), 0o700)?;
+        attach(&layer, Path::new(LAYER_MOUNT))?;
+        LAYER_DIRS.iter().try_for_each(|dir| make_dir(Path::new(dir.target), 0o755))
     }
 }
 
