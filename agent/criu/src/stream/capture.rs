@@ -1,0 +1,75 @@
+//! The other end of a dump: takes the images that CRIU writes.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::listen::Listening;
+use super::wire::{PipeEnd, Wire};
+use super::{LAST_IMAGE, StreamError};
+
+/// Waits for a dump to connect.
+#[derive(Debug)]
+pub struct Capture(Listening);
+
+impl Capture {
+    /// Listens in `images_dir`, which a dump will be given. Must be called inside a Tokio runtime.
+    pub fn bind(images_dir: &Path) -> Result<Capture, StreamError> {
+        Listening::bind(images_dir, "streamer-capture.sock").map(Capture)
+    }
+
+    /// Waits for CRIU, which connects when it starts. The socket's name is removed.
+    pub async fn accept(self) -> Result<Capturing, StreamError> {
+        let socket = self.0.accept().await?;
+        Ok(Capturing { wire: Wire::new(socket), pending: None, seen: HashSet::new() })
+    }
+}
+
+/// An image on its way.
+#[derive(Debug)]
+pub struct Image {
+    /// Its name: one plain path component.
+    pub name: String,
+    /// Its bytes, until the end of the pipe. Drain it beside the others: CRIU fills several at once.
+    pub pipe: OwnedFd,
+}
+
+/// A dump that has connected.
+#[derive(Debug)]
+pub struct Capturing {
+    wire: Wire,
+    /// Requested, its pipe not yet here.
+    pending: Option<String>,
+    seen: HashSet<String>,
+}
+
+impl Capturing {
+    /// The PID of whoever connected, as seen from here: CRIU's, unless something else in the sandbox was faster.
+    pub fn peer_pid(&self) -> Option<i32> {
+        self.wire.peer_pid()
+    }
+
+    /// Whether the last image has been requested. The dump is complete when moreover every pipe is at its end.
+    pub fn is_last(&self) -> bool {
+        self.seen.contains(LAST_IMAGE)
+    }
+
+    /// The next image; `None` where CRIU has closed the socket: it is past its `post-dump` hook, or has failed.
+    pub async fn next(&mut self) -> Result<Option<Image>, StreamError> {
+        let name = match self.pending.take() {
+            Some(name) => name,
+            None => match self.wire.request().await? {
+                Some(name) => name,
+                None => return Ok(None),
+            },
+        };
+        // Kept aside while waiting, so that a cancelled wait does not lose it.
+        let name = self.pending.insert(name).clone();
+        let pipe = self.wire.pipe(&name, PipeEnd::Read).await?;
+        self.pending = None;
+        if !self.seen.insert(name.clone()) {
+            return Err(StreamError::Twice { name });
+        }
+        Ok(Some(Image { name, pipe }))
+    }
+}
