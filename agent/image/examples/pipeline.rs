@@ -123,6 +123,20 @@ async fn send(
     Ok((summaries, meter, fed))
 }
 
+/// Over a link of 100 MB/s: how fast the raw bytes go.
+async fn narrow(file: &File, bytes: u64) -> Outcome<()> {
+    let begun = tokio::time::Instant::now();
+    let mut sent = 0;
+    let (_, meter, fed) = send(file, bytes, async |(_, body)| {
+        sent += body.len() as u64;
+        tokio::time::sleep_until(begun + Duration::from_nanos(10 * sent)).await;
+        Ok(())
+    })
+    .await?;
+    meter.show("source to 100 MB/s", bytes, fed);
+    Ok(())
+}
+
 async fn stored(file: &File, bytes: u64, dir: PathBuf, reserve: bool) -> Outcome<StoredImage> {
     let store = Arc::new(Store::create(dir, bytes * 2)?);
     if reserve {
@@ -133,8 +147,6 @@ async fn stored(file: &File, bytes: u64, dir: PathBuf, reserve: bool) -> Outcome
         send(file, bytes, async |(header, body)| Ok(incoming.push(header, body).await?)).await?;
     incoming.drained().await?;
     let what = if reserve { "pipe to reserved store" } else { "pipe to store" };
-    drop(incoming);
-    let store = Arc::into_inner(store).ok_or("the store is in use")?;
     let image = store.complete(&summaries)?;
     meter.show(what, bytes, fed);
     Ok(image)
@@ -218,6 +230,7 @@ async fn main() -> Outcome<()> {
         let file = make(mib, fill)?;
         let (_, meter, fed) = send(&file, bytes, async |_| Ok(())).await?;
         meter.show("source alone", bytes, fed);
+        narrow(&file, bytes / 4).await?;
         target_only(&file, bytes, dir.path().join("target")).await?;
         std::fs::remove_dir_all(dir.path().join("target"))?;
         stored(&file, bytes, dir.path().join("plain"), false).await?;

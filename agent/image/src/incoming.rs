@@ -54,7 +54,8 @@ impl<S: Absorb> Incoming<S> {
                 lock(&failure).get_or_insert(refusal);
                 room.close();
             }
-            drop(bytes);
+            // Whoever waits for the permit may rely on nothing else being held any more.
+            drop((sink, bytes));
             drop(permit);
         });
         Ok(())

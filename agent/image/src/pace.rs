@@ -2,8 +2,9 @@
 //!
 //! [`Pace`] climbs and descends a ladder of levels by one question: when a chunk was ready, did it have to wait for the
 //! link? If most of a chunk's time is waiting, there is time for a higher level; if chunks hardly wait, the compressors (or
-//! whoever fills the pipes) are what is slow, and a lower level, down to none, cannot make it worse. It remembers what
-//! each level cost, so that it does not climb to a level for which the link leaves no time, and forgets after a while.
+//! whoever fills the pipes) are what is slow, and a lower level, down to none, cannot make it worse. It remembers how long a
+//! chunk took at each level, all in all, so that it does not leave a level for one that is known to be slower; it forgets
+//! after a while.
 //!
 //! [`Probe`] asks the data: what a sample says will not shrink travels raw at every level.
 //!
@@ -35,13 +36,15 @@ const LADDER: [Level; 8] = [
 const START: usize = 1;
 /// The share of its time that a chunk waits, above which the link is what is slow.
 const RAISE_ABOVE: f64 = 0.5;
-/// The share below which it is not.
+/// The share below which it is not, unless a lower level is known to be slower.
 const LOWER_BELOW: f64 = 0.1;
+/// The share below which nothing waits at all, whatever was known before.
+const LOWER_ANYHOW: f64 = 0.01;
 /// Where the smoothed share is put after a climb, so that the new level is judged by its own observations.
 const NEUTRAL: f64 = 0.3;
 /// How much one observation counts.
 const WEIGHT: f64 = 0.25;
-/// After so many refusals to climb, the cost that caused them is forgotten: other data may have come.
+/// After so many refusals to climb, what caused them is forgotten: other data may have come.
 const PATIENCE: u32 = 64;
 
 /// One pace for everything that shares a link; kept from one phase to the next, so that it knows the link at the freeze.
@@ -52,13 +55,13 @@ pub type SharedPace = Arc<Mutex<Pace>>;
 pub struct Pace {
     step: usize,
     waiting: f64,
-    cost: [Option<Duration>; LADDER.len()],
+    period: [Option<Duration>; LADDER.len()],
     refusals: u32,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { step: START, waiting: NEUTRAL, cost: [None; LADDER.len()], refusals: 0 }
+        Pace { step: START, waiting: NEUTRAL, period: [None; LADDER.len()], refusals: 0 }
     }
 }
 
@@ -79,25 +82,31 @@ impl Pace {
         let period = encode_time + wait;
         let share = if period.is_zero() { 0.0 } else { wait.as_secs_f64() / period.as_secs_f64() };
         self.waiting += WEIGHT * (share - self.waiting);
-        self.remember(encode_time);
+        self.remember(period);
         if self.waiting > RAISE_ABOVE && self.may_climb(period) {
             self.step += 1;
             self.waiting = NEUTRAL;
-        } else if self.waiting < LOWER_BELOW {
+        } else if self.waiting < LOWER_ANYHOW || (self.waiting < LOWER_BELOW && self.lower_is_faster(period)) {
             self.step = self.step.saturating_sub(1);
         }
         self.level()
     }
 
-    fn remember(&mut self, encode_time: Duration) {
-        let known = &mut self.cost[self.step];
-        *known = Some(known.map_or(encode_time, |before| (before * 3 + encode_time) / 4));
+    fn remember(&mut self, period: Duration) {
+        let known = &mut self.period[self.step];
+        *known = Some(known.map_or(period, |before| (before * 3 + period) / 4));
     }
 
-    /// Whether there is a next level, and the link leaves time for it as far as known.
+    /// Whether there is a level below, and it is not known to take longer.
+    fn lower_is_faster(&self, period: Duration) -> bool {
+        let lower = self.step.checked_sub(1).map(|lower| self.period[lower]);
+        lower.is_some_and(|known| known.is_none_or(|known| known <= period))
+    }
+
+    /// Whether there is a next level, and it is not known to take longer.
     fn may_climb(&mut self, period: Duration) -> bool {
-        let Some(next) = self.cost.get_mut(self.step + 1) else { return false };
-        if next.is_none_or(|cost| cost < period) {
+        let Some(next) = self.period.get_mut(self.step + 1) else { return false };
+        if next.is_none_or(|known| known < period) {
             self.refusals = 0;
             return true;
         }
@@ -196,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_down_at_once_when_the_link_becomes_fast() {
+    fn it_comes_down_soon_when_the_link_becomes_fast() {
         let mut pace = Pace::default();
         play(&mut pace, Duration::from_millis(1000), 200);
-        let steps = play(&mut pace, Duration::ZERO, 20);
+        let steps = play(&mut pace, Duration::ZERO, 30);
         assert_eq!(steps.last(), Some(&0), "{steps:?}");
     }
 

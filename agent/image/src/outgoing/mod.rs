@@ -201,7 +201,10 @@ impl Outgoing {
     pub async fn finish(self) -> Result<Vec<StreamSummary>, OutgoingError> {
         let Outgoing { shared, jobs, threads, stopper, .. } = self;
         drop(jobs);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(|t| t.join().is_ok()).all(|ok| ok));
+        let joined = tokio::task::spawn_blocking(move || {
+            // Every one is waited for, also after a panic in another.
+            threads.into_iter().fold(true, |well, thread| thread.join().is_ok() && well)
+        });
         let all_well = joined.await.unwrap_or(false);
         let failure = lock(&shared.failure).take();
         if let Some(failure) = failure {

@@ -77,16 +77,16 @@ impl Store {
         &self.dir
     }
 
-    /// Touches memory for the first `bytes` of what will come (at most the budget), so that writing them is fast. Chunks may
-    /// come meanwhile. What was too much goes back in [`Store::complete`].
+    /// Touches memory for the first `bytes` of what will come (at most the budget), so that writing them is fast. Ends early
+    /// when the first chunk comes: from then on it would only be in the way. What was too much goes back in
+    /// [`Store::complete`].
     pub fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
         let mut at = 0;
         loop {
             // Under the lock no place is given away, so nothing that was written is overwritten.
             let streams = lock(&self.streams);
-            at = streams.end().max(at);
             let len = bytes.min(streams.budget()).saturating_sub(at).min(CHUNK_BYTES as u64);
-            if len == 0 {
+            if len == 0 || streams.end() > 0 {
                 return Ok(());
             }
             self.chunks.write_all_at(&ZEROS[..len as usize], at).map_err(|source| self.unwritable(source))?;
@@ -126,10 +126,12 @@ impl Store {
         Ok(lock(&self.streams).verify(manifest)?)
     }
 
-    /// Verifies, gives back what was reserved too much, and writes the index: from here on the image is complete.
-    pub fn complete(self, manifest: &[StreamSummary]) -> Result<StoredImage, StoreError> {
-        self.verify(manifest)?;
-        let streams = lock(&self.streams);
+    /// Verifies, gives back what was reserved too much, and writes the index: from here on the image is complete, and
+    /// nothing more is taken.
+    pub fn complete(&self, manifest: &[StreamSummary]) -> Result<StoredImage, StoreError> {
+        let mut streams = lock(&self.streams);
+        streams.verify(manifest)?;
+        streams.seal();
         self.chunks.set_len(streams.end()).map_err(|source| self.unwritable(source))?;
         StoredImage::write(&self.dir, streams.index(manifest))?;
         Ok(StoredImage::open(&self.dir)?)

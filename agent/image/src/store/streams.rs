@@ -103,11 +103,12 @@ pub(super) struct Streams {
     budget: u64,
     charged: u64,
     end: u64,
+    sealed: bool,
 }
 
 impl Streams {
     pub(super) fn new(budget: u64) -> Streams {
-        Streams { streams: BTreeMap::new(), budget, charged: 0, end: 0 }
+        Streams { streams: BTreeMap::new(), budget, charged: 0, end: 0, sealed: false }
     }
 
     pub(super) fn budget(&self) -> u64 {
@@ -117,6 +118,11 @@ impl Streams {
     /// Everything before this has been given away.
     pub(super) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Nothing more is taken.
+    pub(super) fn seal(&mut self) {
+        self.sealed = true;
     }
 
     /// A place for a chunk, which counts as unwritten from now on.
@@ -142,6 +148,9 @@ impl Streams {
 
     fn add(&mut self, header: &ChunkHeader, place: Option<u64>) -> Result<&mut Stream, StreamError> {
         let ChunkHeader { stream: number, offset, raw_len: len, digest, .. } = *header;
+        if self.sealed {
+            return Err(StreamError::Closed { stream: number });
+        }
         let before = self.charged;
         self.charge(u64::from(len))?;
         let stream = self.streams.entry(number).or_default();

@@ -190,3 +190,6 @@ impl Decoder {
         Ok(Content::Bytes(raw))
     }
 }
+
+#[cfg(test)]
+mod tests;
