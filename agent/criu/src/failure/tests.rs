@@ -3,8 +3,7 @@
 
 use super::*;
 
-const NOISE: &str =
-    "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
+const NOISE: &str = "Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n\
      Warn  (compel/arch/x86/src/lib/infect.c:419): Will restore 100 with interrupted system call\n";
 
 fn explained(log: &str) -> CriuFailure {
@@ -37,10 +36,7 @@ fn real_causes_are_recognised() {
             "Error (criu/files-ext.c:94): Can't dump file 3 of that type [600] (anon anon_inode:[perf_event])\n\
              Error (criu/cr-dump.c:1545): Dump files (pid: 100) failed with -1\n",
         ),
-        (
-            UnsupportedDescriptor,
-            "Error (criu/files-ext.c:94): Can't dump file 3 of that type [20600] (chr 10:237)\n",
-        ),
+        (UnsupportedDescriptor, "Error (criu/files-ext.c:94): Can't dump file 3 of that type [20600] (chr 10:237)\n"),
         (UnsupportedDescriptor, "Error (criu/sockets.c:767): sockets: BUG! Unknown socket collected (family 40)\n"),
         (
             TcpConnection,
@@ -52,10 +48,7 @@ fn real_causes_are_recognised() {
             "   100: Error (criu/sk-inet.c:1059): inet: Can't bind inet socket (id 11): Address already in use\n\
              \x20  100: Error (criu/files.c:1221): Unable to open fd=3 id=0xb\n",
         ),
-        (
-            LinkRemap,
-            "Error (criu/files-reg.c:1122): Can't create link remap for /tmp/x. Use link-remap option.\n",
-        ),
+        (LinkRemap, "Error (criu/files-reg.c:1122): Can't create link remap for /tmp/x. Use link-remap option.\n"),
         (
             GhostTooBig,
             "Error (criu/files-reg.c:1031): Can't dump ghost file /tmp/#10010722 of 3002368 size, increase limit\n",
@@ -113,7 +106,8 @@ fn real_causes_are_recognised() {
     for (kind, log) in cases {
         let failure = explained(log);
         assert_eq!(failure.kind, kind, "{log}");
-        let first_words = log.lines().find(|line| line.contains("Error (") && !line.contains("exited, status")).unwrap();
+        let first_words =
+            log.lines().find(|line| line.contains("Error (") && !line.contains("exited, status")).unwrap();
         let shown = failure.to_string();
         assert!(shown.contains(first_words.split_once("): ").unwrap().1), "{shown}");
         assert!(!shown.contains('\n'));
@@ -138,7 +132,8 @@ fn an_unknown_cause_is_shown_in_criu_s_words() {
 
 #[test]
 fn what_is_said_before_the_log_is_open_counts_where_the_log_is_silent() {
-    let stderr = "Error (criu/img-streamer.c:75): Unable to connect to image streamer socket: /run/s: Connection refused\n";
+    let stderr =
+        "Error (criu/img-streamer.c:75): Unable to connect to image streamer socket: /run/s: Connection refused\n";
     let failure = explain("", stderr, Exit::Code(1));
     assert_eq!(failure.kind, FailureKind::Stream);
     assert_eq!(failure.tail, stderr.trim_end());

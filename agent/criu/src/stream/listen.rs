@@ -29,11 +29,8 @@ impl Listening {
     }
 
     pub(super) async fn accept(&self) -> Result<UnixStream, StreamError> {
-        let (stream, _) = self
-            .listener
-            .accept()
-            .await
-            .map_err(|source| StreamError::Accept { path: self.name.0.clone(), source })?;
+        let (stream, _) =
+            self.listener.accept().await.map_err(|source| StreamError::Accept { path: self.name.0.clone(), source })?;
         Ok(stream)
     }
 }

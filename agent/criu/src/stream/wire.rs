@@ -139,8 +139,7 @@ fn receive_now(socket: &UnixStream, length: usize) -> io::Result<(Vec<u8>, Vec<O
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received =
-        rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    let received = rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
     bytes.truncate(received.bytes);
     let descriptors = control
         .drain()
@@ -164,8 +163,8 @@ fn check_name(name: &str) -> Result<(), StreamError> {
 
 /// Reading from or writing to anything but the right end of a pipe could block, or reach a file.
 fn is_pipe(descriptor: &OwnedFd, end: PipeEnd) -> bool {
-    let is_fifo = rustix::fs::fstat(descriptor)
-        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
+    let is_fifo =
+        rustix::fs::fstat(descriptor).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo);
     let wanted = match end {
         PipeEnd::Read => OFlags::RDONLY,
         PipeEnd::Write => OFlags::WRONLY,
