@@ -1,0 +1,90 @@
+//! Why a command did not do what was asked, and the exit code that says so.
+
+use std::path::PathBuf;
+
+use migrate_proto::name::WorkloadName;
+use thiserror::Error;
+
+use crate::cli::run::RunError;
+use crate::client::ClientError;
+use crate::command::key::KeyError;
+use crate::lab::LabError;
+use crate::show::answer::AnswerError;
+use crate::show::remark::Remarks;
+
+/// A command that failed.
+#[derive(Debug, Error)]
+pub(crate) enum Failure {
+    #[error("{what} is not there yet")]
+    NotThereYet { what: &'static str },
+    #[error("--force does not go together with a command")]
+    ForceWithCommand,
+    #[error("there is no workload on {node} to move")]
+    NothingToMove { node: String },
+    #[error("there are {} workloads on {node}: {}", names.len(), joined(names))]
+    WhichOne { node: String, names: Vec<WorkloadName> },
+    #[error("there is no workload named {}", joined(names))]
+    NoSuchWorkload { names: Vec<WorkloadName> },
+    #[error("the agent sent output that is no base64: {0}")]
+    Encoding(#[from] base64::DecodeError),
+    #[error("the runtime could not be started: {0}")]
+    Runtime(std::io::Error),
+    #[error("no random bytes from {}: {source}", path.display())]
+    Random { path: PathBuf, source: std::io::Error },
+    #[error("not done within the time that --timeout allows")]
+    TimedOut,
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Lab(#[from] LabError),
+}
+
+fn joined(names: &[WorkloadName]) -> String {
+    names.iter().map(WorkloadName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl Failure {
+    /// The exit code of `migrate`.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Failure::NotThereYet { .. } | Failure::ForceWithCommand | Failure::Run(_) => 2,
+            Failure::NothingToMove { .. } | Failure::WhichOne { .. } | Failure::NoSuchWorkload { .. } => 2,
+            Failure::Key(_) => 2,
+            Failure::Client(failure) => failure.exit_code(),
+            Failure::Lab(failure) => failure.exit_code(),
+            // The reader has what it wanted.
+            Failure::Answer(failure) if failure.is_reader_gone() => 0,
+            Failure::Answer(_) | Failure::Encoding(_) | Failure::Runtime(_) => 1,
+            Failure::Random { .. } | Failure::TimedOut => 1,
+        }
+    }
+
+    fn hint(&self) -> String {
+        match self {
+            Failure::WhichOne { .. } => "name the one to move: migrate --force NAME".to_owned(),
+            Failure::ForceWithCommand => "migrate --force NAME [--to NODE]".to_owned(),
+            Failure::NoSuchWorkload { .. } => "migrate ps lists what there is".to_owned(),
+            Failure::Client(ClientError::Refused(problem)) => problem.hint.clone(),
+            Failure::Client(failure) if failure.lost_the_agent() => {
+                "is migrate-agent running here? --socket PATH and --node NODE name another; migrate lab up starts a lab"
+                    .to_owned()
+            }
+            Failure::Lab(failure) => failure.hint(),
+            _ => String::new(),
+        }
+    }
+
+    /// Tells it on stderr.
+    pub(crate) fn tell(&self, remarks: &Remarks) {
+        match self {
+            Failure::Answer(failure) if failure.is_reader_gone() => {}
+            _ => remarks.tell_failure(&self.to_string(), None, &self.hint()),
+        }
+    }
+}
