@@ -1,0 +1,33 @@
+//! An observer for benchmarks: how long the process stood still, by `CLOCK_REALTIME`, which a move does not hide.
+
+use std::time::{Duration, SystemTime};
+
+use crate::part::say;
+use crate::verdict::Verdict;
+
+const STEP: Duration = Duration::from_micros(200);
+const WORTH_TELLING: Duration = Duration::from_millis(1);
+
+/// Prints every gap of more than a millisecond, and the longest so far, for ever; first a line without a gap, which says
+/// that it has begun.
+pub(crate) fn observe() -> Verdict<std::convert::Infallible> {
+    let mut longest = Duration::ZERO;
+    say("gap_ms 0.000 max_ms 0.000")?;
+    let mut last = SystemTime::now();
+    loop {
+        std::thread::sleep(STEP);
+        let now = SystemTime::now();
+        // A clock that went back shows no gap.
+        let gap = now.duration_since(last).unwrap_or_default().saturating_sub(STEP);
+        if gap > WORTH_TELLING {
+            longest = longest.max(gap);
+            say(&format!("gap_ms {:.3} max_ms {:.3}", millis(gap), millis(longest)))?;
+        }
+        // What printing took is not the move's.
+        last = SystemTime::now();
+    }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
