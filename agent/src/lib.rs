@@ -1,5 +1,6 @@
 //! The agent: one per node, runs workloads and hands them over.
 
+pub mod api;
 pub mod config;
 pub mod control;
 pub mod events;

@@ -1,0 +1,149 @@
+//! One function for each route: read the request, call [`Control`](crate::control::Control), write the answer.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use futures_util::StreamExt;
+use migrate_proto::api::{ExecRequest, MoveRequest, NodeView, RunRequest, WorkloadView};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::input::{Arguments, JsonBody, JsonThenBytes, Name};
+use super::lines::ndjson;
+use super::{Api, openapi};
+use crate::control::{Health, Lines, Scope};
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+pub(super) async fn health(State(api): State<Api>) -> Answer<Health> {
+    Ok(Json(api.control.health().await?))
+}
+
+pub(super) async fn openapi() -> Json<serde_json::Value> {
+    Json(openapi::document())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListArguments {
+    #[serde(default)]
+    scope: Scope,
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<ListArguments>,
+) -> Answer<Vec<WorkloadView>> {
+    Ok(Json(api.control.list(arguments.scope).await?))
+}
+
+pub(super) async fn run(
+    State(api): State<Api>,
+    JsonBody(request): JsonBody<RunRequest>,
+) -> Result<(StatusCode, Json<WorkloadView>), Failure> {
+    Ok((StatusCode::CREATED, Json(api.control.run(request).await?)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveArguments {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Name(name): Name,
+    Arguments(arguments): Arguments<RemoveArguments>,
+) -> Result<StatusCode, Failure> {
+    api.control.remove(&name, arguments.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StopArguments {
+    timeout_ms: Option<u64>,
+}
+
+pub(super) async fn stop(
+    State(api): State<Api>,
+    Name(name): Name,
+    Arguments(arguments): Arguments<StopArguments>,
+) -> Answer<WorkloadView> {
+    Ok(Json(api.control.stop(&name, arguments.timeout_ms.map(Duration::from_millis)).await?))
+}
+
+pub(super) async fn start(State(api): State<Api>, Name(name): Name) -> Answer<WorkloadView> {
+    Ok(Json(api.control.start(&name).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogsArguments {
+    #[serde(default)]
+    follow: bool,
+    tail: Option<u64>,
+}
+
+pub(super) async fn logs(
+    State(api): State<Api>,
+    Name(name): Name,
+    Arguments(arguments): Arguments<LogsArguments>,
+) -> Result<Response, Failure> {
+    let lines = api.control.logs(&name, arguments.tail, arguments.follow).await?;
+    Ok(following(&api, arguments.follow, lines))
+}
+
+pub(super) async fn exec(
+    State(api): State<Api>,
+    Name(name): Name,
+    JsonThenBytes(request, stdin): JsonThenBytes<ExecRequest>,
+) -> Result<Response, Failure> {
+    Ok(ndjson(api.control.exec(&name, request, stdin).await?))
+}
+
+pub(super) async fn migrate(
+    State(api): State<Api>,
+    Name(name): Name,
+    JsonBody(request): JsonBody<MoveRequest>,
+) -> Result<Response, Failure> {
+    // Dropped with this future, or with the answer: either way the client has gone.
+    let cancel = CancellationToken::new();
+    let cancel_on_drop = cancel.clone().drop_guard();
+    let lines = api.control.migrate(&name, request, cancel).await?;
+    Ok(ndjson(lines.inspect(move |_| _ = &cancel_on_drop)))
+}
+
+pub(super) async fn nodes(State(api): State<Api>) -> Answer<Vec<NodeView>> {
+    Ok(Json(api.control.nodes().await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventArguments {
+    #[serde(default)]
+    follow: bool,
+    since_ms: Option<u64>,
+}
+
+pub(super) async fn events(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<EventArguments>,
+) -> Result<Response, Failure> {
+    let since = arguments.since_ms.map(Duration::from_millis);
+    let lines = api.control.events(since, arguments.follow).await?;
+    Ok(following(&api, arguments.follow, lines))
+}
+
+/// What follows ends with the agent; what is finite comes to its end.
+fn following<T: Serialize + Send + 'static>(api: &Api, follow: bool, lines: Lines<T>) -> Response {
+    match follow {
+        true => ndjson(lines.take_until(api.closing.clone().cancelled_owned())),
+        false => ndjson(lines),
+    }
+}

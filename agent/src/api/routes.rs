@@ -1,0 +1,167 @@
+//! The one table of what can be asked.
+
+use axum::http::StatusCode;
+use axum::routing::{MethodRouter, delete, get, post};
+
+use super::{Api, handlers};
+
+/// Something that can be asked.
+pub(super) struct Route {
+    /// In small letters, as OpenAPI wants it.
+    pub(super) method: &'static str,
+    /// `{name}` stands for a workload.
+    pub(super) path: &'static str,
+    /// What it does.
+    pub(super) summary: &'static str,
+    pub(super) query: &'static [Argument],
+    pub(super) input: Input,
+    pub(super) answer: Answer,
+    pub(super) handler: fn() -> MethodRouter<Api>,
+}
+
+/// An argument in the query; none has to be there.
+pub(super) struct Argument {
+    pub(super) name: &'static str,
+    /// `boolean`, `integer`, or `node|cluster` for one of these words.
+    pub(super) kind: &'static str,
+    pub(super) help: &'static str,
+}
+
+/// The request's body. Names are those of schemas.
+pub(super) enum Input {
+    Nothing,
+    Json(&'static str),
+    JsonThenBytes(&'static str),
+}
+
+/// The answer's body where the request succeeds. Names are those of schemas.
+pub(super) enum Answer {
+    Nothing,
+    One(StatusCode, &'static str),
+    List(&'static str),
+    Lines(&'static str),
+    /// The description of the API itself.
+    OpenApi,
+}
+
+const fn argument(name: &'static str, kind: &'static str, help: &'static str) -> Argument {
+    Argument { name, kind, help }
+}
+
+const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; false where absent");
+
+/// All of them.
+pub(super) const ROUTES: [Route; 12] = [
+    Route {
+        method: "get",
+        path: "/v1/health",
+        summary: "How this agent is",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "Health"),
+        handler: || get(handlers::health),
+    },
+    Route {
+        method: "get",
+        path: "/v1/openapi.json",
+        summary: "This description",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::OpenApi,
+        handler: || get(handlers::openapi),
+    },
+    Route {
+        method: "get",
+        path: "/v1/workloads",
+        summary: "The workloads, ordered by name",
+        query: &[argument("scope", "node|cluster", "this node's, or every node's; cluster where absent")],
+        input: Input::Nothing,
+        answer: Answer::List("WorkloadView"),
+        handler: || get(handlers::list),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads",
+        summary: "Start a workload",
+        query: &[],
+        input: Input::Json("RunRequest"),
+        answer: Answer::One(StatusCode::CREATED, "WorkloadView"),
+        handler: || post(handlers::run),
+    },
+    Route {
+        method: "delete",
+        path: "/v1/workloads/{name}",
+        summary: "Forget a workload and its files",
+        query: &[argument("force", "boolean", "end it first if it runs; false where absent")],
+        input: Input::Nothing,
+        answer: Answer::Nothing,
+        handler: || delete(handlers::remove),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/stop",
+        summary: "End a workload; it stays known",
+        query: &[argument(
+            "timeout_ms",
+            "integer",
+            "how long it has before it is killed; the agent's setting where absent",
+        )],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "WorkloadView"),
+        handler: || post(handlers::stop),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/start",
+        summary: "Start a stopped workload again",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "WorkloadView"),
+        handler: || post(handlers::start),
+    },
+    Route {
+        method: "get",
+        path: "/v1/workloads/{name}/logs",
+        summary: "What a workload wrote to stdout and stderr",
+        query: &[FOLLOW, argument("tail", "integer", "only the last so many lines; all where absent")],
+        input: Input::Nothing,
+        answer: Answer::Lines("ExecLine"),
+        handler: || get(handlers::logs),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/exec",
+        summary: "Run a command beside a workload; both directions flow at once",
+        query: &[],
+        input: Input::JsonThenBytes("ExecRequest"),
+        answer: Answer::Lines("ExecLine"),
+        handler: || post(handlers::exec),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/move",
+        summary: "Move a workload; who disconnects before the commit cancels it",
+        query: &[],
+        input: Input::Json("MoveRequest"),
+        answer: Answer::Lines("MoveLine"),
+        handler: || post(handlers::migrate),
+    },
+    Route {
+        method: "get",
+        path: "/v1/nodes",
+        summary: "The members of the cluster, ordered by name",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::List("NodeView"),
+        handler: || get(handlers::nodes),
+    },
+    Route {
+        method: "get",
+        path: "/v1/events",
+        summary: "What happened on this node, oldest first",
+        query: &[FOLLOW, argument("since_ms", "integer", "only what is at most so old; all that is kept where absent")],
+        input: Input::Nothing,
+        answer: Answer::Lines("Event"),
+        handler: || get(handlers::events),
+    },
+];

@@ -1,0 +1,295 @@
+//! A node's core that remembers what it was asked, and ways to ask an API over it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::Method;
+use axum::http::header::CONTENT_TYPE;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::future::pending;
+use futures_util::stream;
+use http_body_util::BodyExt;
+use migrate_proto::api::*;
+use migrate_proto::id::Epoch;
+use migrate_proto::name::WorkloadName;
+use migrate_proto::phase::Phase;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::super::*;
+use crate::control::{ByteStream, Health, Lines, Scope};
+
+/// Nothing in the tests takes this long; it only ends a test that would hang.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+pub(super) struct Fake {
+    node: NodeName,
+    calls: Mutex<Vec<String>>,
+    /// Answers what is forwarded, under the name `node2`.
+    other: Option<Router>,
+    /// How many moves were cancelled.
+    pub(super) cancelled: watch::Sender<u32>,
+    /// How many requests have begun to run: moves, and stops of `slow`.
+    pub(super) begun: watch::Sender<u32>,
+    /// Lets a stop of `slow` come to its end.
+    pub(super) release: watch::Sender<bool>,
+}
+
+impl Fake {
+    pub(super) fn new(node: &str) -> Arc<Fake> {
+        Fake::with_other(node, None)
+    }
+
+    pub(super) fn with_other(node: &str, other: Option<Router>) -> Arc<Fake> {
+        Arc::new(Fake {
+            node: node.parse().unwrap(),
+            calls: Mutex::default(),
+            other,
+            cancelled: watch::Sender::new(0),
+            begun: watch::Sender::new(0),
+            release: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn router(self: &Arc<Fake>) -> Router {
+        self.router_until(CancellationToken::new())
+    }
+
+    pub(super) fn router_until(self: &Arc<Fake>, closing: CancellationToken) -> Router {
+        router(self.clone(), self.node.clone(), closing)
+    }
+
+    pub(super) fn calls(&self) -> Vec<String> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    fn called(&self, call: String) {
+        self.calls.lock().unwrap().push(call);
+    }
+
+    fn view(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
+        match name.as_str() {
+            "missing" => Err(Problem::new(Code::UnknownWorkload, "there is no missing").hint("migrate ps")),
+            _ => Ok(workload(name, &self.node)),
+        }
+    }
+}
+
+#[async_trait]
+impl Control for Fake {
+    async fn run(&self, request: RunRequest) -> Result<WorkloadView, Problem> {
+        self.called(format!("run {} {:?}", request.spec.name, request.spec.argv));
+        self.view(&request.spec.name)
+    }
+
+    async fn list(&self, scope: Scope) -> Result<Vec<WorkloadView>, Problem> {
+        self.called(format!("list {scope:?}"));
+        Ok(vec![self.view(&"web".parse().unwrap())?])
+    }
+
+    async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem> {
+        self.called(format!("stop {name} {timeout:?}"));
+        if name.as_str() == "slow" {
+            self.begun.send_modify(|begun| *begun += 1);
+            self.release.subscribe().wait_for(|released| *released).await.unwrap();
+        }
+        self.view(name)
+    }
+
+    async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
+        self.called(format!("start {name}"));
+        self.view(name)
+    }
+
+    async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
+        self.called(format!("remove {name} {force}"));
+        self.view(name).map(drop)
+    }
+
+    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
+        self.called(format!("logs {name} {tail:?} {follow}"));
+        self.view(name)?;
+        let lines = stream::iter([ExecLine::Stdout(STANDARD.encode("a\n")), ExecLine::Stderr(STANDARD.encode("b\n"))]);
+        Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
+    }
+
+    /// Sends back what comes.
+    async fn exec(
+        &self,
+        name: &WorkloadName,
+        request: ExecRequest,
+        stdin: ByteStream,
+    ) -> Result<Lines<ExecLine>, Problem> {
+        self.called(format!("exec {name} {:?}", request.argv));
+        self.view(name)?;
+        let echo = stdin.map(|chunk| match chunk {
+            Ok(bytes) => ExecLine::Stdout(STANDARD.encode(bytes)),
+            Err(error) => ExecLine::Error(Problem::new(Code::Cancelled, error.to_string())),
+        });
+        Ok(echo.chain(stream::iter([ExecLine::Exit(Exit::Code(7))])).boxed())
+    }
+
+    /// A move to `node2` arrives; any other never ends, and one of `stuck` does not even begin.
+    async fn migrate(
+        &self,
+        name: &WorkloadName,
+        request: MoveRequest,
+        cancel: CancellationToken,
+    ) -> Result<Lines<MoveLine>, Problem> {
+        self.called(format!("move {name} {request:?}"));
+        self.view(name)?;
+        let cancelled = self.cancelled.clone();
+        tokio::spawn(async move {
+            cancel.cancelled().await;
+            cancelled.send_modify(|count| *count += 1);
+        });
+        self.begun.send_modify(|begun| *begun += 1);
+        if name.as_str() == "stuck" {
+            pending::<()>().await;
+        }
+        let progress = stream::iter([MoveLine::Progress(progress())]);
+        let report = MoveLine::Report(Box::new(report(name, &self.node)));
+        Ok(match request.to {
+            Some(node) if node.as_str() == "node2" => progress.chain(stream::iter([report])).boxed(),
+            _ => progress.chain(stream::pending()).boxed(),
+        })
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeView>, Problem> {
+        self.called("nodes".to_owned());
+        Ok(vec![node()])
+    }
+
+    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem> {
+        self.called(format!("events {since:?} {follow}"));
+        let lines = stream::iter([event()]);
+        Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
+    }
+
+    async fn health(&self) -> Result<Health, Problem> {
+        self.called("health".to_owned());
+        Ok(health(&self.node))
+    }
+
+    async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem> {
+        self.called(format!("forward {node} {} {}", request.method, request.path));
+        match &self.other {
+            Some(other) if node.as_str() == "node2" => Ok(answer(other, request).await),
+            _ => Err(Problem::new(Code::UnknownNode, format!("there is no node {node}"))),
+        }
+    }
+}
+
+pub(super) fn workload(name: &WorkloadName, node: &NodeName) -> WorkloadView {
+    WorkloadView {
+        name: name.clone(),
+        state: State::Running,
+        node: node.clone(),
+        epoch: Epoch::FIRST,
+        pid: Some(1),
+        started: None,
+        restarts: 0,
+        cpu_percent: 0.5,
+        rss_bytes: 1,
+        layer_bytes: 2,
+        health: "none".to_owned(),
+        group: None,
+        ip: None,
+        last_checkpoint: None,
+        exit: None,
+        reason: None,
+    }
+}
+
+pub(super) fn node() -> NodeView {
+    NodeView {
+        name: "node1".parse().unwrap(),
+        address: "127.0.0.1:1".to_owned(),
+        state: NodeState::Alive,
+        leader: false,
+        voter: false,
+        cpu_percent: None,
+        memory_used_bytes: None,
+        memory_total_bytes: None,
+        disk_free_bytes: None,
+        workloads: Some(1),
+        agent_version: None,
+        criu_version: None,
+    }
+}
+
+pub(super) fn event() -> Event {
+    Event {
+        at: "2025-11-21T10:11:12.345Z".to_owned(),
+        node: "node1".parse().unwrap(),
+        workload: None,
+        kind: "warning".to_owned(),
+        phase: None,
+        message: "mind".to_owned(),
+    }
+}
+
+pub(super) fn health(node: &NodeName) -> Health {
+    Health { node: node.clone(), version: "1".to_owned(), criu_version: None, ready: true }
+}
+
+pub(super) fn progress() -> MoveProgress {
+    MoveProgress { phase: Phase::Negotiate, bytes: 1, bytes_sent: 2, bytes_expected: 3, elapsed_ms: 4 }
+}
+
+pub(super) fn report(name: &WorkloadName, from: &NodeName) -> MoveReport {
+    MoveReport {
+        workload: name.clone(),
+        from: from.clone(),
+        to: None,
+        outcome: Outcome::Moved,
+        mode: Mode::Stream,
+        downtime_ms: None,
+        total_ms: 1.0,
+        rounds: 0,
+        bytes_memory: 0,
+        bytes_files: 0,
+        bytes_sent: 0,
+        epoch: Epoch::FIRST,
+        phases: vec![],
+        error: None,
+    }
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    pub(super) content_type: String,
+    pub(super) body: String,
+}
+
+impl Answered {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    pub(super) fn lines(&self) -> Vec<Value> {
+        self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub(super) fn problem(&self) -> Problem {
+        serde_json::from_str::<ErrorBody>(&self.body).unwrap().error
+    }
+}
+
+pub(super) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let builder = Request::builder().method(method.parse::<Method>().unwrap()).uri(path);
+    headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(body.into()).unwrap()
+}
+
+pub(super) async fn ask(router: &Router, request: Request<Body>) -> Answered {
+    let Ok(response) = router.clone().oneshot(request).await;
+    let status = response.status();
+    let content_type = response.headers().get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap()).to_owned();
+    let body: Bytes = tokio::time::timeout(LONG, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
+    Answered { status, content_type, body: String::from_utf8(body.into()).unwrap() }
+}
