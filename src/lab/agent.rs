@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal};
 
 use super::holder::Process;
 use super::layout::Layout;
+use super::log_tail::LogTail;
 use super::supervisor::{GAVE_UP_FILE, PID_FILE};
 use super::{LabError, node};
 use crate::client::Client;
@@ -90,10 +91,14 @@ pub(super) async fn wait_for<'a>(
         let client = Client { socket: socket(lab, name), forward_to: None, limit: None };
         while client.health().await.is_err() {
             if gave_up(lab, name) {
-                return Err(LabError::AgentDies { name: name.clone(), log });
+                return Err(LabError::AgentDies { name: name.clone(), log: LogTail::of(&log) });
             }
             if Instant::now() >= deadline {
-                return Err(LabError::AgentSilent { name: name.clone(), within: begun.elapsed(), log });
+                return Err(LabError::AgentSilent {
+                    name: name.clone(),
+                    within: begun.elapsed(),
+                    log: LogTail::of(&log),
+                });
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::LabError;
+use super::log_tail::LogTail;
 
 /// What a started process says on its stdout once it holds its namespaces.
 const HELD: &str = "held";
@@ -30,7 +31,7 @@ pub(crate) struct Starting {
 impl Starting {
     /// Starts this program again with `args`; its stderr goes to `log`. Returns when it holds its namespaces.
     pub(crate) fn start(args: &[&std::ffi::OsStr], log: &Path) -> Result<Starting, LabError> {
-        let failed = |source| LabError::Start { log: log.to_owned(), source };
+        let failed = |source| LabError::Start { log: LogTail::of(log), source };
         let log_file = OpenOptions::new().append(true).create(true).open(log).map_err(failed)?;
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
             .args(args)

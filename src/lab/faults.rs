@@ -95,9 +95,17 @@ pub(crate) fn in_words(layout: &Layout, name: &NodeName) -> Vec<String> {
     }
     words.extend(peers_cut_from(layout, name).iter().map(|peer| format!("cut from {peer}")));
     if let Some(rate) = layout.faults.slow.get(name) {
-        words.push(format!("{} kbit/s", rate / 1000));
+        words.push(rate_in_words(*rate));
     }
     words
+}
+
+fn rate_in_words(bits_per_second: u64) -> String {
+    match bits_per_second {
+        rate if rate >= 1_000_000_000 => format!("{} Gbit/s", rate as f64 / 1e9),
+        rate if rate >= 1_000_000 => format!("{} Mbit/s", rate as f64 / 1e6),
+        rate => format!("{} kbit/s", rate as f64 / 1e3),
+    }
 }
 
 /// SIGSTOP to everything on a node; to PID 1 first, which would otherwise see its agent stop.

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::LabError;
 use super::holder::Process;
+use super::{LabError, detach};
 
 /// Runs `argv` in all namespaces of the node; its exit code, as a shell would give it.
 pub(super) fn exec(first: &Process, argv: &[OsString]) -> Result<u8, LabError> {
@@ -16,7 +16,9 @@ pub(super) fn exec(first: &Process, argv: &[OsString]) -> Result<u8, LabError> {
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWIPC;
-    setns(first.pidfd(), entered).map_err(|errno| LabError::Enter { pid: first.pid(), source: errno.into() })?;
+    let failed = |source| LabError::Enter { pid: first.pid(), source };
+    detach::keep_descriptors_to_ourselves().map_err(failed)?;
+    setns(first.pidfd(), entered).map_err(|errno| failed(errno.into()))?;
     let [program, args @ ..] = argv else { return Ok(0) };
     // A PID namespace is entered by what is started after this.
     let status = Command::new(program)

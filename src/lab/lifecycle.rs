@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use migrate_proto::name::NodeName;
-use rustix::process::Signal;
 
 use super::layout::Layout;
 use super::lock::LabLock;
@@ -85,9 +84,7 @@ fn remove_all(lab: &Path, layout: &Layout) -> Result<(), LabError> {
             power::cut(layout, &identity.name, &first)?;
         }
     }
-    if let Some(switch) = holder::find(&switch::directory(lab))? {
-        switch.signal(Signal::KILL)?;
-    }
+    power::end_switch(lab)?;
     let group = layout.cgroup_of_all();
     cgroups::kill_frozen(&group)?;
     cgroups::remove(&group)?;

@@ -13,6 +13,7 @@ mod inside;
 pub(crate) mod layout;
 mod lifecycle;
 mod lock;
+mod log_tail;
 mod loops;
 mod network;
 pub(crate) mod node;
@@ -36,6 +37,7 @@ use crate::command::key::KeyError;
 use crate::failure::Failure;
 use layout::{Layout, lab_directory};
 use lock::LabLock;
+use log_tail::LogTail;
 use node::NodeError;
 use tool::ToolError;
 
@@ -69,8 +71,8 @@ pub(crate) enum LabError {
     File { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is not understood: {source}", path.display())]
     Layout { path: PathBuf, source: serde_json::Error },
-    #[error("a process of the lab did not come up: {source}{}", tail(log))]
-    Start { log: PathBuf, source: io::Error },
+    #[error("a process of the lab did not come up: {source}{log}")]
+    Start { log: LogTail, source: io::Error },
     #[error("process {pid} cannot be signalled: {source}")]
     Signal { pid: i32, source: io::Error },
     #[error("process {pid} does not have a /proc of its own; nothing was signalled")]
@@ -81,10 +83,10 @@ pub(crate) enum LabError {
     Enter { pid: i32, source: io::Error },
     #[error("`{program}` cannot be run: {source}")]
     Exec { program: String, source: io::Error },
-    #[error("the agent of {name} did not come up within {} s{}", within.as_secs(), tail(log))]
-    AgentSilent { name: NodeName, within: Duration, log: PathBuf },
-    #[error("the agent of {name} keeps dying{}", tail(log))]
-    AgentDies { name: NodeName, log: PathBuf },
+    #[error("the agent of {name} did not come up within {} s{log}", within.as_secs())]
+    AgentSilent { name: NodeName, within: Duration, log: LogTail },
+    #[error("the agent of {name} keeps dying{log}")]
+    AgentDies { name: NodeName, log: LogTail },
     #[error(transparent)]
     Name(InvalidName),
     #[error(transparent)]
@@ -93,18 +95,6 @@ pub(crate) enum LabError {
     Tool(#[from] ToolError),
     #[error(transparent)]
     Key(#[from] KeyError),
-}
-
-/// The last lines of a log, for a message.
-fn tail(log: &Path) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    let last = &lines[lines.len().saturating_sub(15)..];
-    match last.is_empty() {
-        true => format!("; {} is empty", log.display()),
-        false => format!("; the end of {}:\n  {}", log.display(), last.join("\n  ")),
-    }
 }
 
 impl LabError {

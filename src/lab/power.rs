@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::detach::Starting;
 use super::holder::{self, Process};
 use super::layout::{LabNode, Layout};
+use super::log_tail::LogTail;
 use super::{LabError, cgroups, faults, network, node, switch};
 
 /// How long a node may take to be gone after SIGKILL when nothing in it is frozen.
@@ -35,7 +36,14 @@ pub(crate) fn start_switch(lab: &Path) -> Result<(), LabError> {
     let log = directory.join("switch.log");
     let args = ["lab-switch".as_ref(), "--lab".as_ref(), lab.as_os_str()];
     let starting = Starting::start(&args, &log)?;
-    starting.go().map_err(|source| LabError::Start { log, source })
+    starting.go().map_err(|source| LabError::Start { log: LogTail::of(&log), source })
+}
+
+/// Ends the switch, where there is one. It has nothing to lose.
+pub(crate) fn end_switch(lab: &Path) -> Result<(), LabError> {
+    let Some(switch) = holder::find(&switch::directory(lab))? else { return Ok(()) };
+    switch.signal(Signal::KILL)?;
+    switch.ended_by(Instant::now() + PATIENCE).map(drop)
 }
 
 /// Boots a node: namespaces, network with the faults in force, then its agent. Does not wait for the agent.
@@ -52,7 +60,7 @@ pub(crate) fn boot(lab: &Path, layout: &Layout, identity: &LabNode) -> Result<()
     let first = running(lab, layout, &identity.name)?;
     network::plug(switch.pid(), first.pid(), identity)?;
     faults::apply_to(lab, layout, &identity.name)?;
-    starting.go().map_err(|source| LabError::Start { log, source })
+    starting.go().map_err(|source| LabError::Start { log: LogTail::of(&log), source })
 }
 
 /// Power loss: kills PID 1, and with it the kernel kills everything in its namespace. Returns when all of it is gone.

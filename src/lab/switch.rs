@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 
+use super::log_tail::LogTail;
 use super::{LabError, detach, holder, network};
 
 /// The switch's directory in the lab's.
@@ -13,7 +14,8 @@ pub(crate) fn directory(lab: &Path) -> PathBuf {
 
 /// Becomes the switch; returns only by failing.
 pub(crate) fn be_switch(lab: &Path) -> Result<(), LabError> {
-    let failed = |source: std::io::Error| LabError::Start { log: directory(lab).join("switch.log"), source };
+    let failed =
+        |source: std::io::Error| LabError::Start { log: LogTail::of(&directory(lab).join("switch.log")), source };
     detach::keep_descriptors_to_ourselves().map_err(failed)?;
     nix::unistd::setsid().map_err(|errno| failed(errno.into()))?;
     nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
