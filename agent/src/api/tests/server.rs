@@ -21,7 +21,7 @@ pub(super) struct Running {
     pub(super) closing: CancellationToken,
     path: PathBuf,
     serving: JoinHandle<()>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Running {
@@ -30,7 +30,7 @@ impl Running {
         let path = dir.path().join("run/agent.sock");
         let (fake, closing) = (Fake::new("node1"), CancellationToken::new());
         let serving = Server::bind(&path).unwrap().serve(fake.router_until(closing.clone()), closing.clone(), limit);
-        Running { fake, closing, path, serving: tokio::spawn(serving), _dir: dir }
+        Running { fake, closing, path, serving: tokio::spawn(serving), dir }
     }
 
     pub(super) async fn client(&self) -> SendRequest<Body> {
@@ -120,6 +120,39 @@ async fn a_server_removes_only_its_own_socket() {
     drop(first);
     assert!(path.exists());
     drop(second);
+}
+
+/// What a process of this user is told at `path`. Needs root, which alone can play another user.
+fn told_as_user(path: &Path, uid: u32) -> String {
+    use std::io::{Read, Write};
+    let path = path.to_owned();
+    let told = move || {
+        // Of this thread only, and for good: it ends with the answer.
+        rustix::thread::set_thread_res_uid(None, rustix::process::Uid::from_raw(uid), None).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(path)?;
+        stream.write_all(b"GET /v1/health HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    std::thread::spawn(told).join().unwrap().unwrap_or_else(|error| format!("{:?}", error.kind()))
+}
+
+#[tokio::test]
+async fn a_stranger_is_kept_out_by_the_mode_and_without_it_by_the_credentials() {
+    let running = Running::start(LONG);
+    let path = running.path.clone();
+    let as_user = async |uid| {
+        let path = path.clone();
+        tokio::task::spawn_blocking(move || told_as_user(&path, uid)).await.unwrap()
+    };
+    std::fs::set_permissions(running.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(as_user(65534).await, "PermissionDenied");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let refused = as_user(65534).await;
+    assert!(refused.starts_with("HTTP/1.1 403 ") && refused.contains("uid 65534 may not use this agent"), "{refused}");
+    assert_eq!(running.fake.calls(), [""; 0]);
+    assert!(as_user(0).await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
