@@ -152,7 +152,7 @@ async fn stored(file: &File, bytes: u64, dir: PathBuf, reserve: bool) -> Outcome
     Ok(image)
 }
 
-async fn target_only(file: &File, bytes: u64, dir: PathBuf) -> Outcome<()> {
+async fn target_only(file: &File, bytes: u64, dir: PathBuf, reserve: bool) -> Outcome<()> {
     let mut kept = Vec::new();
     let (summaries, ..) = send(file, bytes, async |(header, body)| {
         kept.push((header, bytes::Bytes::copy_from_slice(&body)));
@@ -160,7 +160,9 @@ async fn target_only(file: &File, bytes: u64, dir: PathBuf) -> Outcome<()> {
     })
     .await?;
     let store = Arc::new(Store::create(dir, bytes * 2)?);
-    store.reserve(bytes)?;
+    if reserve {
+        store.reserve(bytes)?;
+    }
     let incoming = Incoming::new(store.clone(), 2);
     let meter = Meter::start();
     for (header, body) in kept {
@@ -168,7 +170,8 @@ async fn target_only(file: &File, bytes: u64, dir: PathBuf) -> Outcome<()> {
     }
     incoming.drained().await?;
     store.verify(&summaries)?;
-    meter.show("target alone, reserved", bytes, Duration::ZERO);
+    let what = if reserve { "target alone, reserved" } else { "target alone" };
+    meter.show(what, bytes, Duration::ZERO);
     Ok(())
 }
 
@@ -231,8 +234,10 @@ async fn main() -> Outcome<()> {
         let (_, meter, fed) = send(&file, bytes, async |_| Ok(())).await?;
         meter.show("source alone", bytes, fed);
         narrow(&file, bytes / 4).await?;
-        target_only(&file, bytes, dir.path().join("target")).await?;
-        std::fs::remove_dir_all(dir.path().join("target"))?;
+        for reserve in [false, true] {
+            target_only(&file, bytes, dir.path().join("target"), reserve).await?;
+            std::fs::remove_dir_all(dir.path().join("target"))?;
+        }
         stored(&file, bytes, dir.path().join("plain"), false).await?;
         std::fs::remove_dir_all(dir.path().join("plain"))?;
         let image = stored(&file, bytes, dir.path().join("reserved"), true).await?;

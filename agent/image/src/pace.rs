@@ -3,8 +3,8 @@
 //! [`Pace`] climbs and descends a ladder of levels by one question: when a chunk was ready, did it have to wait for the
 //! link? If most of a chunk's time is waiting, there is time for a higher level; if chunks hardly wait, the compressors (or
 //! whoever fills the pipes) are what is slow, and a lower level, down to none, cannot make it worse. It remembers how long a
-//! chunk took at each level, all in all, so that it does not leave a level for one that is known to be slower; it forgets
-//! after a while.
+//! chunk took at each level, all in all, so that it leaves a level that turns out slower than the one below, and does not
+//! go to one that is known to be slower; it forgets after a while.
 //!
 //! [`Probe`] asks the data: what a sample says will not shrink travels raw at every level.
 //!
@@ -32,20 +32,21 @@ const LADDER: [Level; 8] = [
     Level::Zstd(6),
     Level::Zstd(9),
 ];
-/// Where a pace begins that knows nothing: two observations from raw, and already useful on a slow link.
-const START: usize = 1;
 /// The share of its time that a chunk waits, above which the link is what is slow.
 const RAISE_ABOVE: f64 = 0.5;
 /// The share below which it is not, unless a lower level is known to be slower.
 const LOWER_BELOW: f64 = 0.1;
 /// The share below which nothing waits at all, whatever was known before.
 const LOWER_ANYHOW: f64 = 0.01;
-/// Where the smoothed share is put after a climb, so that the new level is judged by its own observations.
+/// Where the smoothed share begins at a new level.
 const NEUTRAL: f64 = 0.3;
 /// How much one observation counts.
 const WEIGHT: f64 = 0.25;
 /// After so many refusals to climb, what caused them is forgotten: other data may have come.
 const PATIENCE: u32 = 64;
+
+/// After so many chunks at a level it is known how long they take there.
+const SETTLED: u32 = 8;
 
 /// One pace for everything that shares a link; kept from one phase to the next, so that it knows the link at the freeze.
 pub type SharedPace = Arc<Mutex<Pace>>;
@@ -54,19 +55,23 @@ pub type SharedPace = Arc<Mutex<Pace>>;
 #[derive(Debug, Clone)]
 pub struct Pace {
     step: usize,
+    /// The smoothed share of its time that a chunk waits.
     waiting: f64,
+    /// The smoothed time of a chunk at each level, where it is known.
     period: [Option<Duration>; LADDER.len()],
+    /// How many chunks were seen at the present level.
+    seen: u32,
     refusals: u32,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { step: START, waiting: NEUTRAL, period: [None; LADDER.len()], refusals: 0 }
+        Pace { step: 0, waiting: NEUTRAL, period: [None; LADDER.len()], seen: 0, refusals: 0 }
     }
 }
 
 impl Pace {
-    /// A pace that knows nothing yet, to be shared.
+    /// A pace that knows nothing yet, to be shared. It begins without compression.
     pub fn shared() -> SharedPace {
         Arc::default()
     }
@@ -82,25 +87,28 @@ impl Pace {
         let period = encode_time + wait;
         let share = if period.is_zero() { 0.0 } else { wait.as_secs_f64() / period.as_secs_f64() };
         self.waiting += WEIGHT * (share - self.waiting);
-        self.remember(period);
-        if self.waiting > RAISE_ABOVE && self.may_climb(period) {
+        let known = self.period[self.step].map_or(period, |before| (before * 3 + period) / 4);
+        self.period[self.step] = Some(known);
+        self.seen += 1;
+        if self.waiting > RAISE_ABOVE && self.may_climb(known) {
             self.step += 1;
+            // It is judged by its own observations.
             self.waiting = NEUTRAL;
-        } else if self.waiting < LOWER_ANYHOW || (self.waiting < LOWER_BELOW && self.lower_is_faster(period)) {
-            self.step = self.step.saturating_sub(1);
+            self.period[self.step] = None;
+            self.seen = 0;
+        } else if self.step > 0 && self.should_descend(known) {
+            self.step -= 1;
+            self.seen = 0;
         }
         self.level()
     }
 
-    fn remember(&mut self, period: Duration) {
-        let known = &mut self.period[self.step];
-        *known = Some(known.map_or(period, |before| (before * 3 + period) / 4));
-    }
-
-    /// Whether there is a level below, and it is not known to take longer.
-    fn lower_is_faster(&self, period: Duration) -> bool {
-        let lower = self.step.checked_sub(1).map(|lower| self.period[lower]);
-        lower.is_some_and(|known| known.is_none_or(|known| known <= period))
+    fn should_descend(&self, period: Duration) -> bool {
+        let lower = self.period[self.step - 1];
+        // The processors may be what makes the link slow: then compression only makes it slower.
+        let climbing_did_not_pay = self.seen >= SETTLED && lower.is_some_and(|lower| lower + lower / 8 < period);
+        let lower_is_no_slower = lower.is_none_or(|lower| lower <= period);
+        climbing_did_not_pay || self.waiting < LOWER_ANYHOW || (self.waiting < LOWER_BELOW && lower_is_no_slower)
     }
 
     /// Whether there is a next level, and it is not known to take longer.
@@ -202,6 +210,20 @@ mod tests {
         let moves = steps.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert!(steps.iter().all(|step| (1..=5).contains(step)), "{steps:?}");
         assert!(moves <= 20, "{moves} changes: {steps:?}");
+    }
+
+    #[test]
+    fn compression_that_only_takes_the_receivers_time_is_given_up() {
+        let mut pace = Pace::default();
+        // Both ends on the same processors: whatever compression takes makes the receiver slower still.
+        let mut raw = 0;
+        for _ in 0..500 {
+            let step = pace.step as u32;
+            let encode = Duration::from_micros(300) * (1 << step);
+            pace.observe(true, encode, Duration::from_micros(700) + Duration::from_micros(300) * step);
+            raw += u32::from(pace.level() == Level::Raw);
+        }
+        assert!(raw > 400, "{raw} of 500 raw");
     }
 
     #[test]

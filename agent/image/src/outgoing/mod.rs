@@ -177,6 +177,11 @@ impl Outgoing {
         Ok((outgoing, chunks_out))
     }
 
+    /// The number that the next stream will have.
+    pub fn next_stream(&self) -> u32 {
+        self.next_stream
+    }
+
     /// Drains a pipe until its end. Returns the stream's number.
     pub fn add_pipe(&mut self, name: impl Into<String>, pipe: OwnedFd) -> Result<u32, OutgoingError> {
         self.add(name.into(), move |feed| feed.pipe(pipe))
@@ -203,7 +208,8 @@ impl Outgoing {
         drop(jobs);
         let joined = tokio::task::spawn_blocking(move || {
             // Every one is waited for, also after a panic in another.
-            threads.into_iter().fold(true, |well, thread| thread.join().is_ok() && well)
+            let panics = threads.into_iter().filter_map(|thread| thread.join().err());
+            panics.count() == 0
         });
         let all_well = joined.await.unwrap_or(false);
         let failure = lock(&shared.failure).take();

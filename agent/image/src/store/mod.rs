@@ -6,8 +6,8 @@
 //! rubbish. The peer's names are only ever compared, never used as paths.
 //!
 //! One file for all streams has this use: its memory can be touched beforehand ([`Store::reserve`]), without knowing which
-//! stream will be the huge one. Measured, 1 GiB of pwrite goes into fresh tmpfs pages at 0.4–1.2 GB/s, into touched ones at
-//! 5–6 GB/s; the difference would be pause.
+//! stream will be the huge one. Measured, 1 GiB of pwrite goes into fresh tmpfs pages at 0.4–2.7 GB/s (the less
+//! of it the host has seen before), into touched ones at 5–6 GB/s; the difference would be pause.
 
 mod image;
 mod streams;
