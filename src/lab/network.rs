@@ -32,10 +32,17 @@ pub(crate) fn bring_loopback_up() -> Result<(), ToolError> {
 pub(crate) fn plug(switch: i32, node: i32, identity: &LabNode) -> Result<(), ToolError> {
     let port = &identity.name;
     unplug(switch, port)?;
-    run(&in_network_of(switch, &format!("ip link add {port} type veth peer name {INTERFACE} netns {node}")))?;
+    let link = format!("peer name {INTERFACE} address {} netns {node}", link_address(identity.address));
+    run(&in_network_of(switch, &format!("ip link add {port} type veth {link}")))?;
     run(&in_network_of(switch, &format!("ip link set {port} master {BRIDGE} up")))?;
     run(&in_network_of(node, &format!("ip address add {}/24 dev {INTERFACE}", identity.address)))?;
     run(&in_network_of(node, &format!("ip link set {INTERFACE} up")))
+}
+
+/// A node keeps its link address when it boots, as a machine does: its peers remember it.
+fn link_address(address: Ipv4Addr) -> String {
+    let [_, _, high, low] = address.octets();
+    format!("02:00:0a:4d:{high:02x}:{low:02x}")
 }
 
 /// Removes a node's port. After a power loss the kernel does that by itself, but later.

@@ -79,9 +79,16 @@ fn set_up(name: &NodeName) -> Result<(), NodeError> {
         .map_err(system("cannot mount /run"))?;
     nix::unistd::sethostname(name.as_str()).map_err(system("cannot set the host name"))?;
     // Faults are made for IPv4: leave no other way from node to node.
-    let without_ipv6 = Path::new("/proc/sys/net/ipv6/conf/default/disable_ipv6");
-    if without_ipv6.exists() {
-        std::fs::write(without_ipv6, "1").map_err(system("cannot disable IPv6"))?;
-    }
+    kernel_setting("net/ipv6/conf/default/disable_ipv6", "1")?;
+    // Peers that have given the node up hear of it when it boots.
+    kernel_setting("net/ipv4/conf/default/arp_notify", "1")?;
     Ok(network::bring_loopback_up()?)
+}
+
+/// Sets what the kernel has under /proc/sys; a kernel without it needs no setting.
+fn kernel_setting(name: &'static str, value: &str) -> Result<(), NodeError> {
+    match std::fs::write(Path::new("/proc/sys").join(name), value) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(system(name)),
+    }
 }

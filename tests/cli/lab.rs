@@ -1,0 +1,351 @@
+//! The lab with real namespaces, networks and signals. Its agents are stand-ins: this test program again, as [`be_agent`].
+//! Each test has a lab of its own, which is gone at the test's end, whatever happened.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::command::{Said, migrate, said};
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much the stand-in sends to whoever connects.
+const GREETING: usize = 1 << 20;
+
+/// The agent's part of a stand-in: answers health, and greets whoever connects over the lab's network.
+#[test]
+#[ignore = "not a test: a lab starts it as its agent"]
+fn be_agent() {
+    let (Ok(node), Ok(socket), Ok(listen)) =
+        (std::env::var("STAND_IN_NODE"), std::env::var("STAND_IN_SOCKET"), std::env::var("STAND_IN_LISTEN"))
+    else {
+        return;
+    };
+    let _ = std::fs::remove_file(&socket);
+    let health = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let network = TcpListener::bind(&listen).unwrap();
+    std::thread::spawn(move || {
+        for stream in network.incoming() {
+            let _ = stream.unwrap().write_all(&vec![7; GREETING]);
+        }
+    });
+    let body = format!(r#"{{"node":"{node}","version":"0","criu_version":null,"ready":true}}"#);
+    for stream in health.incoming() {
+        let mut stream = stream.unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let length = body.len();
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+    }
+}
+
+/// Says how long it took to hear the whole greeting of the agent at $STAND_IN_PEER, or that nothing was heard.
+#[test]
+#[ignore = "not a test: it is run on a lab's node"]
+fn be_visitor() {
+    let Ok(peer) = std::env::var("STAND_IN_PEER") else { return };
+    let begun = Instant::now();
+    let heard = TcpStream::connect_timeout(&peer.parse().unwrap(), Duration::from_secs(2)).and_then(|mut stream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        std::io::copy(&mut stream, &mut std::io::sink())
+    });
+    match heard {
+        Ok(bytes) if bytes == GREETING as u64 => println!("heard in {} ms", begun.elapsed().as_millis()),
+        other => println!("unheard: {other:?}"),
+    }
+}
+
+/// A lab of stand-ins.
+struct Lab {
+    directory: tempfile::TempDir,
+}
+
+impl Lab {
+    /// A place for a lab, whose agents do `agent`: a shell script that has the stand-in's variables.
+    fn place(agent: &str) -> Lab {
+        let directory = tempfile::tempdir().unwrap();
+        let script = format!(
+            "#!/bin/sh\n\
+             while [ $# -gt 1 ]; do\n\
+               case $1 in\n\
+                 --node) export STAND_IN_NODE=\"$2\";;\n\
+                 --socket) export STAND_IN_SOCKET=\"$2\";;\n\
+                 --listen) export STAND_IN_LISTEN=\"$2\";;\n\
+               esac\n\
+               shift 2\n\
+             done\n\
+             {agent}\n"
+        );
+        let path = directory.path().join("agent");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Lab { directory }
+    }
+
+    /// A running lab of two nodes.
+    fn up() -> Lab {
+        let lab = Lab::place(&format!("exec {} --ignored --exact lab::be_agent --nocapture", own_program()));
+        let up = lab.say(&["up", "--nodes", "2"]);
+        assert_eq!(up.code, 0, "{up:?}");
+        lab
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = migrate(&[&["lab"], words].concat());
+        command.env("MIGRATE_LAB", self.directory.path().join("lab"));
+        command.env("MIGRATE_AGENT_BIN", self.directory.path().join("agent"));
+        command
+    }
+
+    fn say(&self, words: &[&str]) -> Said {
+        said(self.command(words))
+    }
+
+    fn done(&self, words: &[&str]) {
+        let said = self.say(words);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{words:?}");
+    }
+
+    /// `lab status` of one node.
+    fn node(&self, name: &str) -> Value {
+        let status = self.say(&["--json", "status"]).json();
+        status["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone()
+    }
+
+    /// What a shell on a node says.
+    fn on(&self, node: &str, script: &str) -> String {
+        let said = self.say(&["exec", node, "--", "sh", "-c", script]);
+        assert_eq!(said.code, 0, "{said:?}");
+        said.stdout.trim().to_owned()
+    }
+
+    /// How long `node` takes to hear `peer`; `None` where it hears nothing.
+    fn hears(&self, node: &str, peer: &str) -> Option<u64> {
+        let address = self.node(peer)["address"].as_str().unwrap().to_owned();
+        let mut command = self.command(&[
+            "exec",
+            node,
+            "--",
+            &own_program(),
+            "--ignored",
+            "--exact",
+            "lab::be_visitor",
+            "--nocapture",
+        ]);
+        command.env("STAND_IN_PEER", address);
+        let heard = said(command);
+        let line =
+            heard.stdout.lines().find_map(|line| line.split_once("heard")).unwrap_or_else(|| panic!("{heard:?}"));
+        line.1.strip_prefix(" in ")?.strip_suffix(" ms")?.parse().ok()
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.directory.path().join("lab").exists()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !self.is_gone() {
+            let down = self.say(&["down"]);
+            assert!(std::thread::panicking() || (down.code == 0 && self.is_gone()), "{down:?}");
+        }
+    }
+}
+
+fn own_program() -> String {
+    std::env::current_exe().unwrap().to_str().unwrap().to_owned()
+}
+
+fn pid(value: &Value) -> i64 {
+    value.as_i64().unwrap_or_else(|| panic!("{value} is no PID"))
+}
+
+/// The state of a process as /proc has it; `None` where it is gone.
+fn state_of(pid: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The PIDs, as we see them, of processes with this argument.
+fn processes_with(argument: &str) -> BTreeSet<String> {
+    let has = |pid: &str| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|b| *b == 0).any(|word| word == argument.as_bytes())
+    };
+    let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| name.bytes().all(|b| b.is_ascii_digit()) && has(name)).collect()
+}
+
+/// An argument that no other process has.
+fn mark(lab: &Lab, word: &str) -> String {
+    format!("{word}-{}", lab.directory.path().file_name().unwrap().to_str().unwrap())
+}
+
+#[test]
+fn nodes_are_machines_of_their_own() {
+    let lab = Lab::up();
+    assert_eq!(lab.on("node2", "hostname; cat /proc/1/comm; ls -A /run | wc -l"), "node2\nmigrate\n0");
+    assert_eq!(
+        lab.on("node1", "ls /sys/class/net >/dev/null; ip -o -4 addr show eth0 | awk '{print $4}'"),
+        "10.77.0.1/24"
+    );
+    assert!(lab.hears("node1", "node2").is_some() && lab.hears("node2", "node1").is_some());
+    let key = lab.directory.path().join("lab/cluster.key");
+    assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    let code = lab.say(&["exec", "node1", "--", "sh", "-c", "exit 42"]).code;
+    assert_eq!(code, 42);
+    assert_eq!(lab.say(&["up"]).code, 2, "one lab in one directory");
+    assert_eq!(lab.say(&["kill", "node9"]).code, 2);
+    let holders = processes_with(lab.directory.path().join("lab").to_str().unwrap());
+    assert!(holders.len() >= 3, "{holders:?}");
+    lab.done(&["down"]);
+    assert!(lab.is_gone());
+    let left = processes_with(lab.directory.path().join("lab").to_str().unwrap());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn power_loss_takes_everything_and_a_boot_brings_the_agent_back() {
+    let lab = Lab::up();
+    let mark = mark(&lab, "worker");
+    lab.on(
+        "node1",
+        &format!("setsid sh -c 'read x <> $(mktemp -u); sleep 1000' {mark} >/dev/null 2>&1 </dev/null & sleep 0"),
+    );
+    eventually("the worker runs", || !processes_with(&mark).is_empty());
+    lab.done(&["kill", "node1"]);
+    assert!(processes_with(&mark).is_empty(), "gone when `kill` returns");
+    assert_eq!(lab.node("node1")["state"], "off");
+    assert_eq!(lab.hears("node2", "node1"), None);
+    assert_eq!(lab.say(&["crash", "node1"]).code, 2);
+    lab.done(&["start", "node1"]);
+    assert_eq!(lab.node("node1")["state"], "running");
+    // Peers that had given it up may need a moment to find it again, as on any network.
+    eventually("it is heard again", || lab.hears("node2", "node1").is_some());
+    assert_eq!(lab.say(&["start", "node1"]).code, 2);
+}
+
+#[test]
+fn a_crashed_agent_comes_back_and_nothing_else_ends() {
+    let lab = Lab::up();
+    let before = lab.node("node1");
+    lab.done(&["crash", "node1"]);
+    assert_eq!(state_of(&before["agent_pid"].to_string()).filter(|state| *state != 'Z'), None);
+    eventually("another agent", || lab.node("node1")["agent_pid"].is_i64());
+    let after = lab.node("node1");
+    assert_eq!(pid(&after["pid"]), pid(&before["pid"]));
+    assert_ne!(pid(&after["agent_pid"]), pid(&before["agent_pid"]));
+}
+
+#[test]
+fn a_paused_node_stands_still_with_all_namespaces_in_it() {
+    let lab = Lab::up();
+    let mark = mark(&lab, "nested");
+    lab.on(
+        "node1",
+        &format!(
+            "unshare --pid --fork sh -c 'while :; do sleep 1000; done' {mark} >/dev/null 2>&1 </dev/null & sleep 0"
+        ),
+    );
+    eventually("unshare and its child run", || processes_with(&mark).len() == 2);
+    let worker = || processes_with(&mark);
+    lab.done(&["pause", "node1"]);
+    assert_eq!(lab.node("node1")["state"], "paused");
+    let agent = lab.node("node1")["agent_pid"].to_string();
+    eventually("all of it is stopped", || worker().iter().chain([&agent]).all(|pid| state_of(pid) == Some('T')));
+    assert_ne!(state_of(&lab.node("node2")["agent_pid"].to_string()), Some('T'));
+    lab.done(&["resume", "node1"]);
+    assert_eq!(lab.node("node1")["state"], "running");
+    eventually("all of it goes on", || worker().iter().chain([&agent]).all(|pid| state_of(pid) != Some('T')));
+}
+
+#[test]
+fn partitions_outlive_a_boot_and_heal() {
+    let lab = Lab::up();
+    for cut in ["node1:node2", "node2"] {
+        lab.done(&["cut", cut]);
+        assert_eq!(lab.hears("node1", "node2"), None, "{cut}");
+        assert_eq!(lab.hears("node2", "node1"), None, "{cut}");
+        lab.done(&["kill", "node2"]);
+        lab.done(&["start", "node2"]);
+        assert_eq!(lab.hears("node2", "node1"), None, "{cut} after a boot");
+        lab.done(&["heal"]);
+        eventually("both hear each other", || {
+            lab.hears("node1", "node2").is_some() && lab.hears("node2", "node1").is_some()
+        });
+    }
+}
+
+#[test]
+fn a_narrow_link_is_narrow_until_healed() {
+    let lab = Lab::up();
+    lab.done(&["slow", "node1", "--rate", "10mbit"]);
+    assert_eq!(lab.node("node1")["faults"][0], "10 Mbit/s");
+    // 1 MiB less the 128 KiB that pass at once is 0.73 s at 10 Mbit/s: slower machines only make it longer.
+    let narrow = lab.hears("node2", "node1").unwrap();
+    assert!(narrow >= 600, "{narrow} ms");
+    lab.done(&["heal"]);
+    assert!(lab.node("node1")["faults"].as_array().unwrap().is_empty());
+    assert!(lab.hears("node2", "node1").unwrap() < narrow);
+}
+
+#[test]
+fn an_agent_that_keeps_dying_fails_the_start_and_leaves_nothing() {
+    let lab = Lab::place("echo 'the disk is missing' >&2; exit 3");
+    let up = lab.say(&["up", "--nodes", "2"]);
+    assert_eq!(up.code, 1, "{up:?}");
+    assert!(up.stderr.contains("keeps dying") && up.stderr.contains("the disk is missing"), "{up:?}");
+    assert!(lab.is_gone());
+}
+
+#[test]
+fn down_clears_up_after_processes_that_were_killed() {
+    let lab = Lab::up();
+    let status = lab.say(&["--json", "status"]).json();
+    for pid in [&status["switch_pid"], &status["nodes"][0]["pid"]] {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self::pid(pid)).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    eventually("they are gone", || lab.node("node1")["state"] == "off");
+    lab.done(&["down"]);
+    assert!(lab.is_gone());
+}
+
+#[test]
+fn a_directory_that_is_used_otherwise_is_left_alone() {
+    let lab = Lab::place("exit 1");
+    let directory = lab.directory.path().join("lab");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("precious"), "x").unwrap();
+    assert_eq!(lab.say(&["up"]).code, 2);
+    assert_eq!(lab.say(&["down"]).code, 2);
+    assert!(directory.join("precious").exists());
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn commands_go_to_the_lab_and_pass_over_a_node_that_is_off() {
+    let lab = Lab::up();
+    lab.done(&["kill", "node1"]);
+    // The stand-in answers everything with its health, which is no list: that it was asked is what counts.
+    let mut command = migrate(&["--node", "node1", "--json", "ps"]);
+    command.env("MIGRATE_LAB", lab.directory.path().join("lab"));
+    let told = said(command);
+    assert!(told.stderr.contains("asking node2 instead"), "{told:?}");
+    assert!(Path::new(&lab.node("node1")["socket"].as_str().unwrap()).exists());
+}
