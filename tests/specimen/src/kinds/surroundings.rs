@@ -84,14 +84,12 @@ fn change() -> Verdict {
     change_scheduling()
 }
 
-/// Batch scheduling, and a personality that only affects what the program would execute later.
 fn change_scheduling() -> Verdict {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameters live through the call.
     #[allow(unsafe_code)]
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
-    nix::errno::Errno::result(result).must("sched_setscheduler")?;
-    nix::sys::personality::set(nix::sys::personality::Persona::ADDR_NO_RANDOMIZE).must("personality").map(drop)
+    nix::errno::Errno::result(result).must("sched_setscheduler").map(drop)
 }
 
 type Facts = BTreeMap<String, String>;
@@ -99,7 +97,7 @@ type Facts = BTreeMap<String, String>;
 fn survey() -> Verdict<Facts> {
     let mut facts = Facts::new();
     let mut note = |name: &str, value: String| facts.insert(name.to_owned(), value);
-    for file in ["environ", "cmdline", "comm", "oom_score_adj", "personality", "limits"] {
+    for file in ["environ", "cmdline", "comm", "oom_score_adj", "limits"] {
         let content = std::fs::read(format!("/proc/self/{file}")).must(format_args!("reading /proc/self/{file}"))?;
         note(file, content.escape_ascii().to_string());
     }

@@ -188,20 +188,25 @@ impl Part for Distant {
     }
 }
 
-/// A timerfd.
+/// A timerfd that is armed anew after each expiration. Not a periodic one: CRIU forgets those (see NOT_CARRIED.md).
 pub(crate) struct TimerDescriptor {
     timer: TimerFd,
-    ticks: u64,
+    expirations: u64,
 }
 
 impl TimerDescriptor {
-    /// Starts it.
+    /// Arms it.
     pub(crate) fn new() -> Verdict<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).must("timerfd_create")?;
-        let every = nix::sys::timerfd::Expiration::Interval(TimeSpec::from_duration(PERIOD));
-        timer.set(every, nix::sys::timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")?;
-        Ok(Self { timer, ticks: 0 })
+        let armed = Self { timer, expirations: 0 };
+        armed.arm()?;
+        Ok(armed)
+    }
+
+    fn arm(&self) -> Verdict {
+        let once = nix::sys::timerfd::Expiration::OneShot(TimeSpec::from_duration(PERIOD));
+        self.timer.set(once, nix::sys::timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")
     }
 }
 
@@ -211,23 +216,16 @@ impl Part for TimerDescriptor {
     }
 
     fn check(&mut self, _cycle: u64) -> Verdict<u64> {
-        match self.timer.get().must("timerfd_gettime")? {
-            Some(nix::sys::timerfd::Expiration::IntervalDelayed(_, period)) => {
-                same("period of a timerfd", PERIOD, period.into())?;
-            }
-            other => return Err(Violation::new("timerfd", "periodic", format_args!("{other:?}"))),
-        }
         let mut word = [0; 8];
         eventually("timerfd", rest, || match nix::unistd::read(&self.timer, &mut word) {
             Ok(len) => same("bytes from a timerfd", 8, len).map(|()| true),
             Err(nix::errno::Errno::EAGAIN) => Ok(false),
             Err(error) => Err(Violation::new("reading a timerfd", "success", error)),
         })?;
-        let ticks = u64::from_le_bytes(word);
-        // Ten minutes of ticks at once would mean that its start was forgotten.
-        holds("ticks of a timerfd", (1..30_000).contains(&ticks), "1 to 30000", ticks)?;
-        self.ticks += ticks;
-        Ok(self.ticks)
+        same("expirations of a timerfd", 1, u64::from_le_bytes(word))?;
+        self.expirations += 1;
+        self.arm()?;
+        Ok(self.expirations)
     }
 
     fn sabotage(&mut self) -> Verdict {
