@@ -120,7 +120,10 @@ pub enum TransportError {
 impl TransportError {
     /// Whether trying again could help.
     pub fn is_passing(&self) -> bool {
-        matches!(self, TransportError::Unreachable { .. } | TransportError::TimedOut { .. } | TransportError::Local { .. })
+        matches!(
+            self,
+            TransportError::Unreachable { .. } | TransportError::TimedOut { .. } | TransportError::Local { .. }
+        )
     }
 
     /// The kind of problem, for the wire and the API.

@@ -107,7 +107,8 @@ impl Incoming {
             shaken = handshake => shaken.map_err(|_| Turned::TimedOut)?.map_err(Turned::Handshake)?,
             () = place.has_to_leave() => return Err(Turned::MadeRoom),
         };
-        let peer = remote.get_ref().1.peer_certificates().and_then(|chain| name_in(chain.first()?)).ok_or(Turned::Nameless)?;
+        let peer =
+            remote.get_ref().1.peer_certificates().and_then(|chain| name_in(chain.first()?)).ok_or(Turned::Nameless)?;
         drop(place);
         let _inside = room.try_acquire().map_err(|_| Turned::Full)?;
         let local = UnixStream::connect(&self.router)
@@ -121,7 +122,12 @@ impl Incoming {
         Ok(())
     }
 
-    async fn carry(&self, peer: &NodeName, local: UnixStream, remote: TlsStream<TcpStream>) -> Result<(), ShuttleError> {
+    async fn carry(
+        &self,
+        peer: &NodeName,
+        local: UnixStream,
+        remote: TlsStream<TcpStream>,
+    ) -> Result<(), ShuttleError> {
         let stop = CancellationToken::new();
         let guest = Arc::new(std::sync::OnceLock::new());
         let (guests, name, entered, stopper) = (self.guests.clone(), peer.clone(), guest.clone(), stop.clone());

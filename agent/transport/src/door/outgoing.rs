@@ -48,7 +48,9 @@ async fn dial(address: &str) -> io::Result<TcpStream> {
 pub fn failed(peer: &PeerAddress, error: io::Error) -> TransportError {
     let (node, address) = (peer.node.clone(), peer.address.clone());
     match error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
-        Some(TlsError::InvalidCertificate(CertificateError::NotValidForName)) => TransportError::WrongNode { node, address },
+        Some(TlsError::InvalidCertificate(CertificateError::NotValidForName)) => {
+            TransportError::WrongNode { node, address }
+        }
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
             TransportError::Untrusted { node, address, reason: "it has another cluster key".to_owned() }
         }

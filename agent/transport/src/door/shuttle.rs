@@ -50,8 +50,12 @@ impl Shuttle {
     /// Moves bytes until the peer closes, this side has closed, or something is wrong. `stop` asks it to come to an end
     /// soon.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ShuttleError> {
-        let Shuttle { local, remote, mut from_local, mut from_remote } = self;
+        let Shuttle { local, mut remote, mut from_local, mut from_remote } = self;
         super::enlarge_buffers(&local);
+        match &mut remote {
+            TlsStream::Client(stream) => stream.get_mut().1.set_buffer_limit(Some(BUFFER)),
+            TlsStream::Server(stream) => stream.get_mut().1.set_buffer_limit(Some(BUFFER)),
+        }
         let (mut local_read, mut local_write) = local.into_split();
         let (mut remote_read, mut remote_write) = tokio::io::split(remote);
         let inbound = pump(&mut remote_read, &mut local_write, &mut from_remote);

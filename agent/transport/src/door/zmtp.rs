@@ -283,7 +283,10 @@ mod tests {
         assert_eq!(verdict(&stream), Err(Violation::FrameTooLong(1 << 40)));
         let before_ready = [greeting(), frame(COMMAND, 1 << 40, b"")].concat();
         assert_eq!(verdict(&before_ready), Err(Violation::FrameTooLong(1 << 40)));
-        assert_eq!(verdict(&[honest(), frame(0, MAX_FRAME + 1, b"")].concat()), Err(Violation::FrameTooLong(MAX_FRAME + 1)));
+        assert_eq!(
+            verdict(&[honest(), frame(0, MAX_FRAME + 1, b"")].concat()),
+            Err(Violation::FrameTooLong(MAX_FRAME + 1))
+        );
     }
 
     #[test]
@@ -320,7 +323,11 @@ mod tests {
         let mut curve = greeting();
         curve[12..17].copy_from_slice(b"CURVE");
         assert_eq!(verdict(&curve), Err(Violation::Greeting));
-        assert_eq!(verdict(&[greeting(), vec![0, 1, b'x']].concat()), Err(Violation::Command), "a message before READY");
+        assert_eq!(
+            verdict(&[greeting(), vec![0, 1, b'x']].concat()),
+            Err(Violation::Command),
+            "a message before READY"
+        );
         assert_eq!(verdict(&[honest(), ready(&[])].concat()), Err(Violation::Command), "a command after READY");
         assert_eq!(verdict(&[honest(), vec![0x80]].concat()), Err(Violation::Flags));
     }

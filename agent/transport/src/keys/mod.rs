@@ -84,7 +84,8 @@ impl ClusterKey {
             }
         }
         digits.push('\n');
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed("create"))?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed("create"))?;
         file.write_all(digits.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write"))
     }
 
@@ -122,7 +123,8 @@ impl ClusterKey {
     /// A key for one purpose; knowing it tells nothing about the others.
     pub(crate) fn derive(&self, purpose: &'static str) -> Zeroizing<[u8; 32]> {
         let mut derived = Zeroizing::new([0; 32]);
-        let expanded = Hkdf::<Sha256>::new(Some(b"migrate cluster key v1"), &self.0).expand(purpose.as_bytes(), &mut *derived);
+        let expanded =
+            Hkdf::<Sha256>::new(Some(b"migrate cluster key v1"), &self.0).expand(purpose.as_bytes(), &mut *derived);
         debug_assert!(expanded.is_ok(), "HKDF-SHA256 gives up to 8160 bytes");
         derived
     }
@@ -198,7 +200,8 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_refused() {
-        for content in ["", "a", &"a".repeat(63), &"a".repeat(65), &"g".repeat(64), &"é".repeat(32), &"a".repeat(4096)] {
+        for content in ["", "a", &"a".repeat(63), &"a".repeat(65), &"g".repeat(64), &"é".repeat(32), &"a".repeat(4096)]
+        {
             let (_dir, path) = saved(content, 0o600);
             assert!(matches!(ClusterKey::load(&path), Err(KeyError::Content { .. })), "{content:?}");
         }

@@ -1,7 +1,7 @@
 //! Carries a session over one link, until the link is cut or the session is over.
 
 use migrate_proto::name::NodeName;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::shared::Shared;
 use super::state::After;
@@ -56,13 +56,16 @@ async fn listen(shared: &Shared, receiver: &mut dyn LinkReceiver, timing: &Timin
 }
 
 async fn talk(shared: &Shared, sender: &mut dyn LinkSender, timing: &Timing) -> Parting {
+    let mut speak_by = Instant::now() + timing.silence / 3;
     loop {
         let Some((frames, last)) = shared.next_message() else {
-            if timeout(timing.silence / 3, shared.work()).await.is_err() {
+            // Being woken for nothing does not count as having spoken.
+            if timeout_at(speak_by, shared.work()).await.is_err() {
                 shared.change(|state| state.owe_status());
             }
             continue;
         };
+        speak_by = Instant::now() + timing.silence / 3;
         let sent = sender.send(frames).await;
         if last {
             return Parting::Over;

@@ -62,7 +62,8 @@ impl Opener {
                     if let Some(opened) = opened.take() {
                         let _ = opened.send(Ok(()));
                     }
-                    if carry(&self.shared, &mut *link.sender, &mut *link.receiver, &self.timing).await == Parting::Over {
+                    if carry(&self.shared, &mut *link.sender, &mut *link.receiver, &self.timing).await == Parting::Over
+                    {
                         return None;
                     }
                     if self.shared.look(State::link_proved) {
@@ -121,7 +122,11 @@ impl Opener {
         match header.detail {
             refusal::ENDED => self.shared.change(|state| {
                 let acknowledged = state.out.acknowledge(header.received).is_ok();
-                if acknowledged && state.is_complete() { Ending::Complete } else { Ending::Failed(SessionError::Reset { peer }) }
+                if acknowledged && state.is_complete() {
+                    Ending::Complete
+                } else {
+                    Ending::Failed(SessionError::Reset { peer })
+                }
             }),
             refusal::FULL => Ending::Failed(SessionError::Refused { peer }),
             _ => Ending::Failed(SessionError::Forgotten { peer }),

@@ -193,7 +193,8 @@ impl State {
 
     fn give_up_if_nobody_cares(&mut self) {
         let broke_off = self.senders_gone && !self.out.has_ended();
-        let lost_interest = self.senders_gone && self.receiver_gone && self.out.all_acknowledged() && !self.is_complete();
+        let lost_interest =
+            self.senders_gone && self.receiver_gone && self.out.all_acknowledged() && !self.is_complete();
         self.reset_due |= broke_off || lost_interest;
     }
 

@@ -30,6 +30,7 @@ use zeromq::util::PeerIdentity;
 use zeromq::{RouterRecvHalf, RouterSocket, Socket, SocketEvent, SocketOptions, SocketRecv, ZmqMessage};
 
 use self::roster::Roster;
+use crate::allocation::keep_frames;
 use crate::door::incoming::{Incoming, listen};
 use crate::door::outgoing;
 use crate::keys::authority::NodeIdentity;
@@ -66,6 +67,7 @@ impl ZmqTransport {
     /// Opens the door.
     pub async fn start(config: Config) -> Result<Arc<ZmqTransport>, TransportError> {
         let Config { identity, run, listen: address } = config;
+        keep_frames();
         let directory = run.join("zmq");
         private_directory(&directory).map_err(failed("prepare the directory", &directory))?;
         let router_path = directory.join("router.sock");
