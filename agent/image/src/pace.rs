@@ -45,7 +45,7 @@ const WEIGHT: f64 = 0.25;
 /// After so many refusals to climb, what caused them is forgotten: other data may have come.
 const PATIENCE: u32 = 64;
 
-/// After so many chunks at a level it is known how long they take there.
+/// After so many chunks a level is judged: those that were queued before it are then gone.
 const SETTLED: u32 = 8;
 
 /// One pace for everything that shares a link; kept from one phase to the next, so that it knows the link at the freeze.
@@ -90,23 +90,29 @@ impl Pace {
         let known = self.period[self.step].map_or(period, |before| (before * 3 + period) / 4);
         self.period[self.step] = Some(known);
         self.seen += 1;
+        if self.seen < SETTLED {
+            return self.level();
+        }
         if self.waiting > RAISE_ABOVE && self.may_climb(known) {
-            self.step += 1;
-            // It is judged by its own observations.
-            self.waiting = NEUTRAL;
-            self.period[self.step] = None;
-            self.seen = 0;
+            self.go_to(self.step + 1);
         } else if self.step > 0 && self.should_descend(known) {
-            self.step -= 1;
-            self.seen = 0;
+            self.go_to(self.step - 1);
         }
         self.level()
+    }
+
+    /// A level is judged by its own observations.
+    fn go_to(&mut self, step: usize) {
+        self.step = step;
+        self.waiting = NEUTRAL;
+        self.period[step] = None;
+        self.seen = 0;
     }
 
     fn should_descend(&self, period: Duration) -> bool {
         let lower = self.period[self.step - 1];
         // The processors may be what makes the link slow: then compression only makes it slower.
-        let climbing_did_not_pay = self.seen >= SETTLED && lower.is_some_and(|lower| lower + lower / 8 < period);
+        let climbing_did_not_pay = lower.is_some_and(|lower| lower + lower / 8 < period);
         let lower_is_no_slower = lower.is_none_or(|lower| lower <= period);
         climbing_did_not_pay || self.waiting < LOWER_ANYHOW || (self.waiting < LOWER_BELOW && lower_is_no_slower)
     }
@@ -230,7 +236,7 @@ mod tests {
     fn it_comes_down_soon_when_the_link_becomes_fast() {
         let mut pace = Pace::default();
         play(&mut pace, Duration::from_millis(1000), 200);
-        let steps = play(&mut pace, Duration::ZERO, 30);
+        let steps = play(&mut pace, Duration::ZERO, 100);
         assert_eq!(steps.last(), Some(&0), "{steps:?}");
     }
 
