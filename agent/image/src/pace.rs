@@ -76,6 +76,12 @@ impl Pace {
         Arc::default()
     }
 
+    /// A pace that begins in the midst of the ladder, for tests that want chunks compressed.
+    #[cfg(test)]
+    pub(crate) fn compressing() -> SharedPace {
+        Arc::new(Mutex::new(Pace { step: 3, ..Pace::default() }))
+    }
+
     /// The level for the next chunk.
     pub fn level(&self) -> Level {
         LADDER[self.step]

@@ -21,7 +21,7 @@ pub(crate) fn content() -> impl Strategy<Value = Vec<u8>> {
 
 fn encode(raw: &[u8]) -> Chunk {
     let (out, mut chunks) = mpsc::channel(1);
-    let mut encoder = Encoder::new(Pace::shared(), Pool::new(1), out).unwrap();
+    let mut encoder = Encoder::new(Pace::compressing(), Pool::new(1), out).unwrap();
     let sent = encoder.send(7, 4096, Bytes::copy_from_slice(raw)).unwrap();
     let chunk = chunks.try_recv().unwrap();
     assert_eq!((sent.digest, sent.bytes), (chunk.0.digest, chunk.1.len()));

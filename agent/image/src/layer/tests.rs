@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::chunk::{Chunk, ChunkHeader, Encoding, LAYER_STREAM};
+use crate::pace::Pace;
 
 struct Pair {
     dir: TempDir,
@@ -22,7 +23,8 @@ fn pair(size: u64) -> Pair {
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join("source")).unwrap();
     file.set_len(size).unwrap();
-    let source = LayerSource::open(dir.path().join("source"), Options::default()).unwrap();
+    let options = Options { pace: Pace::compressing(), ..Options::default() };
+    let source = LayerSource::open(dir.path().join("source"), options).unwrap();
     let target = LayerTarget::create(dir.path().join("target"), source.size()).unwrap();
     Pair { dir, file, source, target }
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::chunk::{ChunkHeader, Content, Decoder};
 
 fn options() -> Options {
-    Options { window_bytes: 4 << 20, ..Options::default() }
+    Options { window_bytes: 4 << 20, pace: Pace::compressing(), ..Options::default() }
 }
 
 fn noise(len: usize, seed: u8) -> Vec<u8> {
