@@ -152,14 +152,12 @@ pub enum Message {
         facts: AgentFacts,
     },
 
-    /// A request to the other agent's local API.
+    /// A request to the other agent's local API. Its body follows.
     Request {
         /// `GET`, `POST`, …
         method: String,
         /// With its query.
         path: String,
-        /// May be empty.
-        body: Vec<u8>,
     },
     /// The status of the answer; its body follows.
     ResponseHead {
@@ -275,6 +273,10 @@ pub enum Message {
         /// Where it begins.
         offset: u64,
     },
+    /// A piece of a request's body.
+    RequestBody(Vec<u8>),
+    /// The request's body is complete.
+    RequestEnd,
 }
 
 impl Message {
@@ -306,9 +308,11 @@ impl Message {
             Message::Chunk { .. } => 23,
             Message::CloseStream { .. } => 24,
             Message::BadChunk { .. } => 25,
+            Message::RequestBody(_) => 26,
+            Message::RequestEnd => 27,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 25;
+    pub const LAST_KIND: u16 = 27;
 }

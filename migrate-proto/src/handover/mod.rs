@@ -20,6 +20,11 @@
 mod budgets;
 mod timeline;
 
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod simulation;
+
 pub mod source;
 pub mod target;
 

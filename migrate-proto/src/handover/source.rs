@@ -560,3 +560,6 @@ fn lost_to_guard(terms: &Terms) -> Problem {
     );
     Problem::new(Code::Internal, message)
 }
+
+#[cfg(test)]
+mod tests;

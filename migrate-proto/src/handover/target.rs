@@ -539,3 +539,6 @@ impl Target {
         out.push(Command::Finish(outcome, problem));
     }
 }
+
+#[cfg(test)]
+mod tests;
