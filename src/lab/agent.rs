@@ -36,9 +36,10 @@ pub(super) fn process(lab: &Path, name: &NodeName, first: &Process) -> Result<Op
     let Some(process) = Pid::from_raw(pid).map(|pid| Process::open(pid, &path)).transpose()?.flatten() else {
         return Ok(None);
     };
-    // Now that it is held by a descriptor: is it still the one that was looked at?
+    // Now that it is held by a descriptor: is it still the one that was looked at, and not one that waits to be reaped?
     let is_same = inner_pid(pid) == Some(inner) && same_namespace(first.pid(), pid);
-    Ok(is_same.then_some(process))
+    let is_alive = !process.ended_by(Instant::now())?;
+    Ok((is_same && is_alive).then_some(process))
 }
 
 /// The children of a process, as we see them.
