@@ -12,6 +12,7 @@
 //! - Commands are carried out in the order given. `Journal` is durable before the next command begins.
 //! - Every command that changes something can be repeated: after a restart the machines repeat what they cannot know to
 //!   have happened.
+//! - A command that is given again while it is under way joins or replaces the earlier one: one report follows, not two.
 //! - `Decide` creates the decision file if there is none, and reports what the file *then* says.
 //! - `Send` without a connection is lost. While a machine has not finished and there is no connection, the executor
 //!   keeps trying to get one, and reports `LinkBack`.

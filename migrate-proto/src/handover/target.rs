@@ -482,22 +482,31 @@ impl Target {
                 self.tell_resumed(out);
                 out.push(Command::ForgetImage);
             }
-            Event::RestoredHeld { .. } => self.let_go(now, out),
-            Event::ResumeFailed(problem) | Event::RestoreFailed(problem) => {
-                self.failures += 1;
-                if self.failures == 1 {
-                    return self.restore_again(now, out);
-                }
-                self.tree = Tree::Gone;
-                self.watch.start(now, self.budgets.again);
-                out.push(Command::KeepFrozen(problem));
+            Event::RestoredHeld { pid } => {
+                self.pid = Some(pid);
+                self.let_go(now, out);
             }
+            Event::ResumeFailed(problem) if self.tree == Tree::Resuming => self.failed_again(problem, now, out),
+            Event::RestoreFailed(problem) if self.tree == Tree::Restoring => self.failed_again(problem, now, out),
+            // A late word about an earlier attempt must not end a copy that may run by now.
+            Event::ResumeFailed(_) | Event::RestoreFailed(_) => {}
             Event::Tick if self.watch.expired(now) => match self.tree {
                 Tree::Resuming | Tree::Held => self.let_go(now, out),
                 Tree::Restoring | Tree::Gone => self.restore_again(now, out),
             },
             _ => {}
         }
+    }
+
+    /// The first failure is met at once, later ones after a while.
+    fn failed_again(&mut self, problem: Problem, now: Millis, out: &mut Vec<Command>) {
+        self.failures += 1;
+        if self.failures == 1 {
+            return self.restore_again(now, out);
+        }
+        self.tree = Tree::Gone;
+        self.watch.start(now, self.budgets.again);
+        out.push(Command::KeepFrozen(problem));
     }
 
     fn cleaning_up(&mut self, event: Event, now: Millis, out: &mut Vec<Command>) {

@@ -453,6 +453,13 @@ impl World {
                 self.kill_target();
                 return Ok(());
             }
+            if matches!(command, target::Command::Resume | target::Command::RestoreAgain) {
+                // A repeated command replaces the earlier one, and its report.
+                self.target.reports.clear();
+            }
+            if command == target::Command::RestoreAgain && self.target.copy == Copy::Running {
+                return Err("a running copy is rolled back".to_owned());
+            }
             if let Some(report) = self.carry_out_target(command) {
                 self.target.reports.push(report);
             }

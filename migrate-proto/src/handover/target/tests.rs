@@ -209,6 +209,16 @@ fn after_the_commit_it_restores_again_as_often_as_it_takes() {
 }
 
 #[test]
+fn a_late_word_about_an_earlier_attempt_does_not_end_what_may_run() {
+    let mut target = at(Phase::Resume);
+    assert_eq!(target.step(Millis(1), Event::RestoreFailed(problem())), []);
+    target.step(Millis(1), Event::ResumeFailed(problem()));
+    assert_eq!(target.step(Millis(1), Event::ResumeFailed(problem())), []);
+    assert_eq!(target.step(Millis(1), Event::RestoredHeld { pid: 100 }), [Command::Resume]);
+    assert_eq!(target.step(Millis(1), Event::RestoreFailed(problem())), []);
+}
+
+#[test]
 fn after_the_commit_nothing_goes_back() {
     for phase in [Phase::Resume, Phase::CleanUp] {
         for event in [Event::Aborted(problem()), Event::Answered(Some(Decision::Abort)), Event::LinkLost] {
