@@ -13,23 +13,16 @@ use super::holder::Process;
 /// How long the kernel may take to let go of a group whose last process has ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every directory of the group `name`, in all hierarchies, at their roots and below our own group.
+/// Every directory of the group `name`: one below the root of each hierarchy that has it.
 fn directories(name: &str) -> Result<BTreeSet<PathBuf>, LabError> {
-    let read = |path: &str| {
-        std::fs::read_to_string(path).map_err(|source| LabError::File { doing: "read", path: path.into(), source })
-    };
-    let (mounts, own) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
-    let own: BTreeSet<&str> = own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
-    let mut found = BTreeSet::new();
-    for mount in mounts.lines().filter_map(cgroup_mount) {
-        for parent in own.iter().chain(&["/"]) {
-            let directory = mount.join(parent.trim_start_matches('/')).join(name);
-            if directory.is_dir() {
-                found.insert(directory);
-            }
-        }
-    }
-    Ok(found)
+    let path = Path::new("/proc/self/mountinfo");
+    let mounts = std::fs::read_to_string(path).map_err(|source| LabError::File {
+        doing: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let candidates = mounts.lines().filter_map(cgroup_mount).map(|mount| mount.join(name));
+    Ok(candidates.filter(|directory| directory.is_dir()).collect())
 }
 
 /// The mount point of a line of mountinfo, if it is a hierarchy.

@@ -95,7 +95,7 @@ impl Supervisor {
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
         // What was meant for the command, or for another agent, is not meant for this one.
-        for name in ["MIGRATE_LAB", "MIGRATE_AGENT_BIN", "MIGRATE_SOCKET", "NODE_ID", "MEMBERS"] {
+        for name in ["MIGRATE_LAB", "MIGRATE_AGENT_BIN", "MIGRATE_SOCKET", "MIGRATE_PEERS", "NODE_ID", "MEMBERS"] {
             command.env_remove(name);
         }
         let child = detach::unblock_signals(&mut command).spawn()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -238,6 +238,51 @@ fn power_loss_takes_everything_and_a_boot_brings_the_agent_back() {
     // Peers that had given it up may need a moment to find it again, as on any network.
     eventually("it is heard again", || lab.hears("node2", "node1").is_some());
     assert_eq!(lab.say(&["start", "node1"]).code, 2);
+}
+
+/// The files that freeze the group `name`, with what freezes it, one for each hierarchy that can.
+fn freezers(name: &str) -> Vec<(PathBuf, &'static str)> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let freezer = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let group = Path::new(before.split(' ').nth(4)?).join(name);
+        match after.split(' ').next()? {
+            "cgroup2" => Some((group.join("cgroup.freeze"), "1")),
+            "cgroup" if after.split([' ', ',']).any(|word| word == "freezer") => {
+                Some((group.join("freezer.state"), "FROZEN"))
+            }
+            _ => None,
+        }
+    };
+    mounts.lines().filter_map(freezer).collect()
+}
+
+#[test]
+fn power_loss_takes_the_frozen_too() {
+    let lab = Lab::up();
+    let id = lab.say(&["--json", "status"]).json()["id"].as_str().unwrap().to_owned();
+    let freezers = freezers(&format!("migrate-lab-{id}/node1/frozen"));
+    assert!(!freezers.is_empty());
+    for (file, word) in freezers {
+        let group = file.parent().unwrap();
+        std::fs::create_dir_all(group).unwrap();
+        let mark = mark(&lab, word);
+        let script = format!("sh -c 'echo $$ >{}/cgroup.procs; while :; do sleep 1000; done' {mark}", group.display());
+        lab.on("node1", &format!("setsid {script} >/dev/null 2>&1 </dev/null & sleep 0"));
+        let members = || std::fs::read_to_string(group.join("cgroup.procs")).unwrap().lines().count();
+        eventually("it is in its group", || members() >= 2);
+        std::fs::write(&file, word).unwrap();
+        lab.done(&["kill", "node1"]);
+        assert!(processes_with(&mark).is_empty(), "{}", file.display());
+        lab.done(&["start", "node1"]);
+    }
+    let all = freezers_of_the_lab(&id);
+    lab.done(&["down"]);
+    assert!(all.iter().all(|group| !group.exists()), "{all:?}");
+}
+
+fn freezers_of_the_lab(id: &str) -> Vec<PathBuf> {
+    freezers(&format!("migrate-lab-{id}")).iter().map(|(file, _)| file.parent().unwrap().to_owned()).collect()
 }
 
 #[test]
