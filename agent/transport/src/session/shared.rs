@@ -1,6 +1,5 @@
 //! What the halves of a session and its driver share: the machine behind a lock, and who waits for what.
 
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::name::NodeName;
@@ -123,26 +122,21 @@ impl Shared {
     }
 
     /// Waits, as long as the session lives, until `done` says so.
-    pub(super) fn until<'a, T: 'a>(
-        &'a self,
-        mut done: impl FnMut(&mut State) -> Option<T> + Send + 'a,
-    ) -> impl Future<Output = Result<T, SessionError>> + 'a {
-        async move {
-            loop {
-                let progress = self.progress.notified();
-                let mut progress = std::pin::pin!(progress);
-                progress.as_mut().enable();
-                {
-                    let mut state = self.lock();
-                    if let Some(value) = done(&mut state) {
-                        return Ok(value);
-                    }
-                    if let Some(ending) = state.ending() {
-                        return Err(failure(ending));
-                    }
+    pub(super) async fn until<T>(&self, mut done: impl FnMut(&mut State) -> Option<T>) -> Result<T, SessionError> {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            // Registered before looking, so that nothing that happens in between is missed.
+            progress.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if let Some(value) = done(&mut state) {
+                    return Ok(value);
                 }
-                progress.await;
+                if let Some(ending) = state.ending() {
+                    return Err(failure(ending));
+                }
             }
+            progress.await;
         }
     }
 

@@ -1,7 +1,7 @@
 //! The real transport: ZeroMQ on Unix sockets, behind the [door](crate::door).
 //!
 //! ```text
-//!  DEALER ── out-N.sock ── door ══ TLS 1.3 over TCP ══ door ── router.sock ── ROUTER
+//!  DEALER ── out-N.sock ── door ══ TLS 1.3 over TCP ══ door ── router-X.sock ── ROUTER
 //! ```
 //! One ROUTER per node takes all links of peers; every link that this node makes is a DEALER of its own. All sockets are in a
 //! directory that only the agent's user can enter. What the `zeromq` library does not do, is done around it: it does not
@@ -70,7 +70,8 @@ impl ZmqTransport {
         keep_frames();
         let directory = run.join("zmq");
         private_directory(&directory).map_err(failed("prepare the directory", &directory))?;
-        let router_path = directory.join("router.sock");
+        let router_path =
+            router_path(&directory).map_err(io::Error::other).map_err(failed("name a socket in", &directory))?;
         let own = PeerIdentity::try_from(format!("{}/router", identity.node()).into_bytes());
         let own = own.map_err(io::Error::other).map_err(failed("name", &router_path))?;
         let mut router = RouterSocket::with_options(socket_options(own));
@@ -176,6 +177,12 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// A new name each time: the library removes a socket's file some time after the socket was dropped, and that must not be the
+/// file of its successor.
+fn router_path(directory: &Path) -> Result<PathBuf, KeyError> {
+    Ok(directory.join(format!("router-{:016x}.sock", random_number()?)))
+}
+
 /// Large reads, so that a bulk frame takes a few system calls and not sixteen.
 fn socket_options(own: PeerIdentity) -> SocketOptions {
     let mut options = SocketOptions::default();
@@ -185,10 +192,14 @@ fn socket_options(own: PeerIdentity) -> SocketOptions {
 
 /// An identity that nobody had before: the node, which the peer's door checks, and chance.
 fn identity(node: &NodeName) -> Result<PeerIdentity, KeyError> {
-    let mut chance = [0; 8];
-    fill_random(&mut chance)?;
-    let text = format!("{node}/{:016x}", u64::from_le_bytes(chance));
+    let text = format!("{node}/{:016x}", random_number()?);
     PeerIdentity::try_from(text.into_bytes()).map_err(|_| KeyError::NoRandomness)
+}
+
+fn random_number() -> Result<u64, KeyError> {
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Frames as the library wants them. No frames is no message.
