@@ -77,7 +77,7 @@ pub(super) fn show(session: &Session, lab: &Path) -> Result<u8, Failure> {
             Cell::new(node.faults.join(", ")),
         ]);
     }
-    answer::line(&table::text(&shown))?;
+    answer::line(&table::text(shown))?;
     Ok(0)
 }
 

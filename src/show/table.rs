@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use migrate_proto::api::{Exit, NodeState, NodeView, State, WorkloadView};
 
 use super::style::Style;
@@ -11,7 +11,7 @@ use super::{harmless, time, units};
 /// A table with these headings.
 pub(crate) fn table(style: Style, headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     if style.enabled() {
         table.enforce_styling();
     }
@@ -26,8 +26,20 @@ pub(crate) fn table(style: Style, headings: &[&str]) -> Table {
     table
 }
 
-/// The table as text, without blanks at the lines' ends.
-pub(crate) fn text(table: &Table) -> String {
+/// The table as text, without blanks at the lines' ends. Where the terminal is too narrow only the last column is wrapped;
+/// where even that would not help, lines are left long rather than cut into letters.
+pub(crate) fn text(mut table: Table) -> String {
+    /// The last column must have so much room to be wrapped.
+    const READABLE: usize = 20;
+    let widths = table.column_max_content_widths();
+    let [fixed @ .., _last] = &widths[..] else { return String::new() };
+    let needed = fixed.iter().map(|width| usize::from(*width) + 2).sum::<usize>() + READABLE;
+    if table.width().is_some_and(|width| usize::from(width) >= needed) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        for column in table.column_iter_mut().take(fixed.len()) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -87,7 +99,7 @@ pub(crate) fn workloads(style: Style, views: &[WorkloadView], now: SystemTime) -
             Cell::new(note.collect::<Vec<_>>().join("; ")),
         ]);
     }
-    text(&table)
+    text(table)
 }
 
 /// `migrate nodes`.
@@ -112,5 +124,32 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
             Cell::new(or_dash(view.criu_version.as_deref().map(harmless))),
         ]);
     }
-    text(&table)
+    text(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Color as When;
+
+    fn sample(width: u16) -> String {
+        let mut sample = table(Style::of_stdout(When::Never), &["NAME", "NOTE"]);
+        sample.add_row(["workload-one", "ended by signal nine for no reason that is known"]);
+        sample.set_width(width);
+        text(sample)
+    }
+
+    #[test]
+    fn only_the_last_column_is_wrapped() {
+        let lines: Vec<String> = sample(40).lines().map(str::to_owned).collect();
+        assert!(lines.len() > 2 && lines.iter().all(|line| line.len() <= 40), "{lines:?}");
+        assert!(lines[1].starts_with("workload-one "), "{lines:?}");
+    }
+
+    #[test]
+    fn nothing_is_cut_into_letters() {
+        for width in [0, 10, 30] {
+            assert_eq!(sample(width).lines().count(), 2, "{width}");
+        }
+    }
 }
