@@ -66,6 +66,7 @@ pub fn router(control: Arc<dyn Control>, node: NodeName, closing: CancellationTo
 pub async fn answer(router: &Router, request: ForwardedRequest) -> ForwardedResponse {
     let mut local = Request::new(Body::from_stream(request.body));
     *local.method_mut() = request.method;
+    local.extensions_mut().insert(forward::HandedOn);
     let response = match request.path.parse() {
         Ok(uri) => {
             *local.uri_mut() = uri;

@@ -64,8 +64,11 @@ pub trait Control: Send + Sync + 'static {
         cancel: CancellationToken,
     ) -> Result<Lines<MoveLine>, Problem>;
 
-    /// The members of the cluster, ordered by name.
-    async fn nodes(&self) -> Result<Vec<NodeView>, Problem>;
+    /// The node that has a workload; `None` where it is this one, or where nobody knows.
+    async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem>;
+
+    /// The members of the cluster, ordered by name; or this node alone.
+    async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem>;
 
     /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on.
     async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem>;
@@ -78,7 +81,7 @@ pub trait Control: Send + Sync + 'static {
     async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem>;
 }
 
-/// Whose workloads are listed.
+/// Whose workloads or nodes are listed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {

@@ -1,5 +1,5 @@
-//! Requests for another node: the header `x-migrate-node` names it. They are handed on as they are; what comes back is
-//! handed back as it comes.
+//! Requests for another node: the header `x-migrate-node` names it, or the workload that the path names is there. They are
+//! handed on as they are; what comes back is handed back as it comes. What another agent has handed on stays here.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::Limited;
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::name::NodeName;
+use migrate_proto::name::{NodeName, WorkloadName};
 
 use super::failure::Failure;
 use super::lines::NDJSON;
@@ -26,10 +26,28 @@ pub(super) async fn forward(
     request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    match asked_node(&request)? {
+    let node = match asked_node(&request)? {
+        Some(node) => Some(node),
+        None if request.extensions().get::<HandedOn>().is_some() => None,
+        None => match named_workload(route, &request) {
+            Some(name) => api.control.whereabouts(&name).await?,
+            None => None,
+        },
+    };
+    match node {
         Some(node) if node != api.node => hand_on(&api, route, &node, request).await,
         _ => Ok(next.run(request).await),
     }
+}
+
+/// Marks a request that another agent has handed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HandedOn;
+
+/// The workload that the path names. A path that names it wrongly is the handler's to refuse.
+fn named_workload(route: &Route, request: &Request) -> Option<WorkloadName> {
+    let place = route.path.split('/').position(|part| part == "{name}")?;
+    request.uri().path().split('/').nth(place)?.parse().ok()
 }
 
 fn asked_node(request: &Request) -> Result<Option<NodeName>, Problem> {

@@ -119,8 +119,11 @@ pub(super) async fn migrate(
     Ok(ndjson(lines.inspect(move |_| _ = &cancel_on_drop)))
 }
 
-pub(super) async fn nodes(State(api): State<Api>) -> Answer<Vec<NodeView>> {
-    Ok(Json(api.control.nodes().await?))
+pub(super) async fn nodes(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<ListArguments>,
+) -> Answer<Vec<NodeView>> {
+    Ok(Json(api.control.nodes(arguments.scope).await?))
 }
 
 #[derive(Deserialize)]

@@ -50,6 +50,8 @@ const fn argument(name: &'static str, kind: &'static str, help: &'static str) ->
 
 const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; false where absent");
 
+const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
+
 /// All of them.
 pub(super) const ROUTES: [Route; 12] = [
     Route {
@@ -74,7 +76,7 @@ pub(super) const ROUTES: [Route; 12] = [
         method: "get",
         path: "/v1/workloads",
         summary: "The workloads, ordered by name",
-        query: &[argument("scope", "node|cluster", "this node's, or every node's; cluster where absent")],
+        query: &[SCOPE],
         input: Input::Nothing,
         answer: Answer::List("WorkloadView"),
         handler: || get(handlers::list),
@@ -150,7 +152,7 @@ pub(super) const ROUTES: [Route; 12] = [
         method: "get",
         path: "/v1/nodes",
         summary: "The members of the cluster, ordered by name",
-        query: &[],
+        query: &[SCOPE],
         input: Input::Nothing,
         answer: Answer::List("NodeView"),
         handler: || get(handlers::nodes),

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use migrate_proto::handover::Decision;
 
@@ -29,21 +29,44 @@ pub fn read(dir: &Path) -> io::Result<Option<Decision>> {
     }
 }
 
+/// Writes both possible decisions down as drafts, so that deciding needs neither room on the disk nor time.
+pub fn prepare(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    [Decision::Commit, Decision::Abort].into_iter().try_for_each(|wish| write_draft(&draft(dir, wish), wish))?;
+    File::open(dir)?.sync_all()
+}
+
+fn draft(dir: &Path, wish: Decision) -> PathBuf {
+    dir.join(format!("draft-{}", word(wish).trim_end()))
+}
+
+fn write_draft(path: &Path, wish: Decision) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(word(wish).as_bytes())?;
+    file.sync_all()
+}
+
 /// Decides, or learns what had been decided before. What comes back is durable and final.
 pub fn decide(dir: &Path, wish: Decision) -> io::Result<Decision> {
-    let draft = dir.join(format!("decision.{}.{:?}", std::process::id(), std::thread::current().id()));
-    let mut file = File::create(&draft)?;
-    file.write_all(word(wish).as_bytes())?;
-    file.sync_all()?;
-    let linked = fs::hard_link(&draft, dir.join(NAME));
-    let _ = fs::remove_file(&draft);
-    match linked {
+    match fs::hard_link(draft(dir, wish), dir.join(NAME)) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => without_draft(dir, wish)?,
         Err(error) => return Err(error),
     }
     File::open(dir)?.sync_all()?;
     read(dir)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the decision file vanished"))
+}
+
+fn without_draft(dir: &Path, wish: Decision) -> io::Result<()> {
+    let path = dir.join(format!("draft.{}.{:?}", std::process::id(), std::thread::current().id()));
+    write_draft(&path, wish)?;
+    let linked = fs::hard_link(&path, dir.join(NAME));
+    let _ = fs::remove_file(&path);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -71,6 +94,15 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(seen.iter().all(|decision| *decision == seen[0]), "{seen:?}");
+    }
+
+    #[test]
+    fn prepared_drafts_decide_the_same_way() {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path()).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        assert_eq!(decide(dir.path(), Decision::Commit).unwrap(), Decision::Commit);
+        assert_eq!(decide(dir.path(), Decision::Abort).unwrap(), Decision::Commit);
     }
 
     #[test]

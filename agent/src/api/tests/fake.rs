@@ -158,8 +158,12 @@ impl Control for Fake {
         })
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeView>, Problem> {
-        self.called("nodes".to_owned());
+    async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {
+        Ok((name.as_str() == "away").then(|| "node2".parse().unwrap()))
+    }
+
+    async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem> {
+        self.called(format!("nodes {scope:?}"));
         Ok(vec![node()])
     }
 

@@ -18,7 +18,8 @@ const RUN: &str = r#"{"spec": {"name": "web", "argv": ["sleep", [255]]}}"#;
 async fn answers_of_one_value() {
     for (method, path, body, status, call) in [
         ("GET", "/v1/health", "", 200, "health"),
-        ("GET", "/v1/nodes", "", 200, "nodes"),
+        ("GET", "/v1/nodes", "", 200, "nodes Cluster"),
+        ("GET", "/v1/nodes?scope=node", "", 200, "nodes Node"),
         ("GET", "/v1/workloads", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=cluster", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=node", "", 200, "list Node"),

@@ -1,0 +1,185 @@
+//! The agent from its first to its last breath.
+
+use std::sync::Arc;
+
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::name::NodeName;
+use migrate_sandbox::control::Status;
+use migrate_transport::keys::ClusterKey;
+use migrate_transport::keys::authority::NodeIdentity;
+use migrate_transport::session::Acceptor;
+use migrate_transport::zmq::ZmqTransport;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::server::Server;
+use crate::config::Config;
+use crate::control::Control;
+use crate::durable;
+use crate::events::{EventLog, Kind, SystemClock};
+use crate::handover::{self, Ground, Handovers, arrival, departure};
+use crate::host::Host;
+use crate::node::Node;
+use crate::peers::Peers;
+use crate::registry::{Doing, Place, Record, Registry};
+use crate::talk::{self, Purpose};
+use crate::workload::Workload;
+use crate::{api, proxy};
+
+/// Runs until SIGTERM or SIGINT. Workloads run on.
+pub async fn run(config: Config) -> Result<(), Problem> {
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    for dir in [&config.state, &config.run] {
+        make_private(dir).map_err(|error| internal(format!("cannot use {}: {error}", dir.display())))?;
+    }
+    let events = EventLog::open(&config.state, config.node.clone(), SystemClock).map_err(|error| internal(error.to_string()))?;
+    let criu = find_criu(&config).await;
+    let host = Arc::new(Host::new(config, events, criu)?);
+    // The socket comes first: an agent that is there already keeps this one out before it touches anything.
+    let server = Server::bind(&host.config.socket).map_err(|error| internal(error.to_string()))?;
+    let transport = start_transport(&host).await?;
+    let registry = Arc::new(Registry::open(&host.config.state).map_err(|error| internal(error.to_string()))?);
+    let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
+    let ground = Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
+    take_over(&ground);
+
+    let closing = CancellationToken::new();
+    let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone()));
+    let router = api::router(node, host.node().clone(), closing.clone());
+    let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
+    let receiving = tokio::spawn(receive(acceptor, ground, router.clone()));
+    host.events.record(Kind::AgentStarted, None, None, started(&host));
+    tokio::spawn(close_on_signal(closing.clone()));
+    server.serve(router, closing, host.config.shutdown_timeout).await;
+    host.events.record(Kind::AgentStopped, None, None, "workloads run on");
+    receiving.abort();
+    Ok(())
+}
+
+fn started(host: &Host) -> String {
+    match &host.criu {
+        Ok(criu) => format!("agent {} with CRIU {} on {}", env!("CARGO_PKG_VERSION"), criu.version, host.kernel),
+        Err(problem) => format!("agent {} cannot move anything: {problem}", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+fn make_private(dir: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// A node without CRIU still runs workloads; it says why it cannot move them.
+async fn find_criu(config: &Config) -> Result<migrate_criu::probe::Capabilities, Problem> {
+    tracing::info!("largest pipe: {:?}", migrate_criu::probe::raise_pipe_max_size());
+    let missing = |error: migrate_criu::probe::ProbeError| {
+        Problem::new(Code::CriuMissing, error.to_string()).hint("`scripts/setup` installs a CRIU that works")
+    };
+    // The bare name means: look in all the usual places.
+    let named = (config.criu != std::path::Path::new("criu")).then_some(config.criu.as_path());
+    let path = migrate_criu::probe::find(named).map_err(missing)?;
+    migrate_criu::probe::probe(&path).await.map_err(missing)
+}
+
+async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem> {
+    let key = ClusterKey::load(&host.config.key).map_err(|error| {
+        Problem::new(Code::Usage, error.to_string()).hint(format!("`migrate key new {}` makes one", host.config.key.display()))
+    })?;
+    let identity = NodeIdentity::issue(&key, host.node().clone())
+        .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))?;
+    let config = migrate_transport::zmq::Config { identity, run: host.config.run.clone(), listen: host.config.listen };
+    ZmqTransport::start(config).await.map_err(|error| error.problem())
+}
+
+/// Everything that ran before this agent did, and every handover that was under way.
+fn take_over(ground: &Ground) {
+    for (place, found) in ground.registry.on_disk() {
+        match found {
+            Ok(record) => take_over_one(ground, place, record),
+            Err(error) => ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}")),
+        }
+    }
+}
+
+fn take_over_one(ground: &Ground, place: Place, record: Record) {
+    let host = &ground.host;
+    let workload = Workload::new(place.clone(), record.clone());
+    if !ground.registry.add(workload.clone()) {
+        return;
+    }
+    let (name, warn) = (workload.name().clone(), |what: String| host.events.record(Kind::Warning, Some(workload.name()), None, what));
+    match durable::read::<migrate_proto::handover::target::Entry>(&place.arrival()) {
+        Ok(Some(entry)) => drop(tokio::spawn(arrival::recover(ground.clone(), workload.clone(), entry))),
+        // It was being received, and nothing was promised yet.
+        Ok(None) if !record.owned => {
+            let _ = workload.adopt(host);
+            if let Err(problem) = workload.drop_sandbox(host).and_then(|()| {
+                ground.registry.remove(&name).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+            }) {
+                warn(format!("what had arrived could not be removed: {problem}"));
+            }
+            return;
+        }
+        Ok(None) => {}
+        Err(error) => return warn(format!("it stays as it is: {error}")),
+    }
+    if !record.owned {
+        return;
+    }
+    let status = workload.adopt(host);
+    match durable::read::<migrate_proto::handover::source::Entry>(&place.departure()) {
+        Ok(Some(entry)) => drop(tokio::spawn(departure::Departure::recover(ground.clone(), workload.clone(), entry))),
+        Ok(None) => {}
+        Err(error) => {
+            workload.set_frozen(Some(error.to_string()));
+            return warn(format!("it stays as it is: {error}"));
+        }
+    }
+    go_on(ground, &workload, &record, status);
+}
+
+/// What an adopted workload is doing now, against what its record says.
+fn go_on(ground: &Ground, workload: &Arc<Workload>, record: &Record, status: Option<Status>) {
+    let host = &ground.host;
+    match (&record.doing, status) {
+        (Doing::Running, Some(Status::Running { .. } | Status::Ended(_))) => {
+            workload.watch(host);
+            host.events.record(Kind::Adopted, Some(workload.name()), None, "ran on without its agent");
+        }
+        (Doing::Running | Doing::Starting, _) => {
+            let why = "its processes are gone: the machine was restarted, or its sandbox was killed";
+            let _ = workload.update(|record| record.doing = Doing::Lost(why.into()));
+            host.events.record(Kind::Warning, Some(workload.name()), None, why);
+        }
+        _ => {}
+    }
+}
+
+/// Conversations that peers begin.
+async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
+    while let Some(session) = acceptor.next().await {
+        let (ground, router) = (ground.clone(), router.clone());
+        tokio::spawn(async move {
+            let (purpose, peer): (_, NodeName) = (Purpose::of(session.purpose()), session.peer());
+            match talk::welcome(session, ground.host.facts()).await {
+                Ok(talk) => match purpose {
+                    Some(Purpose::Request) => proxy::serve(router, talk).await,
+                    Some(Purpose::Handover) => handover::receive(ground, talk).await,
+                    None => tracing::info!(%peer, "a conversation without a purpose that is known here"),
+                },
+                Err(problem) => tracing::info!(%peer, %problem, "a conversation did not begin"),
+            }
+        });
+    }
+}
+
+async fn close_on_signal(closing: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return tracing::error!("signals cannot be waited for: only SIGKILL ends this agent");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    closing.cancel();
+}
+

@@ -1,0 +1,531 @@
+//! A workload leaves this node: does what the source's machine commands.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use migrate_image::pace::{Pace, SharedPace};
+use migrate_proto::api::{Mode, MoveReport, Outcome, PhaseTime};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::handover::source::{Command, Entry, Event, Source};
+use migrate_proto::handover::{Budgets, Decision, Millis, Terms};
+use migrate_proto::id::{Epoch, HandoverId};
+use migrate_proto::manifest::{Manifest, Stream, StreamName};
+use migrate_proto::message::Offer;
+use migrate_proto::name::NodeName;
+use migrate_proto::phase::Phase;
+use migrate_sandbox::guard::{Hook, Order, decision};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::dump::{CriuCall, Dump, internal};
+use super::layer_out::LayerOut;
+use super::line::{Line, NoBulk};
+use super::meter::Meter;
+use super::{Ground, Input};
+use crate::events::Kind;
+use crate::guardline::Standing;
+use crate::offer;
+use crate::peers::random_bytes;
+use crate::talk::Purpose;
+use crate::workload::Workload;
+use crate::{clock, durable};
+
+/// How often it is looked whether bytes moved.
+const PULSE: Duration = Duration::from_millis(500);
+/// How long CRIU may take to let go of a workload, before it is killed.
+const LETTING_GO: Duration = Duration::from_secs(20);
+
+/// A departure under way.
+pub struct Departure {
+    ground: Ground,
+    workload: Arc<Workload>,
+    machine: Source,
+    line: Line<Event>,
+    inputs: mpsc::UnboundedReceiver<Input<Event>>,
+    tell: mpsc::UnboundedSender<Input<Event>>,
+    meter: Arc<Meter>,
+    pace: SharedPace,
+    dump: Option<Dump>,
+    layer: Arc<tokio::sync::OnceCell<LayerOut>>,
+    rounds: Arc<std::sync::atomic::AtomicU32>,
+    released: Option<Instant>,
+    resumed: Option<Instant>,
+}
+
+impl Departure {
+    /// A new departure.
+    pub fn new(ground: Ground, workload: Arc<Workload>, to: NodeName, meter: Arc<Meter>) -> Result<Departure, Problem> {
+        let terms = Terms {
+            handover: HandoverId(random_bytes()?),
+            workload: workload.name().clone(),
+            from: ground.host.node().clone(),
+            to,
+            epoch: workload.record().epoch,
+        };
+        let machine = Source::new(terms, Budgets::default());
+        Ok(Departure::with(ground, workload, machine, meter))
+    }
+
+    fn with(ground: Ground, workload: Arc<Workload>, machine: Source, meter: Arc<Meter>) -> Departure {
+        let (tell, inputs) = mpsc::unbounded_channel();
+        let line = Line::new(ground.clone(), machine.terms().to.clone(), tell.clone());
+        Departure {
+            ground,
+            workload,
+            machine,
+            line,
+            inputs,
+            tell,
+            meter,
+            pace: Pace::shared(),
+            dump: None,
+            layer: Arc::default(),
+            rounds: Arc::default(),
+            released: None,
+            resumed: None,
+        }
+    }
+
+    /// Moves the workload. The caller holds its turn.
+    pub async fn run(mut self, cancel: CancellationToken) -> MoveReport {
+        self.workload.set_moving(true);
+        let to = self.terms().to.clone();
+        self.note(Kind::Moving, None, format!("moving to {to}"));
+        let (outcome, problem) = match self.ground.peers.call(&to, Purpose::Handover).await {
+            Ok(talk) => {
+                self.line.connect(talk, NoBulk);
+                self.ground.handovers.enlist(self.terms().handover, self.tell.clone());
+                self.follow_end();
+                let first = self.machine.step(clock::now(), Event::Begin);
+                self.drive(first, cancel).await
+            }
+            Err(problem) => (Outcome::Stayed, Some(problem)),
+        };
+        self.conclude(outcome, problem).await
+    }
+
+    /// Finishes, or takes back, what an agent that is no more has begun.
+    pub async fn recover(ground: Ground, workload: Arc<Workload>, entry: Entry) {
+        let found = decision::read(&workload.place().dump());
+        let decided = match found {
+            Ok(decided) => decided,
+            Err(error) => {
+                let why = format!("its decision file cannot be read: {error}; it stays frozen");
+                workload.set_frozen(Some(why.clone()));
+                return ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
+            }
+        };
+        let (machine, first) = Source::recover(entry, decided, Budgets::default(), clock::now());
+        let mut departure = Departure::with(ground, workload, machine, Arc::default());
+        departure.workload.set_moving(true);
+        departure.ground.handovers.enlist(departure.terms().handover, departure.tell.clone());
+        departure.line.redial();
+        let (outcome, problem) = departure.drive(first, CancellationToken::new()).await;
+        let _ = departure.conclude(outcome, problem).await;
+    }
+
+    fn terms(&self) -> &Terms {
+        self.machine.terms()
+    }
+
+    fn note(&self, kind: Kind, phase: Option<Phase>, message: impl Into<String>) {
+        self.ground.host.events.record(kind, Some(self.workload.name()), phase, message);
+    }
+
+    // ---- the loop ------------------------------------------------------------------------------------------------
+
+    async fn drive(&mut self, first: Vec<Command>, cancel: CancellationToken) -> (Outcome, Option<Problem>) {
+        let mut commands = first;
+        let mut pulse = tokio::time::interval(PULSE);
+        let (mut moved, mut cancelled) = (0, false);
+        loop {
+            for command in std::mem::take(&mut commands) {
+                if let Command::Finish(outcome, problem) = command {
+                    return (outcome, problem);
+                }
+                if let Err(problem) = self.execute(command).await {
+                    // What follows in this batch must not happen without it.
+                    let _ = self.tell.send(Input::Event(Event::DumpFailed(problem)));
+                    break;
+                }
+            }
+            let deadline = self.machine.deadline();
+            let event = tokio::select! {
+                biased;
+                input = self.inputs.recv() => self.understand(input),
+                () = cancel.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    Some(Event::Cancelled)
+                }
+                () = until(deadline) => Some(Event::Tick),
+                _ = pulse.tick() => {
+                    let now = self.meter.moved();
+                    (std::mem::replace(&mut moved, now) != now).then_some(Event::Progress)
+                }
+            };
+            if let Some(event) = event {
+                commands = self.machine.step(clock::now(), event);
+            }
+        }
+    }
+
+    fn understand(&mut self, input: Option<Input<Event>>) -> Option<Event> {
+        match input? {
+            Input::Event(event) => Some(event),
+            Input::Talk(talk) => {
+                self.line.connect(*talk, NoBulk);
+                Some(Event::LinkBack)
+            }
+            Input::Silence => {
+                self.line.hang_up();
+                self.line.redial();
+                Some(Event::LinkLost)
+            }
+            Input::Heard(message) => {
+                let event = self.machine.heard(message)?;
+                if event == Event::PeerResumed {
+                    self.resumed.get_or_insert_with(Instant::now);
+                }
+                Some(event)
+            }
+        }
+    }
+
+    async fn execute(&mut self, command: Command) -> Result<(), Problem> {
+        match command {
+            Command::Journal(phase) => self.journal(phase)?,
+            Command::Send(message) => self.line.say(message),
+            Command::InspectWorkload => self.inspect(),
+            Command::CopyLayer => self.copy_layer()?,
+            Command::StartDump => self.start_dump().await,
+            Command::ReleaseDump => {
+                self.released = Some(Instant::now());
+                if let Some(dump) = &self.dump {
+                    dump.release().await;
+                }
+            }
+            Command::StreamChanges => self.finish_transfer(),
+            Command::Decide(wish) => self.decide(wish),
+            Command::EndSource => self.end_source(),
+            Command::ResumeSource => self.resume_source(),
+            Command::DropCopy => self.drop_copy(),
+            Command::Finish(..) => {}
+        }
+        Ok(())
+    }
+
+    /// Runs something beside the loop; what it returns is the next event.
+    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
+        let tell = self.tell.clone();
+        tokio::spawn(async move {
+            let _ = tell.send(Input::Event(work.await));
+        });
+    }
+
+    // ---- commands ------------------------------------------------------------------------------------------------
+
+    /// Between `prepare` and the decision the file says all that a restarted agent needs: there, a lost entry does no harm,
+    /// and the disk is not waited for during the pause.
+    fn journal(&self, phase: Phase) -> Result<(), Problem> {
+        self.meter.enter(phase);
+        let entry = self.machine.entry(phase);
+        match phase {
+            Phase::Negotiate | Phase::Preflight | Phase::Freeze | Phase::Transfer | Phase::Verify | Phase::Restore | Phase::Commit => Ok(()),
+            Phase::Prepare => durable::write(&self.workload.place().departure(), &entry).map_err(internal),
+            Phase::Resume | Phase::CleanUp => {
+                // The decision file is as good a witness; nothing may stop what follows the commit.
+                if let Err(error) = durable::write(&self.workload.place().departure(), &entry) {
+                    tracing::warn!(%error, "the journal was not written");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn inspect(&self) {
+        let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
+        let meter = self.meter.clone();
+        self.beside(async move {
+            let made = tokio::task::spawn_blocking(move || offer::make(&host, &workload, &terms)).await;
+            match made.map_err(internal).and_then(std::convert::identity) {
+                Ok(offer) => {
+                    meter.expect(expected_bytes(&offer));
+                    Event::Inspected(Box::new(offer))
+                }
+                Err(problem) => Event::InspectFailed(problem),
+            }
+        });
+    }
+
+    fn copy_layer(&self) -> Result<(), Problem> {
+        let speaker = self.line.speaker().ok_or_else(|| internal("there is no connection"))?;
+        let sandbox = self.workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
+        let (path, meter, pace) = (self.workload.place().layer(), self.meter.clone(), self.pace.clone());
+        let (cell, rounds) = (self.layer.clone(), self.rounds.clone());
+        self.beside(async move {
+            let copied = async {
+                let layer = LayerOut::open(&path, sandbox, speaker, meter, pace)?;
+                let copied = layer.ahead().await?;
+                let _ = cell.set(layer);
+                Ok(copied)
+            };
+            match copied.await {
+                Ok((bytes, count)) => {
+                    rounds.store(count, std::sync::atomic::Ordering::Relaxed);
+                    Event::LayerCopied { blocks: bytes.div_ceil(migrate_image::layer::BLOCK_BYTES as u64) }
+                }
+                Err(problem) => Event::DumpFailed(problem),
+            }
+        });
+        Ok(())
+    }
+
+    async fn start_dump(&mut self) {
+        let Some(speaker) = self.line.speaker() else { return };
+        let started = Dump::start(&self.ground.host, &self.workload, speaker, self.meter.clone(), self.pace.clone()).await;
+        let event = match started {
+            Ok(mut dump) => {
+                let frozen = std::mem::replace(&mut dump.frozen, tokio::sync::oneshot::channel().1);
+                let tell = self.tell.clone();
+                tokio::spawn(async move {
+                    if frozen.await.is_ok() {
+                        let _ = tell.send(Input::Event(Event::Frozen));
+                    }
+                });
+                self.watch_criu(dump.call.clone());
+                self.dump = Some(dump);
+                Event::DumpReady
+            }
+            Err(problem) => Event::DumpFailed(problem),
+        };
+        let _ = self.tell.send(Input::Event(event));
+    }
+
+    /// CRIU's early end is a failure; after the decision the machine does not care.
+    fn watch_criu(&self, call: Arc<CriuCall>) {
+        self.beside(async move {
+            call.guard.end().await;
+            Event::DumpFailed(call.failure(Code::DumpFailed, call.guard.standing()))
+        });
+    }
+
+    fn follow_end(&self) {
+        let mut ended = self.workload.ended();
+        self.beside(async move {
+            let known = ended.wait_for(Option::is_some).await.is_ok();
+            if known { Event::WorkloadEnded } else { pending().await }
+        });
+    }
+
+    /// During the pause: the layer's last changes beside CRIU's images, then what all of it is.
+    fn finish_transfer(&mut self) {
+        let (Some(dump), Some(speaker)) = (&mut self.dump, self.line.speaker()) else { return };
+        let streams = std::mem::replace(&mut dump.streams, tokio::sync::oneshot::channel().1);
+        let (call, layer, terms) = (dump.call.clone(), self.layer.clone(), self.terms().clone());
+        let criu_version = self.ground.host.criu_version().unwrap_or_default();
+        self.beside(async move {
+            let complete = async {
+                let layer = layer.get().ok_or_else(|| internal("the layer was not copied"))?;
+                let mut summaries = Vec::new();
+                let criu_done = async {
+                    summaries = streams.await.map_err(internal)??;
+                    match call.guard.past(Some(Hook::PreDump)).await {
+                        Standing::At(Hook::PostDump) => Ok(()),
+                        other => Err(call.failure(Code::DumpFailed, other)),
+                    }
+                };
+                let sent = layer.last(criu_done).await?;
+                speaker.flush().await?;
+                let mut streams = vec![Stream { name: StreamName::layer(), length: sent.size, digest: sent.digest }];
+                for summary in summaries {
+                    let name = StreamName::image(&summary.name).map_err(internal)?;
+                    streams.push(Stream { name, length: summary.length, digest: summary.digest });
+                }
+                Ok(Manifest::new(criu_version, terms.from, terms.epoch, streams))
+            };
+            match complete.await {
+                Ok(manifest) => Event::ImageComplete(manifest),
+                // Where CRIU has ended its own words are worth more than the broken pipe.
+                Err(problem) => Event::DumpFailed(match call.guard.standing() {
+                    Standing::Ended(exit) => call.failure(Code::DumpFailed, Standing::Ended(exit)),
+                    _ => problem,
+                }),
+            }
+        });
+    }
+
+    fn decide(&self, wish: Decision) {
+        let dir = self.workload.place().dump();
+        self.beside(async move {
+            let decided = tokio::task::spawn_blocking(move || {
+                std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish))
+            });
+            match decided.await {
+                Ok(Ok(decided)) => Event::Decided(decided),
+                // Asked again when its time is up; until then nothing runs that did not run.
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the decision could not be written down");
+                    pending().await
+                }
+                Err(_) => pending().await,
+            }
+        });
+    }
+
+    /// Ends every process of the sandbox at once, frozen or not.
+    fn end_source(&mut self) {
+        let (host, workload) = (self.ground.host.clone(), self.workload.clone());
+        let dump = self.dump.take();
+        self.beside(async move {
+            if let Some(dump) = &dump {
+                dump.call.guard.order(Order::Continue).await;
+            }
+            let ended = tokio::task::spawn_blocking(move || workload.drop_sandbox(&host)).await;
+            match ended.map_err(internal).and_then(std::convert::identity) {
+                Ok(()) => Event::SourceEnded,
+                Err(problem) => {
+                    tracing::error!(%problem, "the source's copy is frozen, but not yet removed");
+                    pending().await
+                }
+            }
+        });
+    }
+
+    fn resume_source(&mut self) {
+        let (host, workload, guard_dir) = (self.ground.host.clone(), self.workload.clone(), self.workload.place().dump());
+        // Taken apart here: its broken pipes make an incomplete dump fail.
+        let known = self.dump.take().map(|dump| dump.call.clone());
+        self.beside(async move {
+            let call = match known {
+                Some(call) => Some(call),
+                None => CriuCall::take_over(&guard_dir).await.map(Arc::new),
+            };
+            if let Some(call) = call {
+                let_go(&call).await;
+            }
+            let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload)).await;
+            match checked.map_err(internal) {
+                Ok(Ok(true)) => Event::SourceResumed,
+                Ok(Ok(false)) => Event::WorkloadEnded,
+                Ok(Err(problem)) | Err(problem) => Event::SourceResumeFailed(problem),
+            }
+        });
+    }
+
+    fn drop_copy(&self) {
+        let dropped = self.workload.drop_sandbox(&self.ground.host).and_then(|()| self.ground.registry.remove(self.workload.name()).map_err(internal));
+        if let Err(problem) = dropped {
+            self.note(Kind::Warning, Some(Phase::CleanUp), format!("what is left of it here could not be removed: {problem}"));
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------------------
+
+    async fn conclude(mut self, outcome: Outcome, problem: Option<Problem>) -> MoveReport {
+        let report = self.report(outcome, problem);
+        self.line.part().await;
+        self.ground.handovers.discharge(self.terms().handover);
+        self.workload.set_moving(false);
+        let place = self.workload.place();
+        match (outcome, &report.error) {
+            (Outcome::Moved, _) => {
+                let pause = report.downtime_ms.map(|ms| format!(", paused for {ms:.0} ms")).unwrap_or_default();
+                self.note(Kind::Moved, None, format!("moved to {}{pause}", self.terms().to));
+            }
+            (Outcome::Stayed, error) => {
+                let _ = durable::remove(&place.departure());
+                let _ = std::fs::remove_dir_all(place.dump());
+                let why = error.as_ref().map_or(String::new(), |problem| format!(": {problem}"));
+                self.note(Kind::Stayed, None, format!("did not move to {}{why}", self.terms().to));
+                self.note_own_end();
+            }
+            (Outcome::Unknown, error) => {
+                let why = error.as_ref().map_or_else(|| "it is not known where it may run".to_owned(), ToString::to_string);
+                self.workload.set_frozen(Some(why.clone()));
+                self.note(Kind::Warning, None, why);
+            }
+        }
+        report
+    }
+
+    /// The workload may have ended while it was being moved: nobody has written that down yet.
+    fn note_own_end(&self) {
+        if let Some(exit) = *self.workload.ended().borrow() {
+            self.workload.note_end(&self.ground.host, exit);
+        }
+    }
+
+    fn report(&self, outcome: Outcome, error: Option<Problem>) -> MoveReport {
+        let terms = self.terms();
+        let pause = self.released.zip(self.resumed).map(|(from, to)| (to - from).as_secs_f64() * 1000.0);
+        let phases = self.machine.timeline().durations(clock::now());
+        MoveReport {
+            workload: terms.workload.clone(),
+            from: terms.from.clone(),
+            to: Some(terms.to.clone()),
+            outcome,
+            mode: Mode::Stream,
+            downtime_ms: pause.filter(|_| outcome == Outcome::Moved),
+            total_ms: self.meter.begun().elapsed().as_secs_f64() * 1000.0,
+            rounds: self.rounds.load(std::sync::atomic::Ordering::Relaxed),
+            bytes_memory: self.meter.memory_bytes(),
+            bytes_files: self.meter.file_bytes(),
+            bytes_sent: self.meter.sent_bytes(),
+            epoch: if outcome == Outcome::Moved { terms.epoch.next() } else { Epoch(terms.epoch.0) },
+            phases: phases.into_iter().map(|(name, ms)| PhaseTime { name, ms: ms as f64 }).collect(),
+            error,
+        }
+    }
+}
+
+/// Makes CRIU let go of the workload, wherever it stands.
+async fn let_go(call: &CriuCall) {
+    let refusing = async {
+        let mut beyond = None;
+        loop {
+            call.guard.order(Order::Refuse).await;
+            match call.guard.past(beyond).await {
+                Standing::At(hook) => beyond = Some(hook),
+                _ => return,
+            }
+        }
+    };
+    if tokio::time::timeout(LETTING_GO, refusing).await.is_err() {
+        tracing::error!("CRIU does not let go of the workload; it is killed");
+        call.guard.order(Order::Kill).await;
+        call.guard.end().await;
+    }
+}
+
+fn expected_bytes(offer: &Offer) -> u64 {
+    offer.memory_bytes + offer.layer_used_bytes
+}
+
+pub(super) async fn until(deadline: Option<Millis>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(clock::instant(at)).await,
+        None => pending().await,
+    }
+}
+
+/// The abort of a handover that never got a machine.
+pub fn refused(workload: &Workload, from: &NodeName, to: Option<NodeName>, error: Problem) -> MoveReport {
+    MoveReport {
+        workload: workload.name().clone(),
+        from: from.clone(),
+        to,
+        outcome: Outcome::Stayed,
+        mode: Mode::Stream,
+        downtime_ms: None,
+        total_ms: 0.0,
+        rounds: 0,
+        bytes_memory: 0,
+        bytes_files: 0,
+        bytes_sent: 0,
+        epoch: workload.record().epoch,
+        phases: Vec::new(),
+        error: Some(error),
+    }
+}
+

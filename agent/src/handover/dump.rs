@@ -1,0 +1,217 @@
+//! CRIU on the source: started while the workload runs, held before it freezes anything, its images streamed as they come.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use migrate_criu::command;
+use migrate_criu::stream::capture::{Capture, Capturing};
+use migrate_image::chunk::{Chunk, StreamSummary};
+use migrate_image::outgoing::{Options, Outgoing};
+use migrate_image::pace::SharedPace;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::manifest::StreamName;
+use migrate_proto::message::Message;
+use migrate_sandbox::Sandbox;
+use migrate_sandbox::guard::{self, Call, Hook, Kind, OUTPUT, Order};
+use migrate_sandbox::plan::{GATE, MAIN_PID, RUN};
+use tokio::sync::{mpsc, oneshot};
+
+use super::meter::Meter;
+use crate::guardline::{GuardLine, Standing};
+use crate::host::Host;
+use crate::talk::Speaker;
+use crate::workload::Workload;
+
+/// Below the largest PID, where no workload's processes are.
+const PID_DISTANCE: i32 = 2000;
+/// What of CRIU's log is read to explain a failure.
+const LOG_BYTES: u64 = 256 << 10;
+
+/// A CRIU call that is under way, and what is needed to follow it.
+pub struct CriuCall {
+    /// The line to its guard.
+    pub guard: GuardLine,
+    /// CRIU's images directory, as the node sees it.
+    pub images: PathBuf,
+    guard_dir: PathBuf,
+}
+
+/// Where a call has its files.
+pub struct Places {
+    /// The guard's directory.
+    pub guard: PathBuf,
+    /// A name below the sandbox's work directory.
+    pub images: String,
+    /// `cgroup.procs` files that CRIU joins.
+    pub groups: Vec<PathBuf>,
+}
+
+impl CriuCall {
+    /// Starts CRIU with its guard. The stream's socket must be there already.
+    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox, kind: Kind, places: Places) -> Result<CriuCall, Problem> {
+        let criu = host.criu()?.path.clone();
+        let images = sandbox.work().join(&places.images);
+        let options = command::Options {
+            criu: criu.clone(),
+            images_dir: Path::new(RUN).join(&places.images),
+            action_script: GATE.into(),
+        };
+        let arguments = match kind {
+            Kind::Dump => command::dump(&options, MAIN_PID),
+            Kind::Restore => command::restore(&options),
+        };
+        let argv = std::iter::once(criu.into_os_string()).chain(arguments);
+        let argv = argv.filter_map(|word| migrate_proto::text::Text::new(std::os::unix::ffi::OsStringExt::into_vec(word))).collect();
+        let cgroup = host.cgroup(workload.name().as_str())?;
+        let call = Call {
+            kind,
+            init: sandbox.init().pid,
+            argv,
+            dir: places.guard.clone(),
+            images: images.clone(),
+            groups: places.groups,
+            freezer: cgroup.freezer(),
+            criu_pid: largest_pid(sandbox) - PID_DISTANCE,
+        };
+        let starting = sandbox.clone();
+        tokio::task::spawn_blocking(move || starting.guard(&call)).await.map_err(internal)?.map_err(internal)?;
+        let guard = GuardLine::call(&places.guard).await.map_err(internal)?;
+        Ok(CriuCall { guard, images, guard_dir: places.guard })
+    }
+
+    /// Takes over a call that an earlier agent began; `None` where its guard is gone.
+    pub async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
+        let guard = GuardLine::call(guard_dir).await.ok()?;
+        Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned() })
+    }
+
+    /// Why CRIU failed, in its own words and in ours.
+    pub fn failure(&self, code: Code, standing: Standing) -> Problem {
+        let Standing::Ended(exit) = standing else {
+            return Problem::new(code, "the guard of CRIU is gone without a word");
+        };
+        let log = tail(&self.images.join(command::LOG_FILE));
+        let failure = migrate_criu::failure::explain(&log, &tail(&self.guard_dir.join(OUTPUT)), exit);
+        tracing::warn!(tail = %failure.tail, "CRIU failed");
+        Problem::new(code, failure.to_string()).hint(failure.hint())
+    }
+}
+
+fn largest_pid(sandbox: &Sandbox) -> i32 {
+    let path = format!("/proc/{}/root/proc/sys/kernel/pid_max", sandbox.init().pid);
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(32768)
+}
+
+/// The beginning and the end of a file that may be long: causes stand early, ends stand late.
+fn tail(path: &Path) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut text = Vec::new();
+    if let Ok(mut file) = std::fs::File::open(path) {
+        let length = file.metadata().map_or(0, |m| m.len());
+        let _ = file.by_ref().take(LOG_BYTES).read_to_end(&mut text);
+        if length > 2 * LOG_BYTES && file.seek(SeekFrom::End(-(LOG_BYTES as i64))).is_ok() {
+            let _ = file.take(LOG_BYTES).read_to_end(&mut text);
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// A dump, held before it freezes anything.
+pub struct Dump {
+    /// The call.
+    pub call: Arc<CriuCall>,
+    /// Fires when every task stands still.
+    pub frozen: oneshot::Receiver<()>,
+    /// The image's streams, once all of them are on their way.
+    pub streams: oneshot::Receiver<Result<Vec<StreamSummary>, Problem>>,
+    streaming: tokio::task::AbortHandle,
+}
+
+impl Drop for Dump {
+    /// Breaks CRIU's pipes: a dump that is not complete fails, and resumes the workload.
+    fn drop(&mut self) {
+        self.streaming.abort();
+    }
+}
+
+impl Dump {
+    /// Starts CRIU and waits until it is held at `pre-dump`.
+    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, speaker: Speaker, meter: Arc<Meter>, pace: SharedPace) -> Result<Dump, Problem> {
+        let sandbox = workload.sandbox().ok_or_else(|| internal("the workload has no sandbox"))?;
+        let guard_dir = workload.place().dump();
+        let _ = std::fs::remove_dir_all(&guard_dir);
+        guard::decision::prepare(&guard_dir).map_err(internal)?;
+        let name = "dump".to_owned();
+        let images = sandbox.work().join(&name);
+        let _ = std::fs::remove_dir_all(&images);
+        std::fs::create_dir_all(&images).map_err(internal)?;
+        let capture = Capture::bind(&images).map_err(internal)?;
+        let places = Places { guard: guard_dir, images: name, groups: Vec::new() };
+        let call = Arc::new(CriuCall::start(host, workload, &sandbox, Kind::Dump, places).await?);
+        let started = tokio::task::spawn_blocking(|| Outgoing::start(Options { pace, ..Options::default() }));
+        let (outgoing, chunks) = started.await.map_err(internal)?.map_err(internal)?;
+        let (tell_frozen, frozen) = oneshot::channel();
+        let (tell_streams, streams) = oneshot::channel();
+        let streaming = tokio::spawn(async move {
+            let accepted = capture.accept().await.map_err(internal);
+            let outcome = match accepted {
+                Ok(capturing) => stream(capturing, outgoing, chunks, speaker, &meter, tell_frozen).await,
+                Err(problem) => Err(problem),
+            };
+            let _ = tell_streams.send(outcome);
+        });
+        let dump = Dump { frozen, streams, streaming: streaming.abort_handle(), call };
+        match dump.call.guard.past(None).await {
+            Standing::At(Hook::PreDump) => Ok(dump),
+            other => Err(dump.call.failure(Code::DumpFailed, other)),
+        }
+    }
+
+    /// Lets CRIU freeze the workload and take it apart.
+    pub async fn release(&self) {
+        self.call.guard.order(Order::Continue).await;
+    }
+}
+
+/// Takes images from CRIU and sends them, until the last one is out.
+async fn stream(
+    mut capturing: Capturing,
+    mut outgoing: Outgoing,
+    chunks: mpsc::Receiver<Chunk>,
+    speaker: Speaker,
+    meter: &Arc<Meter>,
+    tell_frozen: oneshot::Sender<()>,
+) -> Result<Vec<StreamSummary>, Problem> {
+    let counting = meter.clone();
+    let sending = tokio::spawn(send_chunks(chunks, speaker.clone(), move |raw, sent| counting.memory(raw, sent)));
+    let mut tell_frozen = Some(tell_frozen);
+    while !capturing.is_last() {
+        let Some(image) = capturing.next().await.map_err(internal)? else {
+            return Err(Problem::new(Code::DumpFailed, "CRIU ended before its image was complete"));
+        };
+        if let Some(tell) = tell_frozen.take() {
+            let _ = tell.send(());
+        }
+        let name = StreamName::image(&image.name).map_err(internal)?;
+        let stream = outgoing.next_stream();
+        speaker.say(&Message::OpenStream { stream, name }).await?;
+        outgoing.add_pipe(image.name, image.pipe).map_err(internal)?;
+    }
+    let summaries = outgoing.finish().await.map_err(internal)?;
+    sending.await.map_err(internal)??;
+    Ok(summaries)
+}
+
+/// Sends chunks as they come; `count` is told raw bytes and bytes sent.
+pub async fn send_chunks(mut chunks: mpsc::Receiver<Chunk>, speaker: Speaker, count: impl Fn(u64, u64)) -> Result<(), Problem> {
+    while let Some((header, bytes)) = chunks.recv().await {
+        let (raw, sent) = (u64::from(header.raw_len), bytes.len() as u64);
+        speaker.say_with(&super::receive::to_message(&header), bytes).await?;
+        count(raw, sent);
+    }
+    Ok(())
+}
+
+pub(super) fn internal(error: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
+}

@@ -1,0 +1,119 @@
+//! Moving workloads: the executors of the two machines in `migrate_proto::handover`.
+//!
+//! [`departure`] does what the source's machine commands, [`arrival`] what the target's does. Both are loops around
+//! `step`: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
+//!
+//! - `line`: the connection to the peer, which is made anew when it is lost.
+//! - `dump`, `layer_out`: what a source does during the pause. `receive`, `restore`: what a target does.
+//! - `meter`: bytes and phases, for progress and report.
+//! - [`Handovers`]: who is at work, and where a message of a peer belongs.
+
+pub mod arrival;
+pub mod departure;
+mod dump;
+mod layer_out;
+mod line;
+mod meter;
+pub use meter::Meter;
+mod receive;
+mod restore;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use migrate_proto::handover::answer_without_entry;
+use migrate_proto::id::HandoverId;
+use migrate_proto::message::Message;
+use tokio::sync::mpsc;
+
+use crate::host::Host;
+use crate::peers::Peers;
+use crate::registry::Registry;
+use crate::talk::Talk;
+
+/// What every handover needs of its node.
+#[derive(Clone)]
+pub struct Ground {
+    /// This node.
+    pub host: Arc<Host>,
+    /// The others.
+    pub peers: Arc<Peers>,
+    /// The workloads here.
+    pub registry: Arc<Registry>,
+    /// The handovers under way.
+    pub handovers: Arc<Handovers>,
+}
+
+/// What a handover hears.
+pub enum Input<E> {
+    /// Something that was commanded has happened, or failed.
+    Event(E),
+    /// The peer said this.
+    Heard(Message),
+    /// There is a new conversation with the peer.
+    Talk(Box<Talk>),
+    /// The conversation is over.
+    Silence,
+}
+
+/// Puts a conversation that a peer began into the right hands.
+type Mailbox = Box<dyn Fn(Box<Talk>, Message) -> bool + Send>;
+
+/// The handovers under way on this node.
+#[derive(Default)]
+pub struct Handovers {
+    mailboxes: Mutex<HashMap<HandoverId, Mailbox>>,
+}
+
+impl Handovers {
+    /// From now on, conversations about `handover` go to `inputs`.
+    pub fn enlist<E: Send + 'static>(&self, handover: HandoverId, inputs: mpsc::UnboundedSender<Input<E>>) {
+        let deliver = move |talk, message| {
+            inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok()
+        };
+        self.lock().insert(handover, Box::new(deliver));
+    }
+
+    /// The handover is over.
+    pub fn discharge(&self, handover: HandoverId) {
+        self.lock().remove(&handover);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HandoverId, Mailbox>> {
+        self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, handover: HandoverId, talk: Box<Talk>, message: Message) -> Option<Box<Talk>> {
+        match self.lock().get(&handover) {
+            Some(mailbox) => {
+                mailbox(talk, message);
+                None
+            }
+            None => Some(talk),
+        }
+    }
+}
+
+/// A peer has begun a conversation about a handover.
+pub async fn receive(ground: Ground, mut talk: Talk) {
+    let message = match talk.listener.expect().await {
+        Ok(message) => message,
+        Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a conversation ended before it began"),
+    };
+    let handover = match &message {
+        Message::Offer(offer) => return arrival::take(ground, talk, offer.clone()).await,
+        Message::Commit { handover, .. }
+        | Message::Abort { handover, .. }
+        | Message::Resumed { handover, .. }
+        | Message::Ask { handover }
+        | Message::Answer { handover, .. }
+        | Message::Done { handover } => *handover,
+        other => return tracing::info!(peer = %talk.peer.node, kind = other.kind(), "a conversation began oddly"),
+    };
+    let Some(talk) = ground.handovers.deliver(handover, Box::new(talk), message.clone()) else { return };
+    if let Some(answer) = answer_without_entry(&message)
+        && talk.speaker.say(&answer).await.is_ok()
+    {
+        let _ = talk.speaker.close().await;
+    }
+}

@@ -1,0 +1,141 @@
+//! CRIU on the target: started early, it waits for its first image; then it rebuilds the processes and holds them.
+
+use std::sync::Arc;
+
+use migrate_criu::stream::serve::{Serve, Serving};
+use migrate_image::store::StoredImage;
+use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::guard::{Hook, Kind, Order};
+use migrate_sandbox::plan::MAIN_PID;
+use migrate_sandbox::Sandbox;
+use tokio::sync::{oneshot, watch};
+
+use super::dump::{CriuCall, Places, internal};
+use crate::guardline::Standing;
+use crate::host::Host;
+use crate::workload::Workload;
+
+/// A restore that is under way.
+pub struct Restore {
+    call: Arc<CriuCall>,
+    image: Option<oneshot::Sender<Arc<StoredImage>>>,
+    asked: watch::Receiver<bool>,
+    serving: tokio::task::AbortHandle,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Restore {
+    /// Starts CRIU in the sandbox.
+    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox) -> Result<Restore, Problem> {
+        let name = "restore".to_owned();
+        let images = sandbox.work().join(&name);
+        std::fs::create_dir_all(&images).map_err(internal)?;
+        let serve = Serve::bind(&images).map_err(internal)?;
+        let guard = sandbox.dir().join("guard");
+        let groups = host.cgroup(workload.name().as_str())?.load_procs();
+        let places = Places { guard, images: name, groups };
+        let call = Arc::new(CriuCall::start(host, workload, sandbox, Kind::Restore, places).await?);
+        let (image, arriving) = oneshot::channel();
+        let (tell_asked, asked) = watch::channel(false);
+        let serving = tokio::spawn(async move {
+            let served = match serve.accept().await {
+                Ok(serving) => serve_all(serving, tell_asked, arriving).await,
+                Err(error) => Err(internal(error)),
+            };
+            if let Err(problem) = served {
+                tracing::warn!(%problem, "CRIU was not served to its end");
+            }
+        });
+        Ok(Restore { call, image: Some(image), asked, serving: serving.abort_handle() })
+    }
+
+    /// Takes over a restore that an earlier agent began: held, or over.
+    pub async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
+        let call = Arc::new(CriuCall::take_over(&sandbox.dir().join("guard")).await?);
+        let serving = tokio::spawn(std::future::ready(())).abort_handle();
+        Some(Restore { call, image: None, asked: watch::channel(true).1, serving })
+    }
+
+    /// Waits until CRIU wants its first image.
+    pub async fn ready(&self) -> Result<(), Problem> {
+        let mut asked = self.asked.clone();
+        tokio::select! {
+            asked = asked.wait_for(|asked| *asked) => asked.map(drop).map_err(|_| self.failure(self.call.guard.standing())),
+            ended = self.call.guard.past(None) => Err(self.failure(ended)),
+        }
+    }
+
+    /// Gives CRIU its images and waits until it holds the processes. Returns the main process, inside.
+    pub async fn restore(&mut self, image: Arc<StoredImage>) -> Result<i32, Problem> {
+        if let Some(give) = self.image.take() {
+            let _ = give.send(image);
+        }
+        self.held().await
+    }
+
+    /// Waits until CRIU holds the processes.
+    pub async fn held(&self) -> Result<i32, Problem> {
+        match self.call.guard.past(None).await {
+            Standing::At(Hook::PostRestore) => Ok(MAIN_PID),
+            other => Err(self.failure(other)),
+        }
+    }
+
+    /// Whether CRIU holds the processes now.
+    pub fn holds(&self) -> bool {
+        self.call.guard.standing() == Standing::At(Hook::PostRestore)
+    }
+
+    /// Lets the processes go, and waits until they do.
+    pub async fn resume(&self) -> Result<(), Problem> {
+        self.call.guard.order(Order::Continue).await;
+        match self.call.guard.past(Some(Hook::PostRestore)).await {
+            Standing::Ended(migrate_proto::api::Exit::Code(0)) => Ok(()),
+            other => Err(self.failure(other)),
+        }
+    }
+
+    /// Fires when CRIU ends, however.
+    pub fn watch_end(&self) -> impl Future<Output = Problem> + use<> {
+        let call = self.call.clone();
+        async move {
+            call.guard.end().await;
+            call.failure(Code::RestoreFailed, call.guard.standing())
+        }
+    }
+
+    fn failure(&self, standing: Standing) -> Problem {
+        self.call.failure(Code::RestoreFailed, standing)
+    }
+}
+
+/// Answers CRIU's requests: the first one only when there is an image.
+async fn serve_all(mut serving: Serving, tell_asked: watch::Sender<bool>, arriving: oneshot::Receiver<Arc<StoredImage>>) -> Result<(), Problem> {
+    let mut arriving = Some(arriving);
+    let mut image: Option<Arc<StoredImage>> = None;
+    while let Some(request) = serving.next().await.map_err(internal)? {
+        if let Some(arriving) = arriving.take() {
+            tell_asked.send_replace(true);
+            image = Some(arriving.await.map_err(internal)?);
+        }
+        let name = request.name().to_owned();
+        match &image {
+            Some(image) if image.contains(&name) => {
+                let pipe = request.present().await.map_err(internal)?;
+                let image = image.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = image.serve(&name, pipe) {
+                        tracing::warn!(%error, image = name, "an image was not served");
+                    }
+                });
+            }
+            _ => request.absent().await.map_err(internal)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! What this node is and has: the things that every part of the agent needs to know, gathered once at the start.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use migrate_criu::probe::Capabilities;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::message::AgentFacts;
+use migrate_proto::name::NodeName;
+use migrate_sandbox::cgroup::Cgroup;
+
+use crate::config::Config;
+use crate::events::EventLog;
+
+/// This node.
+pub struct Host {
+    /// As it was configured.
+    pub config: Config,
+    /// What has happened here.
+    pub events: EventLog,
+    /// The program that lives in sandboxes.
+    pub init_program: PathBuf,
+    /// CRIU, or why there is none.
+    pub criu: Result<Capabilities, Problem>,
+    /// The kernel's release.
+    pub kernel: String,
+    sandboxes_made: AtomicU64,
+}
+
+impl Host {
+    /// Looks around.
+    pub fn new(config: Config, events: EventLog, criu: Result<Capabilities, Problem>) -> Result<Host, Problem> {
+        let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Host { config, events, init_program: init_program()?, criu, kernel, sandboxes_made: AtomicU64::new(0) })
+    }
+
+    /// This node's name.
+    pub fn node(&self) -> &NodeName {
+        &self.config.node
+    }
+
+    /// What this agent says about itself to others.
+    pub fn facts(&self) -> AgentFacts {
+        AgentFacts {
+            node: self.node().clone(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            criu_version: self.criu_version(),
+            kernel: self.kernel.clone(),
+        }
+    }
+
+    /// CRIU's version, where there is one.
+    pub fn criu_version(&self) -> Option<String> {
+        self.criu.as_ref().ok().map(|criu| criu.version.to_string())
+    }
+
+    /// CRIU, which moving needs.
+    pub fn criu(&self) -> Result<&Capabilities, Problem> {
+        self.criu.as_ref().map_err(Clone::clone)
+    }
+
+    /// The directory below which CRIU's program and libraries lie, if they lie in one of their own.
+    pub fn criu_prefix(&self) -> Option<PathBuf> {
+        let criu = self.criu.as_ref().ok()?;
+        let prefix = criu.path.parent()?.parent()?;
+        (prefix != Path::new("/usr") && prefix != Path::new("/")).then(|| prefix.to_owned())
+    }
+
+    /// The control groups of a workload.
+    pub fn cgroup(&self, name: &str) -> Result<Cgroup, Problem> {
+        Cgroup::create(&self.config.cgroup.to_string_lossy(), name).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    }
+
+    /// A new, empty directory for a sandbox.
+    pub fn sandbox_dir(&self, name: &str) -> std::io::Result<PathBuf> {
+        let parent = self.config.run.join("sandboxes");
+        std::fs::create_dir_all(&parent)?;
+        loop {
+            let dir = parent.join(format!("{name}.{}", self.sandboxes_made.fetch_add(1, Ordering::Relaxed)));
+            match std::fs::create_dir(&dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                other => return other.map(|()| dir),
+            }
+        }
+    }
+
+    /// Paths that no workload may see.
+    pub fn hidden(&self) -> Vec<PathBuf> {
+        let mut hidden = self.config.hide.clone();
+        hidden.extend([self.config.state.clone(), self.config.run.clone(), self.config.key.clone()]);
+        hidden
+    }
+}
+
+/// `migrate-init` lies beside this program.
+fn init_program() -> Result<PathBuf, Problem> {
+    let missing = |why: String| {
+        Problem::new(Code::Internal, format!("cannot find migrate-init: {why}")).hint("it belongs beside migrate-agent")
+    };
+    let own = std::fs::read_link("/proc/self/exe").map_err(|error| missing(error.to_string()))?;
+    let path = own.with_file_name("migrate-init");
+    if path.is_file() { Ok(path) } else { Err(missing(format!("there is no {}", path.display()))) }
+}

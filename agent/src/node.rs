@@ -1,0 +1,345 @@
+//! The node's core: what the API asks for, done with the workloads of this node or handed to the node that has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use migrate_proto::api::{
+    Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, RunRequest, WorkloadView,
+};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::Epoch;
+use migrate_proto::name::{NodeName, WorkloadName};
+use migrate_sandbox::layer::Layer;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, Health, Lines, Scope};
+use crate::events::Kind;
+use crate::figures::Figures;
+use crate::handover::{Ground, departure};
+use crate::registry::{Doing, Record};
+use crate::workload::Workload;
+use crate::{clock, elsewhere, output, proxy, rootfs};
+
+/// How often a move tells how far it is.
+const PROGRESS: Duration = Duration::from_millis(200);
+const QUEUE: usize = 16;
+
+/// This node.
+pub struct Node {
+    ground: Ground,
+    figures: Mutex<Figures>,
+}
+
+impl Node {
+    /// The core upon this ground.
+    pub fn new(ground: Ground) -> Node {
+        Node { ground, figures: Mutex::new(Figures::new()) }
+    }
+
+    fn me(&self) -> &NodeName {
+        self.ground.host.node()
+    }
+
+    /// A workload that is this node's own.
+    fn own(&self, name: &WorkloadName) -> Result<Arc<Workload>, Problem> {
+        let known = self.ground.registry.get(name);
+        known.filter(|workload| workload.record().owned).ok_or_else(|| unknown(name))
+    }
+
+    async fn view(&self, workload: &Arc<Workload>) -> Result<WorkloadView, Problem> {
+        let (host, workload) = (self.ground.host.clone(), workload.clone());
+        let view = blocking(move || Ok(workload.view(&host, clock::now_ns()))).await?;
+        view.ok_or_else(|| Problem::new(Code::UnknownWorkload, "the workload has just left"))
+    }
+
+    async fn create(&self, request: RunRequest) -> Result<WorkloadView, Problem> {
+        let spec = request.spec;
+        let taken = |node: &NodeName| {
+            Problem::new(Code::NameTaken, format!("there is a workload {} on {node} already", spec.name))
+                .hint("choose another --name, or remove the other one")
+        };
+        // Nodes that do not answer cannot be asked; of two with one name neither can then move to the other.
+        if let Ok(elsewhere) = self.whereabouts(&spec.name).await {
+            return Err(taken(&elsewhere.unwrap_or_else(|| self.me().clone())));
+        }
+        let place = self.ground.registry.place(&spec.name);
+        let record = Record {
+            spec: spec.clone(),
+            epoch: Epoch::FIRST,
+            owned: true,
+            doing: Doing::Starting,
+            started: None,
+            sandbox: None,
+            pid: None,
+        };
+        let workload = Workload::new(place, record);
+        if !self.ground.registry.add(workload.clone()) {
+            return Err(taken(self.me()));
+        }
+        let turn = workload.turn()?;
+        let (ground, starting, root) = (self.ground.clone(), workload.clone(), request.root);
+        let started = blocking(move || {
+            let made = first_start(&ground, &starting, root);
+            if made.is_err() {
+                let _ = ground.registry.remove(starting.name());
+            }
+            made
+        });
+        started.await?;
+        drop(turn);
+        self.ground.host.events.record(Kind::Started, Some(workload.name()), None, "started");
+        self.view(&workload).await
+    }
+
+    /// The healthiest peer: alive, with the most free memory.
+    async fn choose_target(&self) -> Result<NodeName, Problem> {
+        let asked = join_all(self.ground.peers.all().iter().map(|peer| elsewhere::node(&self.ground.peers, &peer.node))).await;
+        let free = |view: &NodeView| Some(view.memory_total_bytes?.saturating_sub(view.memory_used_bytes?));
+        let candidates = asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());
+        let best = candidates.max_by_key(|view| (free(view), std::cmp::Reverse(view.workloads)));
+        best.map(|view| view.name).ok_or_else(|| {
+            Problem::new(Code::PeerDown, "no other node answers and has a usable CRIU").hint("`migrate nodes` shows the nodes")
+        })
+    }
+
+    async fn own_view(&self) -> NodeView {
+        let host = &self.ground.host;
+        let figures = self.figures.lock().await.look(&host.config.state);
+        let count = self.ground.registry.all().iter().filter(|workload| workload.record().owned).count();
+        NodeView {
+            name: self.me().clone(),
+            address: host.config.listen.to_string(),
+            state: NodeState::Alive,
+            leader: false,
+            voter: false,
+            cpu_percent: Some(figures.cpu_percent),
+            memory_used_bytes: Some(figures.memory_used_bytes),
+            memory_total_bytes: Some(figures.memory_total_bytes),
+            disk_free_bytes: Some(figures.disk_free_bytes),
+            workloads: Some(count as u32),
+            agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            criu_version: host.criu_version(),
+        }
+    }
+
+    async fn begin_move(&self, workload: Arc<Workload>, request: MoveRequest, cancel: CancellationToken) -> Result<Lines<MoveLine>, Problem> {
+        if request.mode == Mode::Ahead {
+            return Err(Problem::new(Code::Usage, "--mode ahead is not there yet; nothing was done").hint("use --mode stream"));
+        }
+        let turn = workload.turn()?;
+        if !matches!(workload.record().doing, Doing::Running) {
+            let message = format!("{} does not run on {}; only a running workload can be moved", workload.name(), self.me());
+            return Err(Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` starts it", workload.name())));
+        }
+        let to = match request.to {
+            Some(to) if to == *self.me() => {
+                let message = format!("{} is on {to} already", workload.name());
+                return Err(Problem::new(Code::SameNode, message).hint("choose another node with --to"));
+            }
+            Some(to) => to,
+            None => self.choose_target().await?,
+        };
+        self.ground.peers.address(&to)?;
+        let meter = Arc::default();
+        let departure = departure::Departure::new(self.ground.clone(), workload, to, Arc::clone(&meter))?;
+        let (done, report) = oneshot::channel();
+        tokio::spawn(async move {
+            let report = departure.run(cancel).await;
+            drop(turn);
+            let _ = done.send(report);
+        });
+        Ok(follow_move(meter, report))
+    }
+}
+
+fn unknown(name: &WorkloadName) -> Problem {
+    Problem::new(Code::UnknownWorkload, format!("there is no workload {name}")).hint("`migrate ps` shows what there is")
+}
+
+/// Makes the layer and starts the workload for the first time. Blocks.
+fn first_start(ground: &Ground, workload: &Arc<Workload>, root: Option<migrate_proto::text::Text>) -> Result<(), Problem> {
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    let (place, spec) = (workload.place(), workload.record().spec);
+    let _ = std::fs::remove_dir_all(place.dir());
+    std::fs::create_dir_all(place.dir()).map_err(|error| internal(format!("cannot make room for {}: {error}", spec.name)))?;
+    let layer = Layer::create(place.layer(), spec.layer_bytes).map_err(|error| internal(error.to_string()))?;
+    if let Some(root) = root {
+        let mounted = place.dir().join("filling");
+        std::fs::create_dir_all(&mounted).map_err(|error| internal(error.to_string()))?;
+        let filled = layer.fill(&mounted, |at| rootfs::fill(root.as_os_str().as_ref(), &at.join(migrate_sandbox::plan::OWN_ROOT)));
+        filled.map_err(|error| internal(error.to_string()))??;
+        let _ = std::fs::remove_dir(&mounted);
+        workload.update(|record| record.spec.own_root = true)?;
+    }
+    workload.start(&ground.host, clock::time_of_day())
+}
+
+/// Progress several times a second, then the report.
+fn follow_move(meter: Arc<crate::handover::Meter>, report: oneshot::Receiver<MoveReport>) -> Lines<MoveLine> {
+    let (tell, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let (mut report, mut tick, mut phases) = (report, tokio::time::interval(PROGRESS), meter.phases());
+        loop {
+            tokio::select! {
+                done = &mut report => {
+                    if let Ok(done) = done {
+                        let _ = tell.send(MoveLine::Report(Box::new(done))).await;
+                    }
+                    return;
+                }
+                _ = tick.tick() => {}
+                _ = phases.changed() => {}
+            }
+            // A slow listener misses progress, never the report.
+            let _ = tell.try_send(MoveLine::Progress(meter.progress()));
+        }
+    });
+    futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::new(Code::Internal, error.to_string()))?
+}
+
+#[async_trait]
+impl Control for Node {
+    async fn run(&self, request: RunRequest) -> Result<WorkloadView, Problem> {
+        if request.spec.argv.is_empty() {
+            return Err(Problem::new(Code::Usage, "there is no command to run"));
+        }
+        match &request.on {
+            Some(node) if node != self.me() => elsewhere::run(&self.ground.peers, node, &request).await,
+            _ => self.create(request).await,
+        }
+    }
+
+    async fn list(&self, scope: Scope) -> Result<Vec<WorkloadView>, Problem> {
+        let (host, all) = (self.ground.host.clone(), self.ground.registry.all());
+        let mut views = blocking(move || {
+            let now = clock::now_ns();
+            Ok(all.iter().filter_map(|workload| workload.view(&host, now)).collect::<Vec<_>>())
+        })
+        .await?;
+        if scope == Scope::Cluster {
+            let asked = self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
+            views.extend(join_all(asked).await.into_iter().flatten().flatten());
+        }
+        // In doubt a workload is shown on both nodes.
+        views.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
+        Ok(views)
+    }
+
+    async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem> {
+        let workload = self.own(name)?;
+        let _turn = workload.turn()?;
+        let (host, stopping) = (self.ground.host.clone(), workload.clone());
+        let timeout = timeout.unwrap_or(host.config.stop_timeout);
+        blocking(move || {
+            if let Ok(cgroup) = host.cgroup(stopping.name().as_str()) {
+                let _ = cgroup.freeze(false);
+            }
+            stopping.end(&host, timeout)?;
+            stopping.set_frozen(None);
+            stopping.note_stop(&host)
+        })
+        .await?;
+        self.view(&workload).await
+    }
+
+    async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
+        let workload = self.own(name)?;
+        let _turn = workload.turn()?;
+        if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
+            return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
+        }
+        let (host, starting) = (self.ground.host.clone(), workload.clone());
+        blocking(move || starting.start(&host, clock::time_of_day())).await?;
+        self.ground.host.events.record(Kind::Started, Some(name), None, "started");
+        self.view(&workload).await
+    }
+
+    async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
+        let workload = self.own(name)?;
+        let _turn = workload.turn()?;
+        if workload.pid().is_some() && !force {
+            let hint = format!("`migrate stop {name}` first, or `migrate rm -f {name}`");
+            return Err(Problem::new(Code::WrongState, format!("{name} runs on {}", self.me())).hint(hint));
+        }
+        let (ground, removing) = (self.ground.clone(), workload.clone());
+        blocking(move || {
+            removing.drop_sandbox(&ground.host)?;
+            ground.registry.remove(removing.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+        })
+        .await?;
+        self.ground.host.events.record(Kind::Removed, Some(name), None, "removed");
+        Ok(())
+    }
+
+    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
+        output::logs(self.own(name)?, tail, follow)
+    }
+
+    async fn exec(&self, name: &WorkloadName, request: ExecRequest, stdin: ByteStream) -> Result<Lines<ExecLine>, Problem> {
+        output::exec(&self.ground.host, &*self.own(name)?, request, stdin)
+    }
+
+    async fn migrate(&self, name: &WorkloadName, request: MoveRequest, cancel: CancellationToken) -> Result<Lines<MoveLine>, Problem> {
+        self.begin_move(self.own(name)?, request, cancel).await
+    }
+
+    async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {
+        if self.own(name).is_ok() {
+            return Ok(None);
+        }
+        let asked = join_all(self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node))).await;
+        let mut silent = Vec::new();
+        for (peer, answer) in self.ground.peers.all().iter().zip(asked) {
+            match answer {
+                Ok(views) if views.iter().any(|view| view.name == *name) => return Ok(Some(peer.node.clone())),
+                Ok(_) => {}
+                Err(_) => silent.push(peer.node.as_str()),
+            }
+        }
+        if silent.is_empty() {
+            return Err(unknown(name));
+        }
+        Err(unknown(name).hint(format!("it may be on a node that does not answer: {}", silent.join(", "))))
+    }
+
+    async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem> {
+        let mut views = vec![self.own_view().await];
+        if scope == Scope::Cluster {
+            let asked = self.ground.peers.all().iter().map(|peer| async move {
+                let answer = elsewhere::node(&self.ground.peers, &peer.node).await;
+                let view = answer.unwrap_or_else(|_| elsewhere::silent(peer));
+                NodeView { address: peer.address.clone(), ..view }
+            });
+            views.extend(join_all(asked).await);
+        }
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(views)
+    }
+
+    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem> {
+        Ok(self.ground.host.events.read(since, follow))
+    }
+
+    async fn health(&self) -> Result<Health, Problem> {
+        Ok(Health {
+            node: self.me().clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            criu_version: self.ground.host.criu_version(),
+            ready: true,
+        })
+    }
+
+    async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem> {
+        proxy::ask(&self.ground.peers, node, request).await
+    }
+}
+

@@ -1,0 +1,192 @@
+//! What workloads write, and what commands beside them write: as lines of the API.
+
+use std::io::SeekFrom;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt;
+use migrate_proto::api::{ExecLine, ExecRequest, Exit};
+use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::enter::{ERRAND, Errand};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::{ByteStream, Lines};
+use crate::host::Host;
+use crate::workload::Workload;
+
+const PIECE: usize = 48 << 10;
+/// How often a followed file is looked at: ext4 files seen through another mount namespace can be watched, but a look is
+/// cheap and cannot miss anything.
+const LOOK: Duration = Duration::from_millis(200);
+const QUEUE: usize = 16;
+
+type Wrap = fn(String) -> ExecLine;
+
+fn lines(receiver: mpsc::Receiver<ExecLine>) -> Lines<ExecLine> {
+    futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
+}
+
+/// What a workload has written so far, or what it writes until it is no longer here.
+pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
+    let none = || {
+        let message = format!("the output of {} cannot be read: its layer is not mounted", workload.name());
+        Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` mounts it", workload.name()))
+    };
+    let dir = workload.output().ok_or_else(none)?;
+    let (tell, receiver) = mpsc::channel(QUEUE);
+    let gone = CancellationToken::new();
+    for (name, wrap) in [("stdout", ExecLine::Stdout as Wrap), ("stderr", ExecLine::Stderr as Wrap)] {
+        let file = Followed { path: dir.join(name), tail, follow, gone: gone.clone() };
+        tokio::spawn(copy_file(file, tell.clone(), wrap));
+    }
+    if follow {
+        tokio::spawn(async move {
+            let mut ended = workload.ended();
+            let dir = workload.sandbox().map(|sandbox| sandbox.dir().to_owned());
+            // Until the workload ends, or its sandbox is replaced or gone, or nobody listens any more.
+            let mut look = tokio::time::interval(LOOK);
+            while !tell.is_closed() && ended.borrow_and_update().is_none() && workload.sandbox().map(|s| s.dir().to_owned()) == dir {
+                look.tick().await;
+            }
+            gone.cancel();
+        });
+    }
+    Ok(lines(receiver))
+}
+
+struct Followed {
+    path: PathBuf,
+    tail: Option<u64>,
+    follow: bool,
+    gone: CancellationToken,
+}
+
+async fn copy_file(followed: Followed, tell: mpsc::Sender<ExecLine>, wrap: Wrap) {
+    let Ok(mut file) = tokio::fs::File::open(&followed.path).await else { return };
+    if let Some(count) = followed.tail {
+        let start = start_of_last_lines(&mut file, count).await.unwrap_or(0);
+        if file.seek(SeekFrom::Start(start)).await.is_err() {
+            return;
+        }
+    }
+    loop {
+        let over = followed.gone.is_cancelled();
+        if !copy_all(&mut file, &tell, wrap).await || over || !followed.follow {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = followed.gone.cancelled() => {}
+            () = tell.closed() => return,
+        }
+    }
+}
+
+/// Copies what is there; false where nobody listens any more.
+async fn copy_all(source: &mut (impl AsyncRead + Unpin), tell: &mpsc::Sender<ExecLine>, wrap: Wrap) -> bool {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match source.read(&mut piece).await {
+            Ok(0) | Err(_) => return true,
+            Ok(count) if tell.send(wrap(STANDARD.encode(&piece[..count]))).await.is_err() => return false,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Reads backwards, so that a long log costs no more than its end.
+async fn start_of_last_lines(file: &mut tokio::fs::File, count: u64) -> std::io::Result<u64> {
+    let mut at = file.seek(SeekFrom::End(0)).await?;
+    let (end, mut seen) = (at, 0);
+    while at > 0 {
+        let size = at.min(PIECE as u64);
+        at -= size;
+        file.seek(SeekFrom::Start(at)).await?;
+        let mut piece = vec![0; size as usize];
+        file.read_exact(&mut piece).await?;
+        for (place, byte) in piece.iter().enumerate().rev() {
+            // The last byte ends the last line; it does not begin another.
+            if *byte == b'\n' && at + place as u64 + 1 != end {
+                seen += 1;
+                if seen == count {
+                    return Ok(at + place as u64 + 1);
+                }
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// Runs a command beside a workload.
+pub fn exec(host: &Host, workload: &Workload, request: ExecRequest, stdin: ByteStream) -> Result<Lines<ExecLine>, Problem> {
+    let not_running = || Problem::new(Code::WrongState, format!("{} does not run here", workload.name()));
+    let sandbox = workload.sandbox().ok_or_else(not_running)?;
+    let errand = Errand {
+        init: sandbox.init().pid,
+        main: workload.pid(),
+        groups: host.cgroup(workload.name().as_str())?.side_procs(),
+        command: workload.command_beside(request.argv),
+    };
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    let mut child = tokio::process::Command::new(&host.init_program)
+        .arg("exec")
+        .env_clear()
+        .env(ERRAND, serde_json::to_string(&errand).map_err(|error| internal(error.to_string()))?)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| internal(format!("cannot run a command beside {}: {error}", workload.name())))?;
+    let (tell, receiver) = mpsc::channel(QUEUE);
+    if let Some(pipe) = child.stdin.take() {
+        tokio::spawn(feed(stdin, pipe));
+    }
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    tokio::spawn(async move {
+        let (out, err) = (tell.clone(), tell.clone());
+        let copying = async {
+            tokio::join!(copy_pipe(stdout, &out, ExecLine::Stdout), copy_pipe(stderr, &err, ExecLine::Stderr));
+        };
+        // Nobody listens any more: dropping the child ends it.
+        tokio::select! {
+            () = copying => {}
+            () = tell.closed() => return,
+        }
+        let last = match child.wait().await {
+            Ok(status) => ExecLine::Exit(exit_of(status)),
+            Err(error) => ExecLine::Error(Problem::new(Code::Internal, error.to_string())),
+        };
+        let _ = tell.send(last).await;
+    });
+    Ok(lines(receiver))
+}
+
+async fn copy_pipe(pipe: Option<impl AsyncRead + Unpin>, tell: &mpsc::Sender<ExecLine>, wrap: Wrap) {
+    if let Some(mut pipe) = pipe {
+        copy_all(&mut pipe, tell, wrap).await;
+    }
+}
+
+async fn feed(mut stdin: ByteStream, mut pipe: tokio::process::ChildStdin) {
+    while let Some(Ok(bytes)) = stdin.next().await {
+        if pipe.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn exit_of(status: std::process::ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        // As `migrate-init exec` passes the signal of its command on.
+        (Some(code), _) if code > 128 && code <= 128 + 64 => Exit::Signal(code - 128),
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+    }
+}

@@ -1,0 +1,174 @@
+//! The workloads that this node knows, and what is durable about each.
+//!
+//! ```text
+//! <state>/workloads/<name>/
+//!   workload.json     the record: what it is, which epoch, what it does
+//!   layer.img         its files
+//!   handover.json     the journal of a handover that is under way
+//!   dump/             the guard's directory of that handover, with the decision file
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use migrate_proto::api::Exit;
+use migrate_proto::id::Epoch;
+use migrate_proto::name::WorkloadName;
+use migrate_proto::spec::WorkloadSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{self, DurableError};
+use crate::workload::Workload;
+
+/// What is durable about a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was asked for.
+    pub spec: WorkloadSpec,
+    /// How often the owner changed.
+    pub epoch: Epoch,
+    /// Whether this node owns it. False while it is arriving.
+    pub owned: bool,
+    /// What it does.
+    pub doing: Doing,
+    /// When it was started, RFC 3339.
+    pub started: Option<String>,
+    /// The sandbox's directory below the run directory, where there is one.
+    pub sandbox: Option<String>,
+    /// The main process, inside.
+    pub pid: Option<i32>,
+}
+
+/// What a workload does, as far as is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Doing {
+    /// Being started.
+    Starting,
+    /// Being received from another node.
+    Arriving,
+    /// Running, or frozen for a move.
+    Running,
+    /// Ended, or stopped.
+    Stopped(Option<Exit>),
+    /// Could not be started or brought back.
+    Failed(String),
+    /// Gone with the node it was on.
+    Lost(String),
+}
+
+/// Where a workload's durable things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    dir: PathBuf,
+}
+
+impl Place {
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its record.
+    pub fn record(&self) -> PathBuf {
+        self.dir.join("workload.json")
+    }
+
+    /// Its files.
+    pub fn layer(&self) -> PathBuf {
+        self.dir.join("layer.img")
+    }
+
+    /// The journal of a handover away from here.
+    pub fn departure(&self) -> PathBuf {
+        self.dir.join("departure.json")
+    }
+
+    /// The journal of a handover to here.
+    pub fn arrival(&self) -> PathBuf {
+        self.dir.join("arrival.json")
+    }
+
+    /// The guard's directory of a dump, with the decision file.
+    pub fn dump(&self) -> PathBuf {
+        self.dir.join("dump")
+    }
+}
+
+/// All workloads of this node.
+#[derive(Debug)]
+pub struct Registry {
+    root: PathBuf,
+    known: Mutex<BTreeMap<WorkloadName, Arc<Workload>>>,
+}
+
+impl Registry {
+    /// Opens the directory, and makes it where it is missing.
+    pub fn open(state: &Path) -> Result<Registry, DurableError> {
+        let root = state.join("workloads");
+        fs::create_dir_all(&root).map_err(|source| DurableError::File { action: "create", path: root.clone(), source })?;
+        Ok(Registry { root, known: Mutex::default() })
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Arc<Workload>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a workload of this name has its things.
+    pub fn place(&self, name: &WorkloadName) -> Place {
+        Place { dir: self.root.join(name.as_str()) }
+    }
+
+    /// Every workload on disk with its record. One whose record is damaged comes as an error and stays untouched.
+    pub fn on_disk(&self) -> Vec<(Place, Result<Record, DurableError>)> {
+        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let place = Place { dir: entry.path() };
+            match durable::read(&place.record()) {
+                Ok(Some(record)) => found.push((place, Ok(record))),
+                // A directory without a record was never owned: the agent died while it made one.
+                Ok(None) => drop(fs::remove_dir_all(&place.dir)),
+                Err(error) => found.push((place, Err(error))),
+            }
+        }
+        found
+    }
+
+    /// A workload.
+    pub fn get(&self, name: &WorkloadName) -> Option<Arc<Workload>> {
+        self.known().get(name).cloned()
+    }
+
+    /// All, by name.
+    pub fn all(&self) -> Vec<Arc<Workload>> {
+        self.known().values().cloned().collect()
+    }
+
+    /// Adds a workload; `false` where the name is taken.
+    pub fn add(&self, workload: Arc<Workload>) -> bool {
+        match self.known().entry(workload.name().clone()) {
+            std::collections::btree_map::Entry::Occupied(_) => false,
+            std::collections::btree_map::Entry::Vacant(place) => {
+                place.insert(workload);
+                true
+            }
+        }
+    }
+
+    /// Forgets a workload, and removes everything durable about it.
+    pub fn remove(&self, name: &WorkloadName) -> Result<(), DurableError> {
+        let place = self.place(name);
+        // The record goes first: without one, what is left is rubbish, also after a crash right here.
+        durable::remove(&place.record()).or_else(|error| if place.dir.exists() { Err(error) } else { Ok(()) })?;
+        match fs::remove_dir_all(&place.dir) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(DurableError::File { action: "remove", path: place.dir, source });
+            }
+            _ => {}
+        }
+        self.known().remove(name);
+        Ok(())
+    }
+}

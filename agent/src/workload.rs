@@ -1,0 +1,382 @@
+//! One workload on this node: its record, its sandbox, and what can be done with it.
+//!
+//! Whoever changes a workload holds its turn ([`Workload::turn`]): start, stop, remove and move exclude each other. The
+//! workload itself depends on none of this; after a restart the agent finds it by its record and its sandbox's directory.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use migrate_proto::api::{Exit, State, WorkloadView};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::name::WorkloadName;
+use migrate_proto::text::Text;
+use migrate_sandbox::cgroup::{Cgroup, CpuShare, Limits};
+use migrate_sandbox::control::{Command, Status};
+use migrate_sandbox::layer::Layer;
+use migrate_sandbox::plan::MAIN_PID;
+use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process};
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::durable;
+use crate::events::Kind;
+use crate::host::Host;
+use crate::registry::{Doing, Place, Record};
+
+/// The search path of workloads that bring none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// A watcher only waits.
+const WATCHER_STACK: usize = 128 << 10;
+
+/// A workload of this node.
+#[derive(Debug)]
+pub struct Workload {
+    name: WorkloadName,
+    place: Place,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    live: Mutex<Live>,
+    /// How the main process ended; `None` while it runs.
+    ended: watch::Sender<Option<Exit>>,
+}
+
+#[derive(Debug)]
+struct Live {
+    record: Record,
+    sandbox: Option<Sandbox>,
+    share: CpuShare,
+    /// A move is under way, or waits for an answer.
+    moving: bool,
+    /// Why it is frozen, where it is.
+    frozen: Option<String>,
+}
+
+impl Workload {
+    /// A workload with this record; nothing is started.
+    pub fn new(place: Place, record: Record) -> Arc<Workload> {
+        let live = Live { sandbox: None, share: CpuShare::default(), moving: false, frozen: None, record };
+        Arc::new(Workload {
+            name: live.record.spec.name.clone(),
+            place,
+            turn: Arc::default(),
+            live: Mutex::new(live),
+            ended: watch::channel(None).0,
+        })
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &WorkloadName {
+        &self.name
+    }
+
+    /// Where its durable things are.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Its record, as it is now.
+    pub fn record(&self) -> Record {
+        self.live().record.clone()
+    }
+
+    /// Its sandbox, where it has one.
+    pub fn sandbox(&self) -> Option<Sandbox> {
+        self.live().sandbox.clone()
+    }
+
+    /// The right to change it, or the problem that somebody else has it.
+    pub fn turn(&self) -> Result<OwnedMutexGuard<()>, Problem> {
+        let busy = |_| {
+            let what = if self.live().moving { "is being moved" } else { "is being changed by another command" };
+            Problem::new(Code::Busy, format!("{} {what}", self.name)).hint("wait until that is done; `migrate ps` shows its state")
+        };
+        self.turn.clone().try_lock_owned().map_err(busy)
+    }
+
+    /// Follows the end of the main process.
+    pub fn ended(&self) -> watch::Receiver<Option<Exit>> {
+        self.ended.subscribe()
+    }
+
+    /// Says that a move is under way, or over.
+    pub fn set_moving(&self, moving: bool) {
+        self.live().moving = moving;
+    }
+
+    /// Says why it is frozen, or that it is not.
+    pub fn set_frozen(&self, reason: Option<String>) {
+        self.live().frozen = reason;
+    }
+
+    /// Changes the record, durably.
+    pub fn update(&self, change: impl FnOnce(&mut Record)) -> Result<(), Problem> {
+        let mut live = self.live();
+        let mut record = live.record.clone();
+        change(&mut record);
+        durable::write(&self.place.record(), &record).map_err(internal)?;
+        live.record = record;
+        Ok(())
+    }
+
+    /// Gives it a sandbox, of which the record then knows.
+    pub fn set_sandbox(&self, sandbox: Option<Sandbox>) -> Result<(), Problem> {
+        let dir = sandbox.as_ref().and_then(|sandbox| Some(sandbox.dir().file_name()?.to_string_lossy().into_owned()));
+        self.update(|record| record.sandbox = dir)?;
+        self.live().sandbox = sandbox;
+        Ok(())
+    }
+
+    // ---- starting and ending; these block ------------------------------------------------------------------------
+
+    /// Builds a sandbox for it, without layer and workload.
+    pub fn build_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
+        let spec = self.record().spec;
+        let cgroup = host.cgroup(self.name.as_str())?;
+        cgroup
+            .limit(Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli })
+            .map_err(|error| self.problem("limit", &error))?;
+        let dir = host.sandbox_dir(self.name.as_str()).map_err(internal)?;
+        let plan = Plan {
+            dir,
+            root: if spec.own_root { Root::Layer } else { Root::Node },
+            volumes: spec.volumes,
+            hide: host.hidden(),
+            criu_prefix: host.criu_prefix(),
+            side_cgroup: cgroup.side_procs(),
+        };
+        let sandbox = Sandbox::build(&host.init_program, &plan).map_err(|error| self.problem("build a sandbox for", &error))?;
+        self.set_sandbox(Some(sandbox.clone()))?;
+        Ok(sandbox)
+    }
+
+    /// Mounts its layer in its sandbox.
+    pub fn attach_layer(&self, sandbox: &Sandbox) -> Result<(), Problem> {
+        let device = Layer::at(self.place.layer()).device().map_err(|error| self.problem("attach the layer of", &error))?;
+        sandbox.attach_layer(device).map_err(|error| self.problem("attach the layer of", &error))
+    }
+
+    /// Starts it from its first instruction, with the files that it has.
+    pub fn start(self: &Arc<Self>, host: &Arc<Host>, now: String) -> Result<(), Problem> {
+        self.drop_sandbox(host)?;
+        self.update(|record| {
+            record.doing = Doing::Starting;
+            record.started = None;
+        })?;
+        let started = self.start_fresh(host);
+        match started {
+            Ok(pid) => {
+                self.update(|record| {
+                    record.doing = Doing::Running;
+                    record.started = Some(now);
+                    record.pid = Some(pid);
+                })?;
+                self.ended.send_replace(None);
+                self.watch(host);
+                Ok(())
+            }
+            Err(problem) => {
+                let _ = self.drop_sandbox(host);
+                let _ = self.update(|record| record.doing = Doing::Failed(problem.message.clone()));
+                Err(problem)
+            }
+        }
+    }
+
+    fn start_fresh(&self, host: &Host) -> Result<i32, Problem> {
+        let sandbox = self.build_sandbox(host)?;
+        self.attach_layer(&sandbox)?;
+        let groups = host.cgroup(self.name.as_str())?.load_procs();
+        sandbox.start(&self.command(), &groups).map_err(|error| match error {
+            SandboxError::CannotExecute { program, reason } => {
+                Problem::new(Code::CannotExecute, format!("{} was not started: cannot execute {program}: {reason}", self.name))
+                    .hint("the program is looked for inside the sandbox: the node's files, read-only, or the own root")
+            }
+            other => self.problem("start", &other),
+        })
+    }
+
+    fn command(&self) -> Command {
+        let spec = self.record().spec;
+        let mut env: Vec<(Text, Text)> = [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("MIGRATE_NAME", self.name.as_str())]
+            .map(|(name, value)| (name.into(), value.into()))
+            .to_vec();
+        env.retain(|(name, _)| !spec.env.iter().any(|(own, _)| own == name));
+        env.extend(spec.env);
+        Command {
+            argv: spec.argv,
+            env,
+            dir: spec.dir.unwrap_or_else(|| "/work".into()),
+            user: spec.user,
+            hostname: self.name.to_string(),
+        }
+    }
+
+    /// A command to run beside it.
+    pub fn command_beside(&self, argv: Vec<Text>) -> Command {
+        Command { argv, ..self.command() }
+    }
+
+    /// Ends its main process politely, after `timeout` by force, and everything that it left.
+    pub fn end(&self, host: &Host, timeout: Duration) -> Result<(), Problem> {
+        let Some(sandbox) = self.sandbox() else { return Ok(()) };
+        if let Ok(Status::Running { .. }) = sandbox.status() {
+            let _ = sandbox.signal(libc::SIGTERM);
+            let (gone, waiter) = std::sync::mpsc::channel();
+            let waiting = sandbox.clone();
+            std::thread::spawn(move || gone.send(waiting.wait()));
+            let polite = waiter.recv_timeout(timeout);
+            let cgroup = host.cgroup(self.name.as_str())?;
+            cgroup.kill();
+            if polite.is_err() {
+                let _ = waiter.recv_timeout(Duration::from_secs(30));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends whatever is in its sandbox and removes the sandbox; layer and record stay.
+    pub fn drop_sandbox(&self, host: &Host) -> Result<(), Problem> {
+        let Some(sandbox) = self.sandbox() else { return Ok(()) };
+        sandbox.destroy().map_err(|error| self.problem("remove the sandbox of", &error))?;
+        let cgroup = host.cgroup(self.name.as_str())?;
+        cgroup.remove().map_err(|error| self.problem("remove the control groups of", &error))?;
+        self.set_sandbox(None)
+    }
+
+    /// Takes over what runs, after the agent was restarted. Says whether there is a living sandbox.
+    pub fn adopt(self: &Arc<Self>, host: &Arc<Host>) -> Option<Status> {
+        let dir = host.config.run.join("sandboxes").join(self.record().sandbox?);
+        let sandbox = Sandbox::adopt(&host.init_program, &dir)?;
+        // A freeze that the dead agent left would stop the workload at its next write.
+        if let Ok(mounted) = sandbox.mounted_layer() {
+            let _ = mounted.thaw();
+        }
+        let status = sandbox.status().ok();
+        self.live().sandbox = Some(sandbox);
+        status
+    }
+
+    /// Follows the main process to its end, on a thread of its own.
+    pub fn watch(self: &Arc<Self>, host: &Arc<Host>) {
+        let (Some(sandbox), workload, host) = (self.sandbox(), self.clone(), host.clone()) else { return };
+        let follow = move || {
+            let Ok(exit) = sandbox.wait() else { return };
+            let still_mine = workload.sandbox().is_some_and(|own| own.dir() == sandbox.dir());
+            if still_mine {
+                workload.ended.send_replace(Some(exit));
+                if !workload.live().moving {
+                    workload.note_end(&host, exit);
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().stack_size(WATCHER_STACK).name("watch".into()).spawn(follow) {
+            tracing::error!(workload = %self.name, %error, "cannot watch for its end");
+        }
+    }
+
+    /// The workload has ended by itself: writes it down.
+    pub fn note_end(&self, host: &Host, exit: Exit) {
+        if let Ok(cgroup) = host.cgroup(self.name.as_str()) {
+            cgroup.kill();
+        }
+        if !matches!(self.record().doing, Doing::Running) {
+            return;
+        }
+        if let Err(problem) = self.update(|record| record.doing = Doing::Stopped(Some(exit))) {
+            tracing::error!(workload = %self.name, %problem, "cannot write down that it ended");
+        }
+        let how = match exit {
+            Exit::Code(code) => format!("ended with code {code}"),
+            Exit::Signal(signal) => format!("was ended by signal {signal}"),
+        };
+        host.events.record(Kind::Ended, Some(&self.name), None, how);
+    }
+
+    /// The workload was ended on purpose: writes it down.
+    pub fn note_stop(&self, host: &Host) -> Result<(), Problem> {
+        let exit = *self.ended.borrow();
+        let before = self.record().doing;
+        if !matches!(before, Doing::Stopped(_)) || exit.is_some() {
+            self.update(|record| record.doing = Doing::Stopped(exit))?;
+        }
+        host.events.record(Kind::Stopped, Some(&self.name), None, "stopped");
+        Ok(())
+    }
+
+    // ---- looking -------------------------------------------------------------------------------------------------
+
+    /// The main process, as this node numbers it.
+    pub fn pid(&self) -> Option<i32> {
+        let (sandbox, record) = (self.sandbox()?, self.record());
+        if record.doing != Doing::Running {
+            return None;
+        }
+        sandbox.outer_pid(record.pid.unwrap_or(MAIN_PID))
+    }
+
+    /// What `ps` shows; `None` while it is not this node's.
+    pub fn view(&self, host: &Host, now_ns: u64) -> Option<WorkloadView> {
+        let record = self.record();
+        // One that is in doubt is shown on both nodes: somebody has to see it.
+        if !record.owned && self.live().frozen.is_none() {
+            return None;
+        }
+        let pid = self.pid();
+        let usage = pid.and_then(|_| host.cgroup(self.name.as_str()).ok()).map(|cgroup: Cgroup| cgroup.usage()).unwrap_or_default();
+        let (moving, frozen, cpu_percent) = {
+            let mut live = self.live();
+            (live.moving, live.frozen.clone(), live.share.percent(usage.cpu_ns, now_ns))
+        };
+        let (state, exit, reason) = state_of(&record.doing, moving, frozen);
+        let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());
+        Some(WorkloadView {
+            name: self.name.clone(),
+            state,
+            node: host.node().clone(),
+            epoch: record.epoch,
+            pid,
+            started: record.started,
+            restarts: 0,
+            cpu_percent,
+            rss_bytes: rss.unwrap_or(0),
+            layer_bytes: Layer::at(self.place.layer()).used().unwrap_or(0),
+            health: "none".into(),
+            group: None,
+            ip: None,
+            last_checkpoint: None,
+            exit,
+            reason,
+        })
+    }
+
+    /// The directory with its output, as this node sees it.
+    pub fn output(&self) -> Option<PathBuf> {
+        let sandbox = self.sandbox()?;
+        Some(PathBuf::from(format!("/proc/{}/root/.migrate/layer/log", sandbox.init().pid)))
+    }
+
+    fn problem(&self, action: &str, error: &SandboxError) -> Problem {
+        Problem::new(Code::Internal, format!("cannot {action} {}: {error}", self.name))
+    }
+}
+
+fn state_of(doing: &Doing, moving: bool, frozen: Option<String>) -> (State, Option<Exit>, Option<String>) {
+    match doing {
+        Doing::Starting => (State::Starting, None, None),
+        Doing::Arriving if frozen.is_some() => (State::Frozen, None, frozen),
+        Doing::Arriving => (State::Restoring, None, None),
+        Doing::Running if frozen.is_some() => (State::Frozen, None, frozen),
+        Doing::Running if moving => (State::Migrating, None, None),
+        Doing::Running => (State::Running, None, None),
+        Doing::Stopped(exit) => (State::Stopped, *exit, None),
+        Doing::Failed(why) => (State::Failed, None, Some(why.clone())),
+        Doing::Lost(why) => (State::Lost, None, Some(why.clone())),
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
+}
