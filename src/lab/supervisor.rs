@@ -84,8 +84,7 @@ impl Supervisor {
                 self.note_agent();
             }
             Err(e) => {
-                eprintln!("{} cannot be started: {e}", self.program.display());
-                self.give_up();
+                self.give_up(&format!("{} cannot be started: {e}", self.program.display()));
             }
         }
     }
@@ -117,7 +116,7 @@ impl Supervisor {
                 Ok(status) => status,
             };
             if status.pid().is_some() && status.pid() == self.agent {
-                eprintln!("the agent ended: {status:?}");
+                log(&format!("the agent ended: {status:?}"));
                 self.agent = None;
                 self.note_agent();
                 self.agent_died();
@@ -135,34 +134,38 @@ impl Supervisor {
         if self.deaths.len() < DEATHS {
             self.start_agent();
         } else {
-            self.give_up();
+            self.give_up(&format!("it died {DEATHS} times within {DEATHS_WITHIN:?}"));
         }
     }
 
-    fn give_up(&self) {
-        let why =
-            format!("the agent is not started again: it died {} times within {DEATHS_WITHIN:?}", self.deaths.len());
-        eprintln!("{why}");
-        self.try_to("write", &self.directory.join(GAVE_UP_FILE), |path| std::fs::write(path, why + "\n"));
+    /// The node stays: its workloads need no agent.
+    fn give_up(&self, why: &str) {
+        log(&format!("the agent is not started again: {why}"));
+        try_to("write", &self.directory.join(GAVE_UP_FILE), |path| std::fs::write(path, format!("{why}\n")));
     }
 
     fn note_agent(&self) {
         let path = self.directory.join(PID_FILE);
         match self.agent {
-            Some(pid) => self.try_to("write", &path, |path| {
+            Some(pid) => try_to("write", &path, |path| {
                 let new = path.with_extension("pid.new");
                 std::fs::File::create(&new)?.write_all(format!("{pid}\n").as_bytes())?;
                 std::fs::rename(new, path)
             }),
-            None => self.try_to("remove", &path, |path| std::fs::remove_file(path)),
+            None => try_to("remove", &path, |path| std::fs::remove_file(path)),
         }
     }
+}
 
-    /// PID 1 must not end because a file cannot be written.
-    fn try_to(&self, doing: &str, path: &Path, work: impl FnOnce(&Path) -> io::Result<()>) {
-        if let Err(e) = work(path) {
-            eprintln!("cannot {doing} {}: {e}", path.display());
-        }
+/// PID 1 must not end because its log cannot be written.
+fn log(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Nor because a file cannot.
+fn try_to(doing: &str, path: &Path, work: impl FnOnce(&Path) -> io::Result<()>) {
+    if let Err(e) = work(path) {
+        log(&format!("cannot {doing} {}: {e}", path.display()));
     }
 }
 
