@@ -4,7 +4,7 @@
 //! what they have, and what is missing goes again. Credit keeps either side from holding more than [`WINDOW`] bytes a
 //! direction. An acknowledgement means that the peer's *session* has the parcel: what happens to it there is for messages to say.
 //!
-//! - [`wire`](self): the 64-byte header. `flow`: numbers and credit of one direction. `state`: the session as a machine.
+//! - `wire`: the 64-byte header. `flow`: numbers and credit of one direction. `state`: the session as a machine.
 //! - `shared`: the lock and the waiting. `drive`: one link's work. `open`, `accept`: where links come from.
 //!
 //! A session ends cleanly when both sides have called [`SessionSender::close`]. Dropping the last sender before that, or a receiver for
