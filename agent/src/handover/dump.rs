@@ -87,8 +87,10 @@ impl CriuCall {
 
     /// Why CRIU failed, in its own words and in ours.
     pub fn failure(&self, code: Code, standing: Standing) -> Problem {
-        let Standing::Ended(exit) = standing else {
-            return Problem::new(code, "the guard of CRIU is gone without a word");
+        let exit = match standing {
+            Standing::Ended(exit) => exit,
+            Standing::Lost => return Problem::new(code, "the guard of CRIU is gone without a word"),
+            Standing::Working | Standing::At(_) => return Problem::new(code, "CRIU stopped before its work was done"),
         };
         let log = tail(&self.images.join(command::LOG_FILE));
         let failure = migrate_criu::failure::explain(&log, &tail(&self.guard_dir.join(OUTPUT)), exit);

@@ -64,10 +64,11 @@ impl Restore {
     /// Waits until CRIU wants its first image.
     pub async fn ready(&self) -> Result<(), Problem> {
         let mut asked = self.asked.clone();
-        tokio::select! {
-            asked = asked.wait_for(|asked| *asked) => asked.map(drop).map_err(|_| self.failure(self.call.guard.standing())),
-            ended = self.call.guard.past(None) => Err(self.failure(ended)),
+        if asked.wait_for(|asked| *asked).await.is_ok() {
+            return Ok(());
         }
+        // CRIU has let go of its socket without a question: it has failed, and is about to end.
+        Err(self.failure(self.call.guard.past(None).await))
     }
 
     /// Gives CRIU its images and waits until it holds the processes. Returns the main process, inside.

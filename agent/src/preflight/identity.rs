@@ -53,8 +53,8 @@ static REMEMBERED: LazyLock<Mutex<HashMap<Stamp, FileIdentity>>> = LazyLock::new
 pub(super) fn of(root: &File, path: &Text) -> io::Result<Known> {
     let file = open_file(root, Path::new(path.as_os_str()))?;
     let stamp = Stamp::of(&file)?;
-    let remembered = remembered().get(&stamp).cloned();
-    if let Some(identity) = remembered {
+    let seen_before = remembered().get(&stamp).cloned();
+    if let Some(identity) = seen_before {
         return Ok(Known { size: stamp.size, identity });
     }
     let identity = match elf::build_id(&file)? {

@@ -5,6 +5,8 @@ use super::FailureKind::{self, *};
 /// Errors that CRIU logs and goes on.
 const HARMLESS: &[&str] = &[
     "RLIMIT_NOFILE",
+    // Tried at every start; a sandbox has no /dev/net/tun.
+    "Unable to create tun",
     // The echo of a program that it ran; what follows says which.
     "exited, status=",
     // Of every failed restore.

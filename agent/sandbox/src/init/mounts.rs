@@ -81,6 +81,10 @@ impl House {
         for dir in LAYER_DIRS.iter().map(|dir| dir.target).chain([LAYER_MOUNT]) {
             make_dir(&inside(&root, dir), 0o755)?;
         }
+        // CRIU starts before the layer is there, and wants to write.
+        for dir in ["tmp", "run"] {
+            mount_tmpfs(&root.join(dir), "mode=0700,size=1m")?;
+        }
         for volume in &self.plan.volumes {
             // Best effort: a volume may also go into a directory that comes with the layer.
             let _ = make_dir(&inside(&root, Path::new(volume.target.as_os_str())), 0o755);

@@ -1,0 +1,242 @@
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use super::*;
+
+/// A process that ends with its test, and its children with it: all of them read the same pipe until it is closed.
+struct Running {
+    child: Child,
+    said: String,
+    _stdin: ChildStdin,
+}
+
+impl Running {
+    /// Returns once the program says a line.
+    fn start(command: &mut Command) -> Running {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let running = Running { child, said, _stdin: stdin };
+        assert!(!running.said.is_empty(), "{command:?} said nothing");
+        running
+    }
+
+    fn shell(script: &str) -> Running {
+        Running::start(Command::new("/bin/sh").args(["-c", script]))
+    }
+
+    fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let tree = [self.pid()];
+        unmovable(own_pid(), &tree, &tree).iter().map(Problem::to_string).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+fn may_see_limits() -> bool {
+    Agent::look().may_see_limits
+}
+
+#[test]
+fn an_ordinary_process_can_be_moved() {
+    let running = Running::shell("exec 3</dev/null 4</dev/zero 5>/dev/full 6</dev/urandom; echo ready; read line");
+    assert_eq!(running.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_process_that_left_the_tree_is_named() {
+    // The subshell ends at once, and whoever adopts its child is the nearest reaper: this process.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let running = Running::shell("(sleep 1000 </dev/null >/dev/null & echo $!); read line");
+    let stray: i32 = running.said.trim().parse().unwrap();
+    let parent = || Stat::read(stray).map(|stat| stat.parent);
+    let found = adopted_by_us(parent).then(|| unmovable(own_pid(), &[running.pid()], &[running.pid(), stray]));
+    let stray_pid = nix::unistd::Pid::from_raw(stray);
+    nix::sys::signal::kill(stray_pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::wait::waitpid(stray_pid, None).unwrap();
+    let found = found.expect("it was not adopted");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(
+        found[0].message,
+        format!("sleep (PID {stray}) left the workload's process tree, so it would stay behind")
+    );
+    assert!(found[0].hint.contains("foreground"));
+}
+
+fn adopted_by_us(parent: impl Fn() -> io::Result<i32>) -> bool {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while std::time::Instant::now() < deadline {
+        if parent().is_ok_and(|parent| parent == own_pid()) {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    false
+}
+
+#[test]
+fn descendants_and_outsiders_are_no_strays() {
+    let running = Running::shell("sleep 1000 >/dev/null & echo $!; read line; kill $!");
+    let child: i32 = running.said.trim().parse().unwrap();
+    assert_eq!(strays(own_pid(), &[running.pid()], &[child]), Vec::<i32>::new());
+    // With an init that is not among its ancestors it comes from elsewhere.
+    assert_eq!(strays(child, &[child], &[running.pid()]), Vec::<i32>::new());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_namespace_of_its_own_is_named() {
+    for (option, word) in [("--uts", "host name"), ("--mount", "mount"), ("--net", "network"), ("--ipc", "IPC")] {
+        let running =
+            Running::start(Command::new("unshare").args([option, "--", "/bin/sh", "-c", "echo ready; read line"]));
+        let found = unmovable(own_pid(), &[own_pid(), running.pid()], &[]);
+        let said = format!("sh (PID {}) runs in a {word} namespace of its own, which cannot be moved", running.pid());
+        assert!(found.iter().any(|problem| problem.message == said), "{option}: {found:?}");
+    }
+}
+
+/// The main process of a workload has IPC and UTS namespaces of its own: these travel.
+#[test]
+fn what_the_whole_tree_shares_travels() {
+    let running =
+        Running::start(Command::new("unshare").args(["--uts", "--ipc", "/bin/sh", "-c", "echo ready; read line"]));
+    assert_eq!(running.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn odd_descriptors_are_named_and_usual_ones_are_not() {
+    for known in KNOWN_ANONYMOUS {
+        assert_eq!(anonymous(known), None, "{known}");
+    }
+    assert_eq!(anonymous("[io_uring]"), Some(Reason::IoUring));
+    for (kind, words) in [
+        ("[userfaultfd]", "a userfaultfd"),
+        ("[perf_event]", "a performance counter"),
+        ("kvm-vm", "a virtual machine (KVM)"),
+        ("bpf-prog", "a BPF object (bpf-prog)"),
+        ("[new\n]", "a descriptor of type new\\n"),
+    ] {
+        assert_eq!(anonymous(kind), Some(Reason::Anonymous(words.to_owned())), "{kind}");
+    }
+}
+
+/// Real descriptors, as the kernel names them, in a child of this process.
+#[test]
+fn the_kernel_names_them_as_we_think() {
+    let event = nix::sys::eventfd::EventFd::new().unwrap();
+    let running = with_descriptor(event.into());
+    assert_eq!(running.problems(), Vec::<String>::new());
+    let Some(faults) = userfaultfd() else { return };
+    let running = with_descriptor(faults);
+    let said = format!("sh (PID {}) has a userfaultfd open, which cannot be moved", running.pid());
+    assert_eq!(running.problems(), [said]);
+}
+
+fn with_descriptor(descriptor: OwnedFd) -> Running {
+    // A child has for its stderr what is given to it.
+    Running::start(Command::new("/bin/sh").args(["-c", "echo ready; read line"]).stderr(Stdio::from(descriptor)))
+}
+
+/// `None` where this machine does not allow it.
+#[allow(unsafe_code)]
+fn userfaultfd() -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: no memory is passed; a descriptor that is returned is ours alone.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+#[test]
+fn devices_are_named() {
+    let Ok(kmsg) = File::open("/dev/kmsg") else { return };
+    let running = with_descriptor(kmsg.into());
+    let said = format!("sh (PID {}) uses the device /dev/kmsg, which cannot be moved", running.pid());
+    assert_eq!(running.problems(), [said]);
+}
+
+#[test]
+fn a_debugger_is_named() {
+    let running = Running::shell("echo ready; read line");
+    let pid = nix::unistd::Pid::from_raw(running.pid());
+    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).unwrap();
+    let found = running.problems();
+    nix::sys::ptrace::detach(pid, None).ok();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with(&format!("sh (PID {}) is being debugged by process ", running.pid())), "{found:?}");
+}
+
+#[test]
+fn another_user_is_named_where_the_agent_lacks_the_right() {
+    let running = Running::start(
+        Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "/bin/sh", "-c", "echo ready; read line"]),
+    );
+    let said = format!(
+        "sh (PID {}) runs as user 65534, and this node's agent may only move processes of its own user",
+        running.pid()
+    );
+    let expected = if may_see_limits() { Vec::new() } else { vec![said] };
+    assert_eq!(running.problems(), expected);
+}
+
+#[test]
+fn every_id_counts() {
+    let agent = Agent { uid: 0, gid: 0, may_see_limits: false };
+    assert_eq!(agent.may_not_dump("Uid:\t0\t0\t0\t7\nGid:\t0\t0\t0\t0\n"), None);
+    assert_eq!(agent.may_not_dump("Uid:\t0\t33\t0\t0\nGid:\t0\t0\t0\t0\n"), Some(33));
+    assert_eq!(agent.may_not_dump("Uid:\t0\t0\t0\t0\nGid:\t0\t0\t5\t0\n"), Some(0));
+    let able = Agent { may_see_limits: true, ..agent };
+    assert_eq!(able.may_not_dump("Uid:\t33\t33\t33\t33\nGid:\t0\t0\t0\t0\n"), None);
+}
+
+/// In a mount namespace of its own: a program that was deleted, on a file system that is read-only by now.
+#[test]
+fn a_file_that_was_replaced_on_a_read_only_root_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs none \"$0\" && cp /bin/sh \"$0/program\" && cd \"$0\" && \
+                  exec ./program -c 'rm program && mount -o remount,bind,ro . . && echo ready && read line'";
+    let mut command = Command::new("unshare");
+    let running = Running::start(command.args(["--mount", "/bin/sh", "-c", script]).arg(dir.path()));
+    let path = dir.path().join("program");
+    let said = format!(
+        "program (PID {}) uses {}, which has been deleted or replaced on this node since",
+        running.pid(),
+        path.display()
+    );
+    // Its mount namespace is not this process's, so it is its own init.
+    let found = unmovable(running.pid(), &[running.pid()], &[]);
+    assert_eq!(found.iter().map(Problem::to_string).collect::<Vec<_>>(), [said]);
+}
+
+#[test]
+fn many_processes_are_one_problem() {
+    let mut findings = Findings::default();
+    // No process has such a PID, so no names appear.
+    (0..5).for_each(|n| findings.add(Reason::IoUring, i32::MAX - n));
+    findings.add(Reason::IoUring, i32::MAX);
+    let problems = findings.into_problems();
+    assert_eq!(problems.len(), 1);
+    let named = [0, 1, 2].map(|n| format!("a process (PID {})", i32::MAX - n)).join(", ");
+    assert_eq!(problems[0].message, format!("{named} and 2 more uses io_uring, which cannot be moved"));
+    assert!(!problems[0].hint.is_empty());
+}
