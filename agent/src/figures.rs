@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-/// How full a node is.
+/// How full a node is. What cannot be found out is 0, which is no room.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HostFigures {
     /// CPU use of all cores since the last look but at least 200 ms ago; 0 to 100.
@@ -19,13 +19,14 @@ pub struct HostFigures {
     pub memory_total_bytes: u64,
     /// Memory that could be had.
     pub memory_available_bytes: u64,
-    /// Free space where the state is kept; 0 where that cannot be found out.
+    /// Free space where the state is kept.
     pub disk_free_bytes: u64,
 }
 
 /// What is kept between looks: CPU use is a difference.
 pub struct Figures {
-    system: System,
+    /// `None` where /proc cannot be read.
+    system: Option<System>,
     hierarchies: Vec<Hierarchy>,
 }
 
@@ -39,25 +40,31 @@ impl Figures {
     /// Takes the first look, from which the next counts.
     pub fn new() -> Figures {
         let what = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_cpu_usage())
+            .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
         let hierarchies = vec![Hierarchy::v2("/sys/fs/cgroup".into()), Hierarchy::v1("/sys/fs/cgroup/memory".into())];
-        Figures { system: System::new_with_specifics(what), hierarchies }
+        Figures { system: System::new_with_specifics(what).ok(), hierarchies }
     }
 
     /// How full the node is now. `state_dir` is where layers live.
     pub fn look(&mut self, state_dir: &Path) -> HostFigures {
-        self.system.refresh_cpu_usage();
-        self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        let machine = Memory { total: self.system.total_memory(), available: self.system.available_memory() };
+        let (cpu_percent, machine) = self.machine().unwrap_or((0.0, Memory { total: 0, available: 0 }));
         let memory = self.hierarchies.iter().filter_map(Hierarchy::memory).fold(machine, Memory::within);
         HostFigures {
-            cpu_percent: f64::from(self.system.global_cpu_usage()).clamp(0.0, 100.0),
+            cpu_percent,
             memory_used_bytes: memory.total.saturating_sub(memory.available),
             memory_total_bytes: memory.total,
             memory_available_bytes: memory.available,
             disk_free_bytes: disk_free(state_dir),
         }
+    }
+
+    fn machine(&mut self) -> Option<(f64, Memory)> {
+        let system = self.system.as_mut()?;
+        system.refresh_cpu_usage();
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        let memory = Memory { total: system.total_memory(), available: system.available_memory() };
+        Some((f64::from(system.global_cpu_usage()).clamp(0.0, 100.0), memory))
     }
 }
 

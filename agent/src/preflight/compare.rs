@@ -44,8 +44,11 @@ fn stays(node: &NodeName) -> String {
 
 fn compare_criu(needs: &Needs, own: &Capabilities, node: &NodeName) -> Result<(), Problem> {
     let Some(theirs) = parse_version(&needs.criu_version) else {
-        let message =
-            format!("{node} has a CRIU of the unreadable version '{}'; {}", needs.criu_version.escape_debug(), stays(node));
+        let message = format!(
+            "{node} has a CRIU of the unreadable version '{}'; {}",
+            needs.criu_version.escape_debug(),
+            stays(node)
+        );
         return Err(Problem::new(Code::Incompatible, message).hint(format!("run scripts/setup on {node}")));
     };
     if own.reads_images_of(theirs) {

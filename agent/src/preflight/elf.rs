@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn every_width_and_byte_order_is_read() {
-        for (wide, big, align) in [(true, false, 4), (true, true, 4), (false, false, 4), (false, true, 4), (true, false, 8)]
+        for (wide, big, align) in
+            [(true, false, 4), (true, true, 4), (false, false, 4), (false, true, 4), (true, false, 8)]
         {
             assert_eq!(id_of(&elf(wide, big, align)).unwrap(), ID, "wide {wide}, big {big}, align {align}");
         }

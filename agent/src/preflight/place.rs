@@ -53,8 +53,7 @@ pub(super) fn open_root(path: &Path) -> io::Result<File> {
 /// opening it: that alone can have effects on a device, or wait for ever on a pipe.
 pub(super) fn open_file(root: &File, path: &Path) -> io::Result<File> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let found: File =
-        rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?.into();
+    let found: File = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?.into();
     let kind = found.metadata()?.file_type();
     if !kind.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what(kind)));

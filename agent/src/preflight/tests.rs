@@ -64,6 +64,11 @@ fn volume(source: &str, target: &str) -> Volume {
     Volume { source: source.into(), target: target.into(), read_only: false }
 }
 
+/// By another process: a descriptor for writing that a fork of another test has inherited would keep it from being run.
+fn copy_shell(to: &Path) {
+    assert!(Command::new("cp").arg("/bin/sh").arg(to).status().unwrap().success());
+}
+
 fn shell(script: &str) -> Command {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]);
@@ -109,14 +114,14 @@ fn odd_names_are_found_and_the_layer_is_not_looked_at() {
     // Not below /tmp, which travels.
     let dir = tempfile::Builder::new().prefix("pre\\040 \nflight").tempdir_in("/var").unwrap();
     let program = dir.path().join("odd\\012 \n name");
-    fs::copy("/bin/sh", &program).unwrap();
+    copy_shell(&program);
     let running = Running::start(Command::new(&program).args(["-c", "echo ready; read line"]));
     let found = needs_of(&running, &spec(vec![], false));
     assert!(found.mapped_files.iter().any(|file| file.path == text(&program)), "{found:?}");
 
     let layer = tempfile::tempdir_in("/tmp").unwrap();
     let program = layer.path().join("program");
-    fs::copy("/bin/sh", &program).unwrap();
+    copy_shell(&program);
     let running = Running::start(Command::new(&program).args(["-c", "echo ready; read line"]));
     let found = needs_of(&running, &spec(vec![], false));
     assert!(found.mapped_files.iter().all(|file| file.path != text(&program)), "{found:?}");
@@ -130,7 +135,7 @@ fn odd_names_are_found_and_the_layer_is_not_looked_at() {
 fn a_deleted_file_is_not_compared() {
     let dir = tempfile::tempdir_in("/var").unwrap();
     let program = dir.path().join("program");
-    fs::copy("/bin/sh", &program).unwrap();
+    copy_shell(&program);
     let running = Running::start(Command::new(&program).args(["-c", "echo ready; read line"]));
     fs::remove_file(&program).unwrap();
     let found = needs_of(&running, &spec(vec![], false));
@@ -139,7 +144,8 @@ fn a_deleted_file_is_not_compared() {
 
 #[test]
 fn places() {
-    let spec = spec(vec![volume("/srv/a", "/data"), volume("/srv/b", "/data/inner"), volume("/srv/c", "/work/c")], false);
+    let spec =
+        spec(vec![volume("/srv/a", "/data"), volume("/srv/b", "/data/inner"), volume("/srv/c", "/work/c")], false);
     let node = |path: &str| Place::Node(path.into());
     for (path, place) in [
         ("/usr/lib/x.so", node("/usr/lib/x.so")),

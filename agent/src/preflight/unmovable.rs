@@ -19,9 +19,8 @@ use super::maps;
 const PROCESSES_NAMED: usize = 3;
 const CAP_SYS_RESOURCE: u32 = 24;
 /// Files without a name that CRIU knows. Maps of BPF it knows where it was built so; that is its own to say.
-const KNOWN_ANONYMOUS: [&str; 9] = [
-    "[eventfd]", "[eventpoll]", "inotify", "[inotify]", "[fanotify]", "[signalfd]", "[timerfd]", "[pidfd]", "bpf-map",
-];
+const KNOWN_ANONYMOUS: [&str; 9] =
+    ["[eventfd]", "[eventpoll]", "inotify", "[inotify]", "[fanotify]", "[signalfd]", "[timerfd]", "[pidfd]", "bpf-map"];
 /// Devices that every sandbox has: null, zero, full, random, urandom, tty, ptmx.
 const KNOWN_DEVICES: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
 /// The slaves of pseudo-terminals.
@@ -33,7 +32,8 @@ const OF_THE_TREE: [&str; 5] = ["net", "ipc", "uts", "cgroup", "time"];
 
 /// What keeps the workload from being moved; empty where nothing is known that would. `init` is the node's PID of the
 /// sandbox's PID 1, `tree` the node's PIDs of the workload, its main process first, `cgroup` all that is in its control
-/// group. One problem for each reason, naming the processes.
+/// group. One problem for each reason: its message names the processes and says what is in the way, for a caller to say what
+/// that prevents.
 pub fn unmovable(init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Problem> {
     let agent = Agent::look();
     let mut findings = Findings::default();
@@ -82,10 +82,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::LeftTree => f.write_str("left the workload's process tree, so it would stay behind"),
-            Reason::Namespace(kind) => write!(f, "runs in a {kind} namespace of its own, which cannot be moved"),
-            Reason::IoUring => f.write_str("uses io_uring, which cannot be moved"),
-            Reason::Anonymous(kind) => write!(f, "has {kind} open, which cannot be moved"),
-            Reason::Device(path) => write!(f, "uses the device {path}, which cannot be moved"),
+            Reason::Namespace(kind) => write!(f, "runs in a {kind} namespace of its own"),
+            Reason::IoUring => f.write_str("uses io_uring"),
+            Reason::Anonymous(kind) => write!(f, "has {kind} open"),
+            Reason::Device(path) => write!(f, "uses the device {path}"),
             Reason::Vanished(path) => write!(f, "uses {path}, which has been deleted or replaced on this node since"),
             Reason::Traced(tracer) => write!(f, "is being debugged by process {tracer}"),
             Reason::OtherUser(uid) => {

@@ -108,7 +108,7 @@ fn a_namespace_of_its_own_is_named() {
         let running =
             Running::start(Command::new("unshare").args([option, "--", "/bin/sh", "-c", "echo ready; read line"]));
         let found = unmovable(own_pid(), &[own_pid(), running.pid()], &[]);
-        let said = format!("sh (PID {}) runs in a {word} namespace of its own, which cannot be moved", running.pid());
+        let said = format!("sh (PID {}) runs in a {word} namespace of its own", running.pid());
         assert!(found.iter().any(|problem| problem.message == said), "{option}: {found:?}");
     }
 }
@@ -146,7 +146,7 @@ fn the_kernel_names_them_as_we_think() {
     assert_eq!(running.problems(), Vec::<String>::new());
     let Some(faults) = userfaultfd() else { return };
     let running = with_descriptor(faults);
-    let said = format!("sh (PID {}) has a userfaultfd open, which cannot be moved", running.pid());
+    let said = format!("sh (PID {}) has a userfaultfd open", running.pid());
     assert_eq!(running.problems(), [said]);
 }
 
@@ -170,27 +170,37 @@ fn userfaultfd() -> Option<OwnedFd> {
 fn devices_are_named() {
     let Ok(kmsg) = File::open("/dev/kmsg") else { return };
     let running = with_descriptor(kmsg.into());
-    let said = format!("sh (PID {}) uses the device /dev/kmsg, which cannot be moved", running.pid());
+    let said = format!("sh (PID {}) uses the device /dev/kmsg", running.pid());
     assert_eq!(running.problems(), [said]);
 }
 
 #[test]
 fn a_debugger_is_named() {
     let running = Running::shell("echo ready; read line");
-    let pid = nix::unistd::Pid::from_raw(running.pid());
-    nix::sys::ptrace::seize(pid, nix::sys::ptrace::Options::empty()).unwrap();
+    seize(running.pid());
     let found = running.problems();
-    nix::sys::ptrace::detach(pid, None).ok();
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].starts_with(&format!("sh (PID {}) is being debugged by process ", running.pid())), "{found:?}");
 }
 
+/// Lasts until this thread ends.
+#[allow(unsafe_code)]
+fn seize(pid: i32) {
+    // SAFETY: PTRACE_SEIZE takes numbers only and touches no memory of ours.
+    let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
+
 #[test]
 fn another_user_is_named_where_the_agent_lacks_the_right() {
-    let running = Running::start(
-        Command::new("setpriv")
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "/bin/sh", "-c", "echo ready; read line"]),
-    );
+    let running = Running::start(Command::new("setpriv").args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "/bin/sh",
+        "-c",
+        "echo ready; read line",
+    ]));
     let said = format!(
         "sh (PID {}) runs as user 65534, and this node's agent may only move processes of its own user",
         running.pid()
@@ -237,6 +247,6 @@ fn many_processes_are_one_problem() {
     let problems = findings.into_problems();
     assert_eq!(problems.len(), 1);
     let named = [0, 1, 2].map(|n| format!("a process (PID {})", i32::MAX - n)).join(", ");
-    assert_eq!(problems[0].message, format!("{named} and 2 more uses io_uring, which cannot be moved"));
+    assert_eq!(problems[0].message, format!("{named} and 2 more uses io_uring"));
     assert!(!problems[0].hint.is_empty());
 }
