@@ -32,7 +32,8 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     for dir in [&config.state, &config.run] {
         make_private(dir).map_err(|error| internal(format!("cannot use {}: {error}", dir.display())))?;
     }
-    let events = EventLog::open(&config.state, config.node.clone(), SystemClock).map_err(|error| internal(error.to_string()))?;
+    let events =
+        EventLog::open(&config.state, config.node.clone(), SystemClock).map_err(|error| internal(error.to_string()))?;
     let criu = find_criu(&config).await;
     let host = Arc::new(Host::new(config, events, criu)?);
     // The socket comes first: an agent that is there already keeps this one out before it touches anything.
@@ -40,7 +41,8 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let transport = start_transport(&host).await?;
     let registry = Arc::new(Registry::open(&host.config.state).map_err(|error| internal(error.to_string()))?);
     let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
-    let ground = Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
+    let ground =
+        Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
     take_over(&ground);
 
     let closing = CancellationToken::new();
@@ -82,7 +84,8 @@ async fn find_criu(config: &Config) -> Result<migrate_criu::probe::Capabilities,
 
 async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem> {
     let key = ClusterKey::load(&host.config.key).map_err(|error| {
-        Problem::new(Code::Usage, error.to_string()).hint(format!("`migrate key new {}` makes one", host.config.key.display()))
+        Problem::new(Code::Usage, error.to_string())
+            .hint(format!("`migrate key new {}` makes one", host.config.key.display()))
     })?;
     let identity = NodeIdentity::issue(&key, host.node().clone())
         .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))?;
@@ -95,7 +98,9 @@ fn take_over(ground: &Ground) {
     for (place, found) in ground.registry.on_disk() {
         match found {
             Ok(record) => take_over_one(ground, place, record),
-            Err(error) => ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}")),
+            Err(error) => {
+                ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}"))
+            }
         }
     }
 }
@@ -106,7 +111,8 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
     if !ground.registry.add(workload.clone()) {
         return;
     }
-    let (name, warn) = (workload.name().clone(), |what: String| host.events.record(Kind::Warning, Some(workload.name()), None, what));
+    let (name, warn) =
+        (workload.name().clone(), |what: String| host.events.record(Kind::Warning, Some(workload.name()), None, what));
     match durable::read::<migrate_proto::handover::target::Entry>(&place.arrival()) {
         Ok(Some(entry)) => drop(tokio::spawn(arrival::recover(ground.clone(), workload.clone(), entry))),
         // It was being received, and nothing was promised yet.
@@ -173,7 +179,8 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
 }
 
 async fn close_on_signal(closing: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return tracing::error!("signals cannot be waited for: only SIGKILL ends this agent");
     };
     tokio::select! {
@@ -182,4 +189,3 @@ async fn close_on_signal(closing: CancellationToken) {
     }
     closing.cancel();
 }
-

@@ -51,7 +51,13 @@ pub async fn run(peers: &Peers, node: &NodeName, request: &RunRequest) -> Result
     ask(peers, node, Method::POST, "/v1/workloads", body.into()).await
 }
 
-async fn ask<T: DeserializeOwned>(peers: &Peers, node: &NodeName, method: Method, path: &str, body: Bytes) -> Result<T, Problem> {
+async fn ask<T: DeserializeOwned>(
+    peers: &Peers,
+    node: &NodeName,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<T, Problem> {
     let body = stream::once(async move { Ok(body) }).boxed();
     let response = proxy::ask(peers, node, ForwardedRequest { method, path: path.to_owned(), body }).await?;
     let gather = |mut all: Vec<u8>, piece: Bytes| async move {

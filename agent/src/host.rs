@@ -68,7 +68,8 @@ impl Host {
 
     /// The control groups of a workload.
     pub fn cgroup(&self, name: &str) -> Result<Cgroup, Problem> {
-        Cgroup::create(&self.config.cgroup.to_string_lossy(), name).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+        Cgroup::create(&self.config.cgroup.to_string_lossy(), name)
+            .map_err(|error| Problem::new(Code::Internal, error.to_string()))
     }
 
     /// A new, empty directory for a sandbox.

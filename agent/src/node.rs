@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
-    Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, RunRequest, WorkloadView,
+    Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, RunRequest,
+    WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
@@ -97,12 +98,15 @@ impl Node {
 
     /// The healthiest peer: alive, with the most free memory.
     async fn choose_target(&self) -> Result<NodeName, Problem> {
-        let asked = join_all(self.ground.peers.all().iter().map(|peer| elsewhere::node(&self.ground.peers, &peer.node))).await;
+        let asked =
+            join_all(self.ground.peers.all().iter().map(|peer| elsewhere::node(&self.ground.peers, &peer.node))).await;
         let free = |view: &NodeView| Some(view.memory_total_bytes?.saturating_sub(view.memory_used_bytes?));
-        let candidates = asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());
+        let candidates =
+            asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());
         let best = candidates.max_by_key(|view| (free(view), std::cmp::Reverse(view.workloads)));
         best.map(|view| view.name).ok_or_else(|| {
-            Problem::new(Code::PeerDown, "no other node answers and has a usable CRIU").hint("`migrate nodes` shows the nodes")
+            Problem::new(Code::PeerDown, "no other node answers and has a usable CRIU")
+                .hint("`migrate nodes` shows the nodes")
         })
     }
 
@@ -126,14 +130,24 @@ impl Node {
         }
     }
 
-    async fn begin_move(&self, workload: Arc<Workload>, request: MoveRequest, cancel: CancellationToken) -> Result<Lines<MoveLine>, Problem> {
+    async fn begin_move(
+        &self,
+        workload: Arc<Workload>,
+        request: MoveRequest,
+        cancel: CancellationToken,
+    ) -> Result<Lines<MoveLine>, Problem> {
         if request.mode == Mode::Ahead {
-            return Err(Problem::new(Code::Usage, "--mode ahead is not there yet; nothing was done").hint("use --mode stream"));
+            return Err(
+                Problem::new(Code::Usage, "--mode ahead is not there yet; nothing was done").hint("use --mode stream")
+            );
         }
         let turn = workload.turn()?;
         if !matches!(workload.record().doing, Doing::Running) {
-            let message = format!("{} does not run on {}; only a running workload can be moved", workload.name(), self.me());
-            return Err(Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` starts it", workload.name())));
+            let message =
+                format!("{} does not run on {}; only a running workload can be moved", workload.name(), self.me());
+            return Err(
+                Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` starts it", workload.name()))
+            );
         }
         let to = match request.to {
             Some(to) if to == *self.me() => {
@@ -161,16 +175,22 @@ fn unknown(name: &WorkloadName) -> Problem {
 }
 
 /// Makes the layer and starts the workload for the first time. Blocks.
-fn first_start(ground: &Ground, workload: &Arc<Workload>, root: Option<migrate_proto::text::Text>) -> Result<(), Problem> {
+fn first_start(
+    ground: &Ground,
+    workload: &Arc<Workload>,
+    root: Option<migrate_proto::text::Text>,
+) -> Result<(), Problem> {
     let internal = |error: String| Problem::new(Code::Internal, error);
     let (place, spec) = (workload.place(), workload.record().spec);
     let _ = std::fs::remove_dir_all(place.dir());
-    std::fs::create_dir_all(place.dir()).map_err(|error| internal(format!("cannot make room for {}: {error}", spec.name)))?;
+    std::fs::create_dir_all(place.dir())
+        .map_err(|error| internal(format!("cannot make room for {}: {error}", spec.name)))?;
     let layer = Layer::create(place.layer(), spec.layer_bytes).map_err(|error| internal(error.to_string()))?;
     if let Some(root) = root {
         let mounted = place.dir().join("filling");
         std::fs::create_dir_all(&mounted).map_err(|error| internal(error.to_string()))?;
-        let filled = layer.fill(&mounted, |at| rootfs::fill(root.as_os_str().as_ref(), &at.join(migrate_sandbox::plan::OWN_ROOT)));
+        let filled = layer
+            .fill(&mounted, |at| rootfs::fill(root.as_os_str().as_ref(), &at.join(migrate_sandbox::plan::OWN_ROOT)));
         filled.map_err(|error| internal(error.to_string()))??;
         let _ = std::fs::remove_dir(&mounted);
         workload.update(|record| record.spec.own_root = true)?;
@@ -284,11 +304,21 @@ impl Control for Node {
         output::logs(self.own(name)?, tail, follow)
     }
 
-    async fn exec(&self, name: &WorkloadName, request: ExecRequest, stdin: ByteStream) -> Result<Lines<ExecLine>, Problem> {
+    async fn exec(
+        &self,
+        name: &WorkloadName,
+        request: ExecRequest,
+        stdin: ByteStream,
+    ) -> Result<Lines<ExecLine>, Problem> {
         output::exec(&self.ground.host, &*self.own(name)?, request, stdin)
     }
 
-    async fn migrate(&self, name: &WorkloadName, request: MoveRequest, cancel: CancellationToken) -> Result<Lines<MoveLine>, Problem> {
+    async fn migrate(
+        &self,
+        name: &WorkloadName,
+        request: MoveRequest,
+        cancel: CancellationToken,
+    ) -> Result<Lines<MoveLine>, Problem> {
         self.begin_move(self.own(name)?, request, cancel).await
     }
 
@@ -296,7 +326,9 @@ impl Control for Node {
         if self.own(name).is_ok() {
             return Ok(None);
         }
-        let asked = join_all(self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node))).await;
+        let asked =
+            join_all(self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node)))
+                .await;
         let mut silent = Vec::new();
         for (peer, answer) in self.ground.peers.all().iter().zip(asked) {
             match answer {
@@ -316,7 +348,10 @@ impl Control for Node {
         if scope == Scope::Cluster {
             let asked = self.ground.peers.all().iter().map(|peer| async move {
                 let answer = elsewhere::node(&self.ground.peers, &peer.node).await;
-                let view = answer.unwrap_or_else(|_| elsewhere::silent(peer));
+                let view = answer.unwrap_or_else(|problem| {
+                    tracing::info!(peer = %peer.node, %problem, "a node does not answer");
+                    elsewhere::silent(peer)
+                });
                 NodeView { address: peer.address.clone(), ..view }
             });
             views.extend(join_all(asked).await);
@@ -342,4 +377,3 @@ impl Control for Node {
         proxy::ask(&self.ground.peers, node, request).await
     }
 }
-

@@ -24,7 +24,9 @@ pub fn make(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Result
     let record = workload.record();
     let (Some(sandbox), Some(main)) = (workload.sandbox(), workload.pid()) else {
         let hint = format!("`migrate start {}` starts it again", workload.name());
-        return Err(Problem::new(Code::WrongState, format!("{} does not run on {}", workload.name(), host.node())).hint(hint));
+        return Err(
+            Problem::new(Code::WrongState, format!("{} does not run on {}", workload.name(), host.node())).hint(hint)
+        );
     };
     let criu = host.criu()?;
     let tree = process::tree(main);
@@ -35,7 +37,8 @@ pub fn make(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Result
     }
     let layer = Layer::at(workload.place().layer());
     let internal = |error: migrate_sandbox::SandboxError| Problem::new(Code::Internal, error.to_string());
-    let needs = preflight::needs(sandbox.init().pid, &tree, &record.spec, criu.version.to_string(), host.kernel.clone())?;
+    let needs =
+        preflight::needs(sandbox.init().pid, &tree, &record.spec, criu.version.to_string(), host.kernel.clone())?;
     Ok(Offer {
         handover: terms.handover,
         spec: record.spec,
@@ -87,13 +90,14 @@ pub fn is_free(host: &Arc<Host>, workload: &Arc<Workload>) -> Result<bool, Probl
     if let Ok(cgroup) = host.cgroup(workload.name().as_str()) {
         let _ = cgroup.freeze(false);
     }
-    if let Ok(mounted) = sandbox.mounted_layer() {
-        let _ = mounted.thaw();
-    }
     let Some(main) = workload.pid() else { return Ok(false) };
     match Stat::read(main) {
         Ok(stat) if matches!(stat.state, 'T' | 't') => {
-            let message = format!("CRIU left {} stopped on {}, perhaps with code of its own inside", workload.name(), host.node());
+            let message = format!(
+                "CRIU left {} stopped on {}, perhaps with code of its own inside",
+                workload.name(),
+                host.node()
+            );
             let hint = format!("look at it, then `migrate rm -f {0}` or `kill -CONT {main}`", workload.name());
             Err(Problem::new(Code::Unknown, message).hint(hint))
         }

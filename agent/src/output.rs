@@ -50,7 +50,10 @@ pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<
             let dir = workload.sandbox().map(|sandbox| sandbox.dir().to_owned());
             // Until the workload ends, or its sandbox is replaced or gone, or nobody listens any more.
             let mut look = tokio::time::interval(LOOK);
-            while !tell.is_closed() && ended.borrow_and_update().is_none() && workload.sandbox().map(|s| s.dir().to_owned()) == dir {
+            while !tell.is_closed()
+                && ended.borrow_and_update().is_none()
+                && workload.sandbox().map(|s| s.dir().to_owned()) == dir
+            {
                 look.tick().await;
             }
             gone.cancel();
@@ -123,7 +126,12 @@ async fn start_of_last_lines(file: &mut tokio::fs::File, count: u64) -> std::io:
 }
 
 /// Runs a command beside a workload.
-pub fn exec(host: &Host, workload: &Workload, request: ExecRequest, stdin: ByteStream) -> Result<Lines<ExecLine>, Problem> {
+pub fn exec(
+    host: &Host,
+    workload: &Workload,
+    request: ExecRequest,
+    stdin: ByteStream,
+) -> Result<Lines<ExecLine>, Problem> {
     let not_running = || Problem::new(Code::WrongState, format!("{} does not run here", workload.name()));
     let sandbox = workload.sandbox().ok_or_else(not_running)?;
     let errand = Errand {

@@ -42,7 +42,11 @@ impl Peers {
     pub fn address(&self, node: &NodeName) -> Result<&PeerAddress, Problem> {
         self.known.iter().find(|peer| peer.node == *node).ok_or_else(|| {
             let names: Vec<&str> = self.known.iter().map(|peer| peer.node.as_str()).collect();
-            let hint = if names.is_empty() { "this agent has no peers".into() } else { format!("known nodes: {}", names.join(", ")) };
+            let hint = if names.is_empty() {
+                "this agent has no peers".into()
+            } else {
+                format!("known nodes: {}", names.join(", "))
+            };
             Problem::new(Code::UnknownNode, format!("there is no node {node}")).hint(hint)
         })
     }
@@ -63,7 +67,9 @@ impl Peers {
         let opened = Session::open(self.transport.clone(), peer, id, purpose as u8, self.timing(purpose)).await;
         let session = opened.map_err(|error| match &error {
             migrate_transport::session::SessionError::NoLink(error) => error.problem(),
-            _ => Problem::new(Code::PeerDown, error.to_string()).hint("is its agent running, and is the address right?"),
+            _ => {
+                Problem::new(Code::PeerDown, error.to_string()).hint("is its agent running, and is the address right?")
+            }
         })?;
         let greeted = talk::greet(session, self.host.facts());
         let late = || Problem::new(Code::PeerDown, format!("{node} takes connections and does not answer"));

@@ -28,7 +28,7 @@ pub async fn ask(peers: &Peers, node: &NodeName, request: ForwardedRequest) -> R
         other => return Err(talk::unexpected(&other)),
     };
     let status = StatusCode::from_u16(status).map_err(|error| Problem::new(Code::Corrupt, error.to_string()))?;
-    let body = receive_body(listener, speaker, Some(sending.abort_handle()));
+    let body = receive_answer(listener, speaker, sending.abort_handle());
     Ok(ForwardedResponse { status, body })
 }
 
@@ -36,14 +36,18 @@ pub async fn ask(peers: &Peers, node: &NodeName, request: ForwardedRequest) -> R
 pub async fn serve(router: Router, talk: Talk) {
     let Talk { speaker, mut listener, peer } = talk;
     let request = match listener.expect().await {
-        Ok(Message::Request { method, path }) => Method::from_bytes(method.as_bytes()).ok().map(|method| (method, path)),
+        Ok(Message::Request { method, path }) => {
+            Method::from_bytes(method.as_bytes()).ok().map(|method| (method, path))
+        }
         _ => None,
     };
     let Some((method, path)) = request else { return tracing::info!(peer = %peer.node, "a request came oddly") };
-    let body = receive_body(listener, speaker.clone(), None);
+    let body = receive_request(listener);
     let response = api::answer(&router, ForwardedRequest { method, path, body }).await;
     let head = Message::ResponseHead { status: response.status.as_u16() };
-    if speaker.say(&head).await.is_ok() && send_body(response.body, speaker.clone(), Message::ResponseBody, Message::ResponseEnd).await {
+    if speaker.say(&head).await.is_ok()
+        && send_body(response.body, speaker.clone(), Message::ResponseBody, Message::ResponseEnd).await
+    {
         let _ = speaker.close().await;
     }
 }
@@ -71,34 +75,62 @@ async fn send_body(mut body: ByteStream, speaker: Speaker, wrap: fn(Vec<u8>) -> 
     }
 }
 
-/// A body as it comes. Dropping it ends the conversation, and so tells the other side.
-fn receive_body(mut listener: Listener, speaker: Speaker, sending: Option<tokio::task::AbortHandle>) -> ByteStream {
-    let (tell, receiver) = mpsc::channel::<std::io::Result<Bytes>>(QUEUE);
+/// The answer's body as it comes. Dropping it ends the conversation, and so tells the other side.
+fn receive_answer(mut listener: Listener, speaker: Speaker, sending: tokio::task::AbortHandle) -> ByteStream {
+    let (tell, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
-        let broken = |what: String| Err(std::io::Error::new(std::io::ErrorKind::ConnectionReset, what));
         loop {
-            let heard = tokio::select! {
-                heard = listener.hear() => heard,
+            let piece = tokio::select! {
+                piece = next_piece(&mut listener) => piece,
                 () = tell.closed() => break,
             };
-            let piece = match heard {
-                Ok(Some((Message::RequestBody(bytes) | Message::ResponseBody(bytes), _))) => Ok(bytes.into()),
-                Ok(Some((Message::RequestEnd | Message::ResponseEnd, _))) => break,
-                Ok(Some((other, _))) => broken(talk::unexpected(&other).message),
-                Ok(None) => broken("the other agent broke off".into()),
-                Err(problem) => broken(problem.message),
-            };
+            let Some(piece) = piece else { break };
             let over = piece.is_err();
             if tell.send(piece).await.is_err() || over {
                 break;
             }
         }
+        // An answer that is complete, or that nobody wants, needs no more of the request.
         drop(tell);
-        if let Some(sending) = sending {
-            // An answer that is complete, or that nobody wants, needs no more of the request.
-            sending.abort();
-            let _ = speaker.close().await;
-        }
+        sending.abort();
+        let _ = speaker.close().await;
     });
+    stream(receiver)
+}
+
+/// The request's body as it comes. Where nobody wants it, it is heard to its end all the same: a conversation of which a
+/// part is not heard is broken.
+fn receive_request(mut listener: Listener) -> ByteStream {
+    let (tell, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Some(piece) = next_piece(&mut listener).await {
+            let over = piece.is_err();
+            let _ = tell.send(piece).await;
+            if over {
+                return;
+            }
+        }
+        drop(tell);
+        // Whoever asked says when it is done.
+        let _ = listener.hear().await;
+    });
+    stream(receiver)
+}
+
+type Piece = std::io::Result<Bytes>;
+
+/// The next piece of a body; `None` at its end.
+async fn next_piece(listener: &mut Listener) -> Option<Piece> {
+    let broken = |what: String| Some(Err(std::io::Error::new(std::io::ErrorKind::ConnectionReset, what)));
+    match listener.hear().await {
+        Ok(Some((Message::RequestBody(bytes) | Message::ResponseBody(bytes), _))) => Some(Ok(bytes.into())),
+        Ok(Some((Message::RequestEnd | Message::ResponseEnd, _))) => None,
+        Ok(Some((other, _))) => broken(talk::unexpected(&other).message),
+        Ok(None) => broken("the other agent broke off".into()),
+        Err(problem) => broken(problem.message),
+    }
+}
+
+fn stream(receiver: mpsc::Receiver<Piece>) -> ByteStream {
     futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
 }

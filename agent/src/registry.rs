@@ -107,7 +107,11 @@ impl Registry {
     /// Opens the directory, and makes it where it is missing.
     pub fn open(state: &Path) -> Result<Registry, DurableError> {
         let root = state.join("workloads");
-        fs::create_dir_all(&root).map_err(|source| DurableError::File { action: "create", path: root.clone(), source })?;
+        fs::create_dir_all(&root).map_err(|source| DurableError::File {
+            action: "create",
+            path: root.clone(),
+            source,
+        })?;
         Ok(Registry { root, known: Mutex::default() })
     }
 

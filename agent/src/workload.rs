@@ -91,7 +91,8 @@ impl Workload {
     pub fn turn(&self) -> Result<OwnedMutexGuard<()>, Problem> {
         let busy = |_| {
             let what = if self.live().moving { "is being moved" } else { "is being changed by another command" };
-            Problem::new(Code::Busy, format!("{} {what}", self.name)).hint("wait until that is done; `migrate ps` shows its state")
+            Problem::new(Code::Busy, format!("{} {what}", self.name))
+                .hint("wait until that is done; `migrate ps` shows its state")
         };
         self.turn.clone().try_lock_owned().map_err(busy)
     }
@@ -147,14 +148,16 @@ impl Workload {
             criu_prefix: host.criu_prefix(),
             side_cgroup: cgroup.side_procs(),
         };
-        let sandbox = Sandbox::build(&host.init_program, &plan).map_err(|error| self.problem("build a sandbox for", &error))?;
+        let sandbox =
+            Sandbox::build(&host.init_program, &plan).map_err(|error| self.problem("build a sandbox for", &error))?;
         self.set_sandbox(Some(sandbox.clone()))?;
         Ok(sandbox)
     }
 
     /// Mounts its layer in its sandbox.
     pub fn attach_layer(&self, sandbox: &Sandbox) -> Result<(), Problem> {
-        let device = Layer::at(self.place.layer()).device().map_err(|error| self.problem("attach the layer of", &error))?;
+        let device =
+            Layer::at(self.place.layer()).device().map_err(|error| self.problem("attach the layer of", &error))?;
         sandbox.attach_layer(device).map_err(|error| self.problem("attach the layer of", &error))
     }
 
@@ -190,19 +193,21 @@ impl Workload {
         self.attach_layer(&sandbox)?;
         let groups = host.cgroup(self.name.as_str())?.load_procs();
         sandbox.start(&self.command(), &groups).map_err(|error| match error {
-            SandboxError::CannotExecute { program, reason } => {
-                Problem::new(Code::CannotExecute, format!("{} was not started: cannot execute {program}: {reason}", self.name))
-                    .hint("the program is looked for inside the sandbox: the node's files, read-only, or the own root")
-            }
+            SandboxError::CannotExecute { program, reason } => Problem::new(
+                Code::CannotExecute,
+                format!("{} was not started: cannot execute {program}: {reason}", self.name),
+            )
+            .hint("the program is looked for inside the sandbox: the node's files, read-only, or the own root"),
             other => self.problem("start", &other),
         })
     }
 
     fn command(&self) -> Command {
         let spec = self.record().spec;
-        let mut env: Vec<(Text, Text)> = [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("MIGRATE_NAME", self.name.as_str())]
-            .map(|(name, value)| (name.into(), value.into()))
-            .to_vec();
+        let mut env: Vec<(Text, Text)> =
+            [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("MIGRATE_NAME", self.name.as_str())]
+                .map(|(name, value)| (name.into(), value.into()))
+                .to_vec();
         env.retain(|(name, _)| !spec.env.iter().any(|(own, _)| own == name));
         env.extend(spec.env);
         Command {
@@ -250,10 +255,6 @@ impl Workload {
     pub fn adopt(self: &Arc<Self>, host: &Arc<Host>) -> Option<Status> {
         let dir = host.config.run.join("sandboxes").join(self.record().sandbox?);
         let sandbox = Sandbox::adopt(&host.init_program, &dir)?;
-        // A freeze that the dead agent left would stop the workload at its next write.
-        if let Ok(mounted) = sandbox.mounted_layer() {
-            let _ = mounted.thaw();
-        }
         let status = sandbox.status().ok();
         self.live().sandbox = Some(sandbox);
         status
@@ -325,7 +326,10 @@ impl Workload {
             return None;
         }
         let pid = self.pid();
-        let usage = pid.and_then(|_| host.cgroup(self.name.as_str()).ok()).map(|cgroup: Cgroup| cgroup.usage()).unwrap_or_default();
+        let usage = pid
+            .and_then(|_| host.cgroup(self.name.as_str()).ok())
+            .map(|cgroup: Cgroup| cgroup.usage())
+            .unwrap_or_default();
         let (moving, frozen, cpu_percent) = {
             let mut live = self.live();
             (live.moving, live.frozen.clone(), live.share.percent(usage.cpu_ns, now_ns))

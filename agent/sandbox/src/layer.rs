@@ -14,9 +14,6 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::error::{Result, SandboxError};
 use crate::loopdev;
 
-const FIFREEZE: libc::c_ulong = 0xC004_5877;
-const FITHAW: libc::c_ulong = 0xC004_5878;
-
 /// The smallest layer that makes sense.
 pub const MIN_BYTES: u64 = 16 << 20;
 
@@ -150,30 +147,15 @@ impl Mounted {
         Ok(())
     }
 
-    /// Brings the layer's file to a state that any node can mount without a journal to replay. Nobody may be writing.
-    ///
-    /// Freezing the file system empties its journal into place; it is thawed at once, so that the agent's death cannot
-    /// leave a workload waiting for its own files. What is written afterwards is nothing, since nobody writes.
-    pub fn settle(&self) -> Result<()> {
-        self.ioctl(FIFREEZE, "FIFREEZE")?;
-        self.thaw()
-    }
-
-    /// Undoes a freeze that somebody who died has left; harmless otherwise.
-    pub fn thaw(&self) -> Result<()> {
-        match self.ioctl(FITHAW, "FITHAW") {
-            Err(SandboxError::File { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            other => other,
-        }
-    }
-
-    #[allow(unsafe_code)]
-    fn ioctl(&self, request: libc::c_ulong, name: &'static str) -> Result<()> {
-        // SAFETY: both requests take an argument that the kernel ignores.
-        if unsafe { libc::ioctl(self.mount.as_raw_fd(), request, 0) } < 0 {
-            return Err(self.failed(name));
-        }
-        Ok(())
+    /// How much has ever been written to the layer's device. Two equal answers mean that its file stood still in between:
+    /// what was read of it is one instant of the file system, which any node can mount.
+    pub fn written(&self) -> Result<u64> {
+        let device = self.mount.metadata().map_err(SandboxError::file("look at", &self.path))?.dev();
+        let path = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+        let stat = std::fs::read_to_string(&path).map_err(SandboxError::file("read", &path))?;
+        // The seventh field: sectors written.
+        let sectors = stat.split_ascii_whitespace().nth(6).and_then(|field| field.parse().ok());
+        sectors.ok_or_else(|| SandboxError::Protocol { who: "the kernel", detail: format!("{path}: {stat}") })
     }
 
     fn failed(&self, action: &'static str) -> SandboxError {

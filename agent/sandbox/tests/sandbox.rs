@@ -143,11 +143,12 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
     assert_eq!(first.run(&["sh", "-c", "echo kept > f; stat -c %i f"]), Exit::Code(0));
     let before = first.output();
     let mounted = first.sandbox.mounted_layer().unwrap();
-    mounted.settle().unwrap();
-    drop(mounted);
+    mounted.sync().unwrap();
+    let before_copy = mounted.written().unwrap();
     let second = {
         let copy = tempfile::tempdir().unwrap();
         std::fs::copy(first.dir.path().join("layer.img"), copy.path().join("layer.img")).unwrap();
+        assert_eq!(mounted.written().unwrap(), before_copy, "nothing was written during the copy");
         let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), "inode-b").unwrap();
         let dir = copy.path().join("sandbox");
         std::fs::create_dir(&dir).unwrap();

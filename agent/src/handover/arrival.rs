@@ -99,7 +99,11 @@ impl Arrival {
     }
 
     fn connect(&mut self, talk: Talk) {
-        let desk = ReceptionDesk { reception: self.reception.subscribe(), inputs: self.tell.clone(), meter: self.meter.clone() };
+        let desk = ReceptionDesk {
+            reception: self.reception.subscribe(),
+            inputs: self.tell.clone(),
+            meter: self.meter.clone(),
+        };
         self.line.connect(talk, desk);
     }
 
@@ -113,10 +117,16 @@ impl Arrival {
             Outcome::Moved => {}
             Outcome::Stayed => {
                 let why = problem.map_or(String::new(), |problem| format!(": {problem}"));
-                events.record(Kind::Stayed, Some(&offer.spec.name), None, format!("did not come from {}{why}", offer.from));
+                events.record(
+                    Kind::Stayed,
+                    Some(&offer.spec.name),
+                    None,
+                    format!("did not come from {}{why}", offer.from),
+                );
             }
             Outcome::Unknown => {
-                let why = problem.map_or_else(|| "it is not known where it may run".to_owned(), |problem| problem.to_string());
+                let why = problem
+                    .map_or_else(|| "it is not known where it may run".to_owned(), |problem| problem.to_string());
                 events.record(Kind::Warning, Some(&offer.spec.name), None, why);
             }
         }
@@ -291,7 +301,8 @@ impl Hands {
         if !self.ground.registry.add(workload.clone()) {
             let (name, node, from) = (&self.offer.spec.name, self.ground.host.node(), &self.offer.from);
             let message = format!("{node} has a workload {name} of its own; {name} stays on {from}");
-            return Err(Problem::new(Code::NameTaken, message).hint(format!("remove it there: `migrate --node {node} rm {name}`")));
+            return Err(Problem::new(Code::NameTaken, message)
+                .hint(format!("remove it there: `migrate --node {node} rm {name}`")));
         }
         let _ = self.workload.set(workload.clone());
         self.hold_turn(&workload);
@@ -306,7 +317,8 @@ impl Hands {
         let workload = self.workload()?;
         let expected = self.offer.memory_bytes;
         let budget = expected.saturating_mul(2) + IMAGE_MARGIN;
-        let made = Reception::prepare(&workload.place().layer(), self.offer.layer_bytes, &self.image_dir, expected, budget)?;
+        let made =
+            Reception::prepare(&workload.place().layer(), self.offer.layer_bytes, &self.image_dir, expected, budget)?;
         reception.send_replace(Some(Arc::new(made)));
         workload.build_sandbox(&self.ground.host).map(drop)
     }
@@ -383,7 +395,8 @@ impl Hands {
         match held.as_ref() {
             Some(restore) if restore.holds() => {
                 let (last_pid, taking_over) = (self.offer.last_pid, sandbox.clone());
-                let prepare = move || taking_over.set_last_pid(last_pid).and_then(|()| taking_over.adopt_workload(MAIN_PID));
+                let prepare =
+                    move || taking_over.set_last_pid(last_pid).and_then(|()| taking_over.adopt_workload(MAIN_PID));
                 tokio::task::spawn_blocking(prepare).await.map_err(internal)?.map_err(internal)?;
                 restore.resume().await?;
             }

@@ -231,7 +231,13 @@ impl Departure {
         self.meter.enter(phase);
         let entry = self.machine.entry(phase);
         match phase {
-            Phase::Negotiate | Phase::Preflight | Phase::Freeze | Phase::Transfer | Phase::Verify | Phase::Restore | Phase::Commit => Ok(()),
+            Phase::Negotiate
+            | Phase::Preflight
+            | Phase::Freeze
+            | Phase::Transfer
+            | Phase::Verify
+            | Phase::Restore
+            | Phase::Commit => Ok(()),
             Phase::Prepare => durable::write(&self.workload.place().departure(), &entry).map_err(internal),
             Phase::Resume | Phase::CleanUp => {
                 // The decision file is as good a witness; nothing may stop what follows the commit.
@@ -283,7 +289,8 @@ impl Departure {
 
     async fn start_dump(&mut self) {
         let Some(speaker) = self.line.speaker() else { return };
-        let started = Dump::start(&self.ground.host, &self.workload, speaker, self.meter.clone(), self.pace.clone()).await;
+        let started =
+            Dump::start(&self.ground.host, &self.workload, speaker, self.meter.clone(), self.pace.clone()).await;
         let event = match started {
             Ok(mut dump) => {
                 let frozen = std::mem::replace(&mut dump.frozen, tokio::sync::oneshot::channel().1);
@@ -393,7 +400,8 @@ impl Departure {
     }
 
     fn resume_source(&mut self) {
-        let (host, workload, guard_dir) = (self.ground.host.clone(), self.workload.clone(), self.workload.place().dump());
+        let (host, workload, guard_dir) =
+            (self.ground.host.clone(), self.workload.clone(), self.workload.place().dump());
         // Taken apart here: its broken pipes make an incomplete dump fail.
         let known = self.dump.take().map(|dump| dump.call.clone());
         self.beside(async move {
@@ -414,9 +422,16 @@ impl Departure {
     }
 
     fn drop_copy(&self) {
-        let dropped = self.workload.drop_sandbox(&self.ground.host).and_then(|()| self.ground.registry.remove(self.workload.name()).map_err(internal));
+        let dropped = self
+            .workload
+            .drop_sandbox(&self.ground.host)
+            .and_then(|()| self.ground.registry.remove(self.workload.name()).map_err(internal));
         if let Err(problem) = dropped {
-            self.note(Kind::Warning, Some(Phase::CleanUp), format!("what is left of it here could not be removed: {problem}"));
+            self.note(
+                Kind::Warning,
+                Some(Phase::CleanUp),
+                format!("what is left of it here could not be removed: {problem}"),
+            );
         }
     }
 
@@ -441,7 +456,8 @@ impl Departure {
                 self.note_own_end();
             }
             (Outcome::Unknown, error) => {
-                let why = error.as_ref().map_or_else(|| "it is not known where it may run".to_owned(), ToString::to_string);
+                let why =
+                    error.as_ref().map_or_else(|| "it is not known where it may run".to_owned(), ToString::to_string);
                 self.workload.set_frozen(Some(why.clone()));
                 self.note(Kind::Warning, None, why);
             }
@@ -528,4 +544,3 @@ pub fn refused(workload: &Workload, from: &NodeName, to: Option<NodeName>, error
         error: Some(error),
     }
 }
-

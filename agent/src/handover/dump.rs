@@ -8,6 +8,7 @@ use migrate_criu::stream::capture::{Capture, Capturing};
 use migrate_image::chunk::{Chunk, StreamSummary};
 use migrate_image::outgoing::{Options, Outgoing};
 use migrate_image::pace::SharedPace;
+use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::manifest::StreamName;
 use migrate_proto::message::Message;
@@ -48,7 +49,13 @@ pub struct Places {
 
 impl CriuCall {
     /// Starts CRIU with its guard. The stream's socket must be there already.
-    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox, kind: Kind, places: Places) -> Result<CriuCall, Problem> {
+    pub async fn start(
+        host: &Arc<Host>,
+        workload: &Arc<Workload>,
+        sandbox: &Sandbox,
+        kind: Kind,
+        places: Places,
+    ) -> Result<CriuCall, Problem> {
         let criu = host.criu()?.path.clone();
         let images = sandbox.work().join(&places.images);
         let options = command::Options {
@@ -61,7 +68,9 @@ impl CriuCall {
             Kind::Restore => command::restore(&options),
         };
         let argv = std::iter::once(criu.into_os_string()).chain(arguments);
-        let argv = argv.filter_map(|word| migrate_proto::text::Text::new(std::os::unix::ffi::OsStringExt::into_vec(word))).collect();
+        let argv = argv
+            .filter_map(|word| migrate_proto::text::Text::new(std::os::unix::ffi::OsStringExt::into_vec(word)))
+            .collect();
         let cgroup = host.cgroup(workload.name().as_str())?;
         let call = Call {
             kind,
@@ -88,13 +97,14 @@ impl CriuCall {
     /// Why CRIU failed, in its own words and in ours.
     pub fn failure(&self, code: Code, standing: Standing) -> Problem {
         let exit = match standing {
+            Standing::Ended(Exit::Code(0)) => return Problem::new(code, "CRIU has done its work and ended"),
             Standing::Ended(exit) => exit,
             Standing::Lost => return Problem::new(code, "the guard of CRIU is gone without a word"),
             Standing::Working | Standing::At(_) => return Problem::new(code, "CRIU stopped before its work was done"),
         };
         let log = tail(&self.images.join(command::LOG_FILE));
         let failure = migrate_criu::failure::explain(&log, &tail(&self.guard_dir.join(OUTPUT)), exit);
-        tracing::warn!(tail = %failure.tail, "CRIU failed");
+        tracing::info!(tail = %failure.tail, "CRIU's last words");
         Problem::new(code, failure.to_string()).hint(failure.hint())
     }
 }
@@ -138,7 +148,13 @@ impl Drop for Dump {
 
 impl Dump {
     /// Starts CRIU and waits until it is held at `pre-dump`.
-    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, speaker: Speaker, meter: Arc<Meter>, pace: SharedPace) -> Result<Dump, Problem> {
+    pub async fn start(
+        host: &Arc<Host>,
+        workload: &Arc<Workload>,
+        speaker: Speaker,
+        meter: Arc<Meter>,
+        pace: SharedPace,
+    ) -> Result<Dump, Problem> {
         let sandbox = workload.sandbox().ok_or_else(|| internal("the workload has no sandbox"))?;
         let guard_dir = workload.place().dump();
         let _ = std::fs::remove_dir_all(&guard_dir);
@@ -205,7 +221,11 @@ async fn stream(
 }
 
 /// Sends chunks as they come; `count` is told raw bytes and bytes sent.
-pub async fn send_chunks(mut chunks: mpsc::Receiver<Chunk>, speaker: Speaker, count: impl Fn(u64, u64)) -> Result<(), Problem> {
+pub async fn send_chunks(
+    mut chunks: mpsc::Receiver<Chunk>,
+    speaker: Speaker,
+    count: impl Fn(u64, u64),
+) -> Result<(), Problem> {
     while let Some((header, bytes)) = chunks.recv().await {
         let (raw, sent) = (u64::from(header.raw_len), bytes.len() as u64);
         speaker.say_with(&super::receive::to_message(&header), bytes).await?;

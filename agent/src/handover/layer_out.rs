@@ -1,6 +1,5 @@
 //! The layer on its way out: copied while the workload runs, round by round, so that little is left for the pause.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_image::layer::{LayerSource, Options, RoundStats};
@@ -39,7 +38,13 @@ pub struct Sent {
 
 impl LayerOut {
     /// Nothing has been sent yet.
-    pub fn open(path: &std::path::Path, sandbox: Sandbox, speaker: Speaker, meter: Arc<Meter>, pace: SharedPace) -> Result<LayerOut, Problem> {
+    pub fn open(
+        path: &std::path::Path,
+        sandbox: Sandbox,
+        speaker: Speaker,
+        meter: Arc<Meter>,
+        pace: SharedPace,
+    ) -> Result<LayerOut, Problem> {
         let source = LayerSource::open(path, Options { pace, ..Options::default() }).map_err(internal)?;
         Ok(LayerOut { source: Arc::new(Mutex::new(source)), sandbox, speaker, meter })
     }
@@ -48,7 +53,7 @@ impl LayerOut {
     pub async fn ahead(&self) -> Result<(u64, u32), Problem> {
         let mut changed = 0;
         for round in 1..=MOST_ROUNDS {
-            let stats = self.round(Before::Sync).await?.stats;
+            let stats = self.round().await?.stats;
             changed += stats.changed_bytes;
             if stats.changed_bytes < SMALL_ROUND {
                 return Ok((changed, round));
@@ -58,13 +63,12 @@ impl LayerOut {
     }
 
     /// Sends what has changed, while the workload stands still; then, when `criu_done` says that CRIU, too, writes no
-    /// more, what CRIU has changed.
+    /// more, what CRIU has changed. What was sent in the end is one instant of the file system.
     pub async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
-        let early = self.round(Before::Settle).await?;
+        let mut round = self.round().await?;
         criu_done.await?;
-        let written = self.written();
-        if written.is_none() || written != early.written {
-            self.round(Before::Settle).await?;
+        while round.stood_still != Some(self.written_so_far().await?) {
+            round = self.round().await?;
         }
         let source = self.source.clone();
         let sent = move || {
@@ -74,46 +78,36 @@ impl LayerOut {
         tokio::task::spawn_blocking(sent).await.map_err(internal)
     }
 
-    async fn round(&self, before: Before) -> Result<Round, Problem> {
+    async fn round(&self) -> Result<Round, Problem> {
         let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
         let this = self.clone();
         let work = tokio::task::spawn_blocking(move || -> Result<Round, Problem> {
             let mounted = this.sandbox.mounted_layer().map_err(internal)?;
-            match before {
-                Before::Sync => mounted.sync().map_err(internal)?,
-                Before::Settle => mounted.settle().map_err(internal)?,
-            }
-            let written = this.written();
+            mounted.sync().map_err(internal)?;
+            let before = mounted.written().map_err(internal)?;
             let stats = this.source.lock().unwrap_or_else(PoisonError::into_inner).round(&chunks).map_err(internal)?;
-            Ok(Round { stats, written })
+            let stood_still = mounted.written().map_err(internal)? == before;
+            Ok(Round { stats, stood_still: stood_still.then_some(before) })
         });
         let meter = self.meter.clone();
         send_chunks(queue, self.speaker.clone(), move |raw, sent| meter.files(raw, sent)).await?;
         work.await.map_err(internal)?
     }
 
-    /// How much has ever been written to the layer's device, if the kernel tells. Two equal answers around an idle file
-    /// system mean that nothing has changed. What is only in the cache is written first.
-    fn written(&self) -> Option<u64> {
-        self.sandbox.mounted_layer().ok()?.sync().ok()?;
-        let path = format!("/proc/{}/root{}", self.sandbox.init().pid, migrate_sandbox::plan::LAYER_MOUNT);
-        let device = std::fs::metadata(path).ok()?.dev();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
-        stat.split_ascii_whitespace().nth(6)?.parse().ok()
+    /// How much has been written to the layer's device, with everything that was only in the cache.
+    async fn written_so_far(&self) -> Result<u64, Problem> {
+        let sandbox = self.sandbox.clone();
+        let look = move || {
+            let mounted = sandbox.mounted_layer()?;
+            mounted.sync()?;
+            mounted.written()
+        };
+        tokio::task::spawn_blocking(look).await.map_err(internal)?.map_err(internal)
     }
-}
-
-/// What makes the file show what the workload wrote.
-#[derive(Clone, Copy)]
-enum Before {
-    /// It goes on writing: good enough to copy ahead.
-    Sync,
-    /// It stands still: any node can mount the result.
-    Settle,
 }
 
 struct Round {
     stats: RoundStats,
-    written: Option<u64>,
+    /// What had been written to the device before the round and, still, after it.
+    stood_still: Option<u64>,
 }

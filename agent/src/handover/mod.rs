@@ -68,9 +68,8 @@ pub struct Handovers {
 impl Handovers {
     /// From now on, conversations about `handover` go to `inputs`.
     pub fn enlist<E: Send + 'static>(&self, handover: HandoverId, inputs: mpsc::UnboundedSender<Input<E>>) {
-        let deliver = move |talk, message| {
-            inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok()
-        };
+        let deliver =
+            move |talk, message| inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok();
         self.lock().insert(handover, Box::new(deliver));
     }
 

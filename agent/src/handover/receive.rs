@@ -36,13 +36,21 @@ pub struct Reception {
 
 impl Reception {
     /// Makes the layer's file and the image's directory. Blocks.
-    pub fn prepare(layer: &Path, layer_bytes: u64, image: &Path, expected: u64, budget: u64) -> Result<Reception, Problem> {
+    pub fn prepare(
+        layer: &Path,
+        layer_bytes: u64,
+        image: &Path,
+        expected: u64,
+        budget: u64,
+    ) -> Result<Reception, Problem> {
         let layer_target = Arc::new(LayerTarget::create(layer, layer_bytes).map_err(internal)?);
         if let Some(parent) = image.parent() {
             std::fs::create_dir_all(parent).map_err(internal)?;
         }
         let store = Arc::new(Store::create(image, budget).map_err(internal)?);
-        store.reserve(expected).map_err(|error| Problem::new(Code::NoMemory, format!("cannot set memory aside for the image: {error}")))?;
+        store
+            .reserve(expected)
+            .map_err(|error| Problem::new(Code::NoMemory, format!("cannot set memory aside for the image: {error}")))?;
         Ok(Reception {
             layer: Incoming::new(layer_target.clone(), LAYER_AT_ONCE),
             image: Incoming::new(store.clone(), IMAGE_AT_ONCE),
@@ -94,7 +102,12 @@ impl Reception {
             .map(|(stream, file)| {
                 let missing = || Problem::new(Code::Corrupt, format!("the image {file} was announced and never came"));
                 let number = number(&stream.name).ok_or_else(missing)?;
-                Ok(StreamSummary { stream: number, name: file.to_owned(), length: stream.length, digest: stream.digest })
+                Ok(StreamSummary {
+                    stream: number,
+                    name: file.to_owned(),
+                    length: stream.length,
+                    digest: stream.digest,
+                })
             })
             .collect()
     }
@@ -168,5 +181,11 @@ pub(super) fn to_message(header: &ChunkHeader) -> Message {
         Encoding::Zstd => message::Encoding::Zstd,
         Encoding::Zero => message::Encoding::Zero,
     };
-    Message::Chunk { stream: header.stream, offset: header.offset, raw_len: header.raw_len, encoding, digest: header.digest }
+    Message::Chunk {
+        stream: header.stream,
+        offset: header.offset,
+        raw_len: header.raw_len,
+        encoding,
+        digest: header.digest,
+    }
 }

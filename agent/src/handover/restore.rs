@@ -5,9 +5,9 @@ use std::sync::Arc;
 use migrate_criu::stream::serve::{Serve, Serving};
 use migrate_image::store::StoredImage;
 use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::Sandbox;
 use migrate_sandbox::guard::{Hook, Kind, Order};
 use migrate_sandbox::plan::MAIN_PID;
-use migrate_sandbox::Sandbox;
 use tokio::sync::{oneshot, watch};
 
 use super::dump::{CriuCall, Places, internal};
@@ -116,7 +116,11 @@ impl Restore {
 }
 
 /// Answers CRIU's requests: the first one only when there is an image.
-async fn serve_all(mut serving: Serving, tell_asked: watch::Sender<bool>, arriving: oneshot::Receiver<Arc<StoredImage>>) -> Result<(), Problem> {
+async fn serve_all(
+    mut serving: Serving,
+    tell_asked: watch::Sender<bool>,
+    arriving: oneshot::Receiver<Arc<StoredImage>>,
+) -> Result<(), Problem> {
     let mut arriving = Some(arriving);
     let mut image: Option<Arc<StoredImage>> = None;
     while let Some(request) = serving.next().await.map_err(internal)? {

@@ -6,10 +6,11 @@
 //! Absolute names count from the new root; `..` is refused. Devices and sockets are left out: a sandbox has its own /dev,
 //! and its layer is mounted without devices.
 //!
-//! [`archive`] reads tar, [`copy`] reads a directory, [`tree`] writes.
+//! [`reader`] and [`archive`] read tar, [`copy`] reads a directory, [`tree`] writes.
 
 mod archive;
 mod copy;
+mod reader;
 mod tree;
 
 use std::fs::{self, File};
