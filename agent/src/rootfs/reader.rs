@@ -5,7 +5,7 @@
 
 use std::io::{self, Read};
 
-use tar::{EntryType, GnuExtSparseHeader, Header};
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 use thiserror::Error;
 
 use super::tree::Metadata;
@@ -146,20 +146,14 @@ impl<R: Read> Reader<R> {
     fn sparse(&mut self, header: &Header, stored: u64, budget: &mut u64) -> Result<(u64, Vec<Piece>), ReadError> {
         let gnu = header.as_gnu().ok_or_else(|| damaged("a sparse file without a map"))?;
         let mut pieces = Vec::new();
+        add_pieces(&gnu.sparse, &mut pieces)?;
         let mut more = gnu.is_extended();
-        let mut listed = gnu.sparse.to_vec();
-        loop {
-            for block in listed.iter().filter(|block| !block.is_empty()) {
-                pieces.push(Piece { offset: block.offset()?, length: block.length()? });
-            }
-            if !more {
-                break;
-            }
+        while more {
             *budget = budget.checked_sub(BLOCK).ok_or(ReadError::TooLong)?;
             let mut block = GnuExtSparseHeader::new();
             self.source.read_exact(block.as_mut_bytes())?;
+            add_pieces(block.sparse(), &mut pieces)?;
             more = block.is_extended();
-            listed = block.sparse().to_vec();
         }
         let size = gnu.real_size()?;
         let (mut end, mut sum) = (0u64, 0u64);
@@ -256,6 +250,13 @@ impl Overrides {
         }
         Some(())
     }
+}
+
+fn add_pieces(listed: &[GnuSparseHeader], pieces: &mut Vec<Piece>) -> io::Result<()> {
+    for block in listed.iter().filter(|block| !block.is_empty()) {
+        pieces.push(Piece { offset: block.offset()?, length: block.length()? });
+    }
+    Ok(())
 }
 
 fn check_sum(header: &Header) -> Result<(), ReadError> {

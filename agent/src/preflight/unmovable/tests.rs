@@ -61,45 +61,49 @@ fn an_ordinary_process_can_be_moved() {
     assert_eq!(running.problems(), Vec::<String>::new());
 }
 
-#[test]
-fn a_process_that_left_the_tree_is_named() {
-    // The subshell ends at once, and whoever adopts its child is the nearest reaper: this process.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
-    let running = Running::shell("(sleep 1000 </dev/null >/dev/null & echo $!); read line");
-    let stray: i32 = running.said.trim().parse().unwrap();
-    let parent = || Stat::read(stray).map(|stat| stat.parent);
-    let found = adopted_by_us(parent).then(|| unmovable(own_pid(), &[running.pid()], &[running.pid(), stray]));
-    let stray_pid = nix::unistd::Pid::from_raw(stray);
-    nix::sys::signal::kill(stray_pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    nix::sys::wait::waitpid(stray_pid, None).unwrap();
-    let found = found.expect("it was not adopted");
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(
-        found[0].message,
-        format!("sleep (PID {stray}) left the workload's process tree, so it would stay behind")
-    );
-    assert!(found[0].hint.contains("foreground"));
+/// A process that some init has adopted; it ends with its test.
+struct Stray(i32);
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::Signal::SIGKILL);
+    }
 }
 
-fn adopted_by_us(parent: impl Fn() -> io::Result<i32>) -> bool {
+#[test]
+fn a_process_that_left_the_tree_is_named() {
+    // The shell goes on when the subshell has ended: then its child has been adopted.
+    let running = Running::shell("pid=$(sleep 1000 </dev/null >/dev/null 2>/dev/null & echo $!); echo $pid; read line");
+    let stray = Stray(running.said.trim().parse().unwrap());
+    wait_for_name(stray.0, "sleep");
+    let init = Stat::read(stray.0).unwrap().parent;
+    assert_ne!(init, running.pid());
+    let found = unmovable(init, &[running.pid()], &[running.pid(), stray.0]);
+    let left: Vec<_> = found.iter().filter(|problem| problem.message.contains("left the workload")).collect();
+    assert_eq!(left.len(), 1, "{found:?}");
+    assert_eq!(
+        left[0].message,
+        format!("sleep (PID {}) left the workload's process tree, so it would stay behind", stray.0)
+    );
+    assert!(left[0].hint.contains("foreground"));
+}
+
+/// Until it runs its program.
+fn wait_for_name(pid: i32, name: &str) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while std::time::Instant::now() < deadline {
-        if parent().is_ok_and(|parent| parent == own_pid()) {
-            return true;
-        }
+    while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() != name {
+        assert!(std::time::Instant::now() < deadline, "{name} does not start");
         std::thread::yield_now();
     }
-    false
 }
 
 #[test]
 fn descendants_and_outsiders_are_no_strays() {
     let running = Running::shell("sleep 1000 >/dev/null & echo $!; read line; kill $!");
-    let child: i32 = running.said.trim().parse().unwrap();
-    assert_eq!(strays(own_pid(), &[running.pid()], &[child]), Vec::<i32>::new());
+    let child = Stray(running.said.trim().parse().unwrap());
+    assert_eq!(strays(own_pid(), &[running.pid()], &[child.0]), Vec::<i32>::new());
     // With an init that is not among its ancestors it comes from elsewhere.
-    assert_eq!(strays(child, &[child], &[running.pid()]), Vec::<i32>::new());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(strays(child.0, &[child.0], &[running.pid()]), Vec::<i32>::new());
 }
 
 #[test]
