@@ -89,8 +89,13 @@ async fn listen(read: OwnedReadHalf, tell: watch::Sender<Standing>, dir: PathBuf
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
-            Ok(Told::Hook(hook)) => drop(tell.send_replace(Standing::At(hook))),
-            Ok(Told::Exited(exit)) => return drop(tell.send_replace(Standing::Ended(exit))),
+            Ok(Told::Hook(hook)) => {
+                tell.send_replace(Standing::At(hook));
+            }
+            Ok(Told::Exited(exit)) => {
+                tell.send_replace(Standing::Ended(exit));
+                return;
+            }
             Err(error) => tracing::warn!(%error, "the guard said something odd"),
         }
     }

@@ -86,7 +86,6 @@ pub fn check(host: &Arc<Host>, offer: &Offer) -> Result<Room, Problem> {
 
 /// After a move that did not happen: whether the workload runs as before. `false` where it has ended meanwhile. Blocks.
 pub fn is_free(host: &Arc<Host>, workload: &Arc<Workload>) -> Result<bool, Problem> {
-    let Some(sandbox) = workload.sandbox() else { return Ok(false) };
     if let Ok(cgroup) = host.cgroup(workload.name().as_str()) {
         let _ = cgroup.freeze(false);
     }

@@ -29,27 +29,27 @@ const PID_DISTANCE: i32 = 2000;
 const LOG_BYTES: u64 = 256 << 10;
 
 /// A CRIU call that is under way, and what is needed to follow it.
-pub struct CriuCall {
+pub(super) struct CriuCall {
     /// The line to its guard.
-    pub guard: GuardLine,
+    pub(super) guard: GuardLine,
     /// CRIU's images directory, as the node sees it.
-    pub images: PathBuf,
+    pub(super) images: PathBuf,
     guard_dir: PathBuf,
 }
 
 /// Where a call has its files.
-pub struct Places {
+pub(super) struct Places {
     /// The guard's directory.
-    pub guard: PathBuf,
+    pub(super) guard: PathBuf,
     /// A name below the sandbox's work directory.
-    pub images: String,
+    pub(super) images: String,
     /// `cgroup.procs` files that CRIU joins.
-    pub groups: Vec<PathBuf>,
+    pub(super) groups: Vec<PathBuf>,
 }
 
 impl CriuCall {
     /// Starts CRIU with its guard. The stream's socket must be there already.
-    pub async fn start(
+    pub(super) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
         sandbox: &Sandbox,
@@ -89,13 +89,13 @@ impl CriuCall {
     }
 
     /// Takes over a call that an earlier agent began; `None` where its guard is gone.
-    pub async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
+    pub(super) async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
         let guard = GuardLine::call(guard_dir).await.ok()?;
         Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned() })
     }
 
     /// Why CRIU failed, in its own words and in ours.
-    pub fn failure(&self, code: Code, standing: Standing) -> Problem {
+    pub(super) fn failure(&self, code: Code, standing: Standing) -> Problem {
         let exit = match standing {
             Standing::Ended(Exit::Code(0)) => return Problem::new(code, "CRIU has done its work and ended"),
             Standing::Ended(exit) => exit,
@@ -129,13 +129,13 @@ fn tail(path: &Path) -> String {
 }
 
 /// A dump, held before it freezes anything.
-pub struct Dump {
+pub(super) struct Dump {
     /// The call.
-    pub call: Arc<CriuCall>,
+    pub(super) call: Arc<CriuCall>,
     /// Fires when every task stands still.
-    pub frozen: oneshot::Receiver<()>,
+    pub(super) frozen: oneshot::Receiver<()>,
     /// The image's streams, once all of them are on their way.
-    pub streams: oneshot::Receiver<Result<Vec<StreamSummary>, Problem>>,
+    pub(super) streams: oneshot::Receiver<Result<Vec<StreamSummary>, Problem>>,
     streaming: tokio::task::AbortHandle,
 }
 
@@ -148,7 +148,7 @@ impl Drop for Dump {
 
 impl Dump {
     /// Starts CRIU and waits until it is held at `pre-dump`.
-    pub async fn start(
+    pub(super) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
         speaker: Speaker,
@@ -186,7 +186,7 @@ impl Dump {
     }
 
     /// Lets CRIU freeze the workload and take it apart.
-    pub async fn release(&self) {
+    pub(super) async fn release(&self) {
         self.call.guard.order(Order::Continue).await;
     }
 }
@@ -221,7 +221,7 @@ async fn stream(
 }
 
 /// Sends chunks as they come; `count` is told raw bytes and bytes sent.
-pub async fn send_chunks(
+pub(super) async fn send_chunks(
     mut chunks: mpsc::Receiver<Chunk>,
     speaker: Speaker,
     count: impl Fn(u64, u64),

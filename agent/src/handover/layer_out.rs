@@ -21,7 +21,7 @@ const QUEUE_CHUNKS: usize = 4;
 
 /// A layer that is being sent.
 #[derive(Clone)]
-pub struct LayerOut {
+pub(super) struct LayerOut {
     source: Arc<Mutex<LayerSource>>,
     sandbox: Sandbox,
     speaker: Speaker,
@@ -29,16 +29,16 @@ pub struct LayerOut {
 }
 
 /// What is known after the last round.
-pub struct Sent {
+pub(super) struct Sent {
     /// The layer's size.
-    pub size: u64,
+    pub(super) size: u64,
     /// The digest of what the target must have.
-    pub digest: Digest,
+    pub(super) digest: Digest,
 }
 
 impl LayerOut {
     /// Nothing has been sent yet.
-    pub fn open(
+    pub(super) fn open(
         path: &std::path::Path,
         sandbox: Sandbox,
         speaker: Speaker,
@@ -50,7 +50,7 @@ impl LayerOut {
     }
 
     /// Copies while the workload runs. Returns how many bytes were sent, raw, and in how many rounds.
-    pub async fn ahead(&self) -> Result<(u64, u32), Problem> {
+    pub(super) async fn ahead(&self) -> Result<(u64, u32), Problem> {
         let mut changed = 0;
         for round in 1..=MOST_ROUNDS {
             let stats = self.round().await?.stats;
@@ -64,7 +64,7 @@ impl LayerOut {
 
     /// Sends what has changed, while the workload stands still; then, when `criu_done` says that CRIU, too, writes no
     /// more, what CRIU has changed. What was sent in the end is one instant of the file system.
-    pub async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
+    pub(super) async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
         let mut round = self.round().await?;
         criu_done.await?;
         while round.stood_still != Some(self.written_so_far().await?) {

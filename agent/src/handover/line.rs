@@ -18,13 +18,13 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// What to do with a message that has bulk bytes, or is about streams: it never becomes input.
 #[async_trait::async_trait]
-pub trait Intake: Send + 'static {
+pub(super) trait Intake: Send + 'static {
     /// Takes the message, or gives it back because it is for the machine.
     async fn take(&mut self, message: Message, bulk: Bytes) -> Result<Option<Message>, Problem>;
 }
 
 /// For the side to which no bulk comes.
-pub struct NoBulk;
+pub(super) struct NoBulk;
 
 #[async_trait::async_trait]
 impl Intake for NoBulk {
@@ -34,7 +34,7 @@ impl Intake for NoBulk {
 }
 
 /// One side's connection.
-pub struct Line<E> {
+pub(super) struct Line<E> {
     ground: Ground,
     peer: NodeName,
     inputs: mpsc::UnboundedSender<Input<E>>,
@@ -51,12 +51,12 @@ struct Current {
 
 impl<E: Send + 'static> Line<E> {
     /// No connection yet.
-    pub fn new(ground: Ground, peer: NodeName, inputs: mpsc::UnboundedSender<Input<E>>) -> Line<E> {
+    pub(super) fn new(ground: Ground, peer: NodeName, inputs: mpsc::UnboundedSender<Input<E>>) -> Line<E> {
         Line { ground, peer, inputs, current: None, redial: None }
     }
 
     /// Uses this conversation from now on.
-    pub fn connect(&mut self, talk: Talk, intake: impl Intake) {
+    pub(super) fn connect(&mut self, talk: Talk, intake: impl Intake) {
         self.hang_up();
         if let Some(redial) = self.redial.take() {
             redial.abort();
@@ -68,19 +68,19 @@ impl<E: Send + 'static> Line<E> {
     }
 
     /// For bulk bytes beside the words; `None` where there is no connection.
-    pub fn speaker(&self) -> Option<Speaker> {
+    pub(super) fn speaker(&self) -> Option<Speaker> {
         self.current.as_ref().map(|current| current.speaker.clone())
     }
 
     /// Says something after everything that was said before. Without a connection it is lost.
-    pub fn say(&self, message: Message) {
+    pub(super) fn say(&self, message: Message) {
         if let Some(current) = &self.current {
             let _ = current.words.send(message);
         }
     }
 
     /// The conversation is over: what is left of it goes.
-    pub fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         if let Some(current) = self.current.take() {
             current.reader.abort();
             current.writer.abort();
@@ -88,7 +88,7 @@ impl<E: Send + 'static> Line<E> {
     }
 
     /// Says the last words, and waits (not for ever) until they have arrived.
-    pub async fn part(&mut self) {
+    pub(super) async fn part(&mut self) {
         if let Some(redial) = self.redial.take() {
             redial.abort();
         }
@@ -103,7 +103,7 @@ impl<E: Send + 'static> Line<E> {
     }
 
     /// Tries to reach the peer until it answers; then there is a new [`Input::Talk`].
-    pub fn redial(&mut self) {
+    pub(super) fn redial(&mut self) {
         if self.redial.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }

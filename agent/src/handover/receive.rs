@@ -26,7 +26,7 @@ const LAYER_AT_ONCE: u32 = 1;
 const IMAGE_AT_ONCE: u32 = 2;
 
 /// Where chunks go.
-pub struct Reception {
+pub(super) struct Reception {
     layer: Incoming<LayerTarget>,
     layer_target: Arc<LayerTarget>,
     image: Incoming<Store>,
@@ -36,7 +36,7 @@ pub struct Reception {
 
 impl Reception {
     /// Makes the layer's file and the image's directory. Blocks.
-    pub fn prepare(
+    pub(super) fn prepare(
         layer: &Path,
         layer_bytes: u64,
         image: &Path,
@@ -77,7 +77,7 @@ impl Reception {
     }
 
     /// Compares everything with the manifest, and makes it durable.
-    pub async fn verify(&self, manifest: &Manifest) -> Result<Arc<StoredImage>, Problem> {
+    pub(super) async fn verify(&self, manifest: &Manifest) -> Result<Arc<StoredImage>, Problem> {
         let corrupt = |what: String| Problem::new(Code::Corrupt, what);
         self.settle_layer().await?;
         self.image.drained().await.map_err(|error| corrupt(error.to_string()))?;
@@ -122,13 +122,13 @@ impl Reception {
 }
 
 /// Takes what belongs to the reception out of a conversation. Chunks that come before it is ready wait.
-pub struct ReceptionDesk {
+pub(super) struct ReceptionDesk {
     /// Filled when the sandbox is being built.
-    pub reception: watch::Receiver<Option<Arc<Reception>>>,
+    pub(super) reception: watch::Receiver<Option<Arc<Reception>>>,
     /// Where the machine's input goes.
-    pub inputs: mpsc::UnboundedSender<Input<Event>>,
+    pub(super) inputs: mpsc::UnboundedSender<Input<Event>>,
     /// Counts.
-    pub meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
 }
 
 impl ReceptionDesk {

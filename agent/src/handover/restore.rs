@@ -16,7 +16,7 @@ use crate::host::Host;
 use crate::workload::Workload;
 
 /// A restore that is under way.
-pub struct Restore {
+pub(super) struct Restore {
     call: Arc<CriuCall>,
     image: Option<oneshot::Sender<Arc<StoredImage>>>,
     asked: watch::Receiver<bool>,
@@ -31,7 +31,7 @@ impl Drop for Restore {
 
 impl Restore {
     /// Starts CRIU in the sandbox.
-    pub async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox) -> Result<Restore, Problem> {
+    pub(super) async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox) -> Result<Restore, Problem> {
         let name = "restore".to_owned();
         let images = sandbox.work().join(&name);
         std::fs::create_dir_all(&images).map_err(internal)?;
@@ -55,14 +55,14 @@ impl Restore {
     }
 
     /// Takes over a restore that an earlier agent began: held, or over.
-    pub async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
+    pub(super) async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
         let call = Arc::new(CriuCall::take_over(&sandbox.dir().join("guard")).await?);
         let serving = tokio::spawn(std::future::ready(())).abort_handle();
         Some(Restore { call, image: None, asked: watch::channel(true).1, serving })
     }
 
     /// Waits until CRIU wants its first image.
-    pub async fn ready(&self) -> Result<(), Problem> {
+    pub(super) async fn ready(&self) -> Result<(), Problem> {
         let mut asked = self.asked.clone();
         if asked.wait_for(|asked| *asked).await.is_ok() {
             return Ok(());
@@ -72,7 +72,7 @@ impl Restore {
     }
 
     /// Gives CRIU its images and waits until it holds the processes. Returns the main process, inside.
-    pub async fn restore(&mut self, image: Arc<StoredImage>) -> Result<i32, Problem> {
+    pub(super) async fn restore(&mut self, image: Arc<StoredImage>) -> Result<i32, Problem> {
         if let Some(give) = self.image.take() {
             let _ = give.send(image);
         }
@@ -80,7 +80,7 @@ impl Restore {
     }
 
     /// Waits until CRIU holds the processes.
-    pub async fn held(&self) -> Result<i32, Problem> {
+    pub(super) async fn held(&self) -> Result<i32, Problem> {
         match self.call.guard.past(None).await {
             Standing::At(Hook::PostRestore) => Ok(MAIN_PID),
             other => Err(self.failure(other)),
@@ -88,12 +88,12 @@ impl Restore {
     }
 
     /// Whether CRIU holds the processes now.
-    pub fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         self.call.guard.standing() == Standing::At(Hook::PostRestore)
     }
 
     /// Lets the processes go, and waits until they do.
-    pub async fn resume(&self) -> Result<(), Problem> {
+    pub(super) async fn resume(&self) -> Result<(), Problem> {
         self.call.guard.order(Order::Continue).await;
         match self.call.guard.past(Some(Hook::PostRestore)).await {
             Standing::Ended(migrate_proto::api::Exit::Code(0)) => Ok(()),
@@ -102,7 +102,7 @@ impl Restore {
     }
 
     /// Fires when CRIU ends, however.
-    pub fn watch_end(&self) -> impl Future<Output = Problem> + use<> {
+    pub(super) fn watch_end(&self) -> impl Future<Output = Problem> + use<> {
         let call = self.call.clone();
         async move {
             call.guard.end().await;
