@@ -77,7 +77,8 @@ fn describe(root: &File, path: Text) -> Result<Option<MappedFile>, Problem> {
     let found = identity::of(root, &path);
     match found {
         Ok(known) => Ok(Some(MappedFile { path, size: known.size, identity: known.identity })),
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        // Not the kernel's EINVAL, which would be a failure.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none() => Ok(None),
         Err(error) => {
             let message = format!("it has mapped {path}, which cannot be read in its sandbox: {error}");
             Err(Problem::new(Code::FileMismatch, message)

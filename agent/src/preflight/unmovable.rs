@@ -150,10 +150,10 @@ fn own_namespaces(init: i32, main: i32, pid: i32, findings: &mut Findings) {
     let of_tree = OF_THE_TREE.iter().map(|kind| (main, *kind, *kind));
     // A time namespace that only the next child would enter is one too many as well.
     for (other, kind, theirs) in of_sandbox.chain(of_tree).chain([(pid, "time", "time_for_children")]) {
-        if let (Some(own), Some(shared)) = (namespace(pid, kind), namespace(other, theirs)) {
-            if own != shared {
-                findings.add(Reason::Namespace(in_words(kind)), pid);
-            }
+        if let (Some(own), Some(shared)) = (namespace(pid, kind), namespace(other, theirs))
+            && own != shared
+        {
+            findings.add(Reason::Namespace(in_words(kind)), pid);
         }
     }
 }
@@ -214,10 +214,10 @@ fn status(pid: i32, agent: &Agent, findings: &mut Findings) {
             None | Some(0) => {}
             Some(tracer) => findings.add(Reason::Traced(tracer), pid),
         }
-        if thread.ends_with(pid.to_string()) {
-            if let Some(uid) = agent.may_not_dump(&text) {
-                findings.add(Reason::OtherUser(uid), pid);
-            }
+        if thread.ends_with(pid.to_string())
+            && let Some(uid) = agent.may_not_dump(&text)
+        {
+            findings.add(Reason::OtherUser(uid), pid);
         }
     }
 }

@@ -122,7 +122,7 @@ fn plain(found: &Stat) -> Metadata {
         mode: found.st_mode,
         uid: found.st_uid,
         gid: found.st_gid,
-        modified: (found.st_mtime as i64, found.st_mtime_nsec as u32),
+        modified: (found.st_mtime, found.st_mtime_nsec as u32),
         xattrs: Vec::new(),
     }
 }

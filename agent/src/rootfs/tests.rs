@@ -216,6 +216,14 @@ fn the_later_of_two_entries_counts() {
     place.unpack(&archive.end()).unwrap();
     assert_eq!(place.read("x"), b"this");
     assert_eq!(fs::read_link(place.root().join("y")).unwrap(), Path::new("x"));
+    let directory = |mode| {
+        let mut header = Maker::header(EntryType::Directory, b"twice", 0);
+        header.set_mode(mode);
+        header
+    };
+    let archive = Maker::default().add(directory(0o700), b"").file("twice/x", b"").add(directory(0o751), b"");
+    place.unpack(&archive.end()).unwrap();
+    assert_eq!(fs::metadata(place.root().join("twice")).unwrap().mode() & 0o7777, 0o751);
     // But a directory with something in it does not become a file.
     let error = place.unpack(&Maker::default().file("d/x", b"").file("d", b"").end()).unwrap_err();
     assert!(matches!(error, RootfsError::Entry { what: "replace", .. }), "{error}");
@@ -365,7 +373,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, Seen> {
             () if kind.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
             () => Vec::new(),
         };
-        let mut value = vec![0; 100];
+        let mut value = [0; 100];
         let xattr =
             rustix::fs::lgetxattr(&path, "user.test", &mut value[..]).ok().map(|length| value[..length].to_vec());
         let seen = Seen {

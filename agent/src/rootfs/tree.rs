@@ -186,10 +186,9 @@ impl<'a> Tree<'a> {
         self.dress_by_name(name, metadata)
     }
 
-    /// Gives the directories what they are to have, inner ones first.
+    /// Gives the directories what they are to have: of two entries for one the later.
     pub(super) fn finish(mut self) -> Result<Stats> {
-        let mut directories = std::mem::take(&mut self.directories);
-        while let Some((name, metadata)) = directories.pop() {
+        for (name, metadata) in std::mem::take(&mut self.directories) {
             let path = if name.is_root() { Path::new(".") } else { &name.0 };
             // A later entry may have replaced it.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
