@@ -38,14 +38,24 @@ fn file_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error
 
 /// Writes `value`; when this returns it is on disk, and a crash leaves either the old content or the new one.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DurableError> {
+    replace(path, value, File::sync_all)?;
+    sync_parent(path)
+}
+
+/// Writes `value` so that it survives this agent, and in time reaches the disk: for what a loss of power makes pointless,
+/// or what something else on the disk says as well.
+pub fn write_soon<T: Serialize>(path: &Path, value: &T) -> Result<(), DurableError> {
+    replace(path, value, |_| Ok(()))
+}
+
+fn replace<T: Serialize>(path: &Path, value: &T, settle: fn(&File) -> io::Result<()>) -> Result<(), DurableError> {
     let body = serde_json::to_string(value)
         .map_err(|error| DurableError::Damaged { path: path.to_owned(), reason: error.to_string() })?;
     let fresh = path.with_extension("new");
     let mut file = File::create(&fresh).map_err(file_error("create", &fresh))?;
     let text = format!("{}\n{body}\n", Digest::of(body.as_bytes()));
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(file_error("write", &fresh))?;
-    fs::rename(&fresh, path).map_err(file_error("rename to", path))?;
-    sync_parent(path)
+    file.write_all(text.as_bytes()).and_then(|()| settle(&file)).map_err(file_error("write", &fresh))?;
+    fs::rename(&fresh, path).map_err(file_error("rename to", path))
 }
 
 /// Reads what [`write`] wrote; `None` where there is nothing.

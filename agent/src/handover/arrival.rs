@@ -206,7 +206,7 @@ impl Arrival {
                 });
             }
             Command::Restore => self.beside(async move { held(hands.restore().await) }),
-            Command::AdoptOwner(epoch) => self.hands.adopt(epoch)?,
+            Command::AdoptOwner(epoch) => tokio::task::block_in_place(|| self.hands.adopt(epoch))?,
             Command::Resume => self.beside(async move {
                 match hands.resume().await {
                     Ok(pid) => Event::Running { pid },
@@ -231,14 +231,17 @@ impl Arrival {
     }
 
     /// Before `commit` a restarted agent drops everything, wherever it was: one entry is enough to know that there is
-    /// something to drop. From `commit` on every entry counts.
+    /// something to drop. From `commit` on every entry counts; after a loss of power there are no held processes, and
+    /// what `resume` would say is in the workload's record.
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);
-        let place = self.ground.registry.place(&self.hands.offer.spec.name);
+        let path = self.ground.registry.place(&self.hands.offer.spec.name).arrival();
+        let entry = self.machine.entry(phase);
         match phase {
-            Phase::Prepare | Phase::Commit | Phase::Resume | Phase::CleanUp => {
-                durable::write(&place.arrival(), &self.machine.entry(phase)).map_err(internal)
+            Phase::Prepare | Phase::Commit => {
+                tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
             }
+            Phase::Resume | Phase::CleanUp => durable::write_soon(&path, &entry).map_err(internal),
             _ => Ok(()),
         }
     }
@@ -398,7 +401,9 @@ impl Hands {
                 let prepare =
                     move || taking_over.set_last_pid(last_pid).and_then(|()| taking_over.adopt_workload(MAIN_PID));
                 tokio::task::spawn_blocking(prepare).await.map_err(internal)?.map_err(internal)?;
+                let begun = std::time::Instant::now();
                 restore.resume().await?;
+                tracing::debug!(took = ?begun.elapsed(), "CRIU let the processes go and ended");
             }
             // An earlier agent has let it go already.
             _ if workload.pid().is_some() => {}

@@ -225,27 +225,20 @@ impl Departure {
 
     // ---- commands ------------------------------------------------------------------------------------------------
 
-    /// Between `prepare` and the decision the file says all that a restarted agent needs: there, a lost entry does no harm,
-    /// and the disk is not waited for during the pause.
+    /// Between `prepare` and the decision, the entry of `prepare` says all that a restarted agent needs; after it, the
+    /// decision file does. So the disk is not waited for during the pause.
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);
-        let entry = self.machine.entry(phase);
+        let (path, entry) = (self.workload.place().departure(), self.machine.entry(phase));
         match phase {
-            Phase::Negotiate
-            | Phase::Preflight
-            | Phase::Freeze
-            | Phase::Transfer
-            | Phase::Verify
-            | Phase::Restore
-            | Phase::Commit => Ok(()),
-            Phase::Prepare => durable::write(&self.workload.place().departure(), &entry).map_err(internal),
+            Phase::Prepare => tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal),
             Phase::Resume | Phase::CleanUp => {
-                // The decision file is as good a witness; nothing may stop what follows the commit.
-                if let Err(error) = durable::write(&self.workload.place().departure(), &entry) {
-                    tracing::warn!(%error, "the journal was not written");
+                if let Err(error) = durable::write_soon(&path, &entry) {
+                    tracing::warn!(%error, "the journal was not written; the decision file stands");
                 }
                 Ok(())
             }
+            _ => Ok(()),
         }
     }
 

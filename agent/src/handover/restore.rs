@@ -31,7 +31,11 @@ impl Drop for Restore {
 
 impl Restore {
     /// Starts CRIU in the sandbox.
-    pub(super) async fn start(host: &Arc<Host>, workload: &Arc<Workload>, sandbox: &Sandbox) -> Result<Restore, Problem> {
+    pub(super) async fn start(
+        host: &Arc<Host>,
+        workload: &Arc<Workload>,
+        sandbox: &Sandbox,
+    ) -> Result<Restore, Problem> {
         let name = "restore".to_owned();
         let images = sandbox.work().join(&name);
         std::fs::create_dir_all(&images).map_err(internal)?;
