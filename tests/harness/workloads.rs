@@ -1,0 +1,97 @@
+//! Starting, moving and watching workloads in a lab.
+
+use std::ffi::OsStr;
+
+use migrate_proto::api::{MoveReport, Outcome, State, WorkloadView};
+
+use super::progress::{Follower, Progress};
+use super::{Lab, Output, PROGRAMS, SCRIPTS, binaries, eventually};
+
+impl Lab {
+    /// Starts a workload on `node`.
+    pub(crate) fn run(&self, name: &str, node: &str, argv: &[&str]) {
+        self.run_with(name, node, &[], argv);
+    }
+
+    /// The same, with more options of `migrate run`.
+    pub(crate) fn run_with(&self, name: &str, node: &str, options: &[&str], argv: &[impl AsRef<OsStr>]) {
+        let output = self.try_run(name, node, options, argv);
+        assert!(output.status.success(), "run {name}: {output:?}");
+    }
+
+    /// The same; it may fail.
+    pub(crate) fn try_run(&self, name: &str, node: &str, options: &[&str], argv: &[impl AsRef<OsStr>]) -> Output {
+        let programs = format!("{}:{PROGRAMS}:ro", binaries().display());
+        let scripts = format!("{}/tests/programs:{SCRIPTS}:ro", env!("CARGO_MANIFEST_DIR"));
+        let mut command =
+            self.command(["--node", node, "run", "--name", name, "--volume", &programs, "--volume", &scripts]);
+        command.args(options).arg("--").args(argv).output().unwrap().into()
+    }
+
+    /// Starts a specimen: `["memory", "--mib", "64"]`.
+    pub(crate) fn specimen(&self, name: &str, node: &str, words: &[&str]) {
+        self.run(name, node, &[&[&*format!("{PROGRAMS}/specimen")], words].concat());
+    }
+
+    /// Moves it; it must have moved.
+    pub(crate) fn force(&self, name: &str, to: &str) -> MoveReport {
+        let (output, report) = self.try_force(name, to);
+        let moved = report.filter(|report| output.status.success() && report.outcome == Outcome::Moved);
+        moved.unwrap_or_else(|| panic!("{name} did not move to {to}: {output:?}"))
+    }
+
+    /// Moves it, or not; the report where there is one.
+    pub(crate) fn try_force(&self, name: &str, to: &str) -> (Output, Option<MoveReport>) {
+        let output = self.migrate(["--json", "--force", name, "--to", to]);
+        let report = serde_json::from_str(&output.stdout).ok();
+        (output, report)
+    }
+
+    /// What runs where, as all nodes say.
+    pub(crate) fn ps(&self) -> Vec<WorkloadView> {
+        serde_json::from_value(self.done(["--json", "ps"]).json()).unwrap()
+    }
+
+    /// The one workload of that name.
+    pub(crate) fn view(&self, name: &str) -> WorkloadView {
+        let mut views: Vec<_> = self.ps().into_iter().filter(|view| view.name.as_str() == name).collect();
+        assert_eq!(views.len(), 1, "{name} must be there once: {views:?}");
+        views.remove(0)
+    }
+
+    /// Everything it has printed on stdout.
+    pub(crate) fn logs(&self, name: &str) -> String {
+        self.done(["logs", name]).stdout
+    }
+
+    /// Waits until it has printed `more` further `ok` lines, each number one higher than the one before, and no `BAD`. The
+    /// last number.
+    pub(crate) fn wait_for_more_ok(&self, name: &str, more: u64) -> u64 {
+        let begun = Progress::of(&self.logs(name)).last();
+        let mut follower = Follower::start(self.command(["logs", "--follow", name]));
+        let reached = follower.until(|progress| progress.last() >= begun + more);
+        reached.unwrap_or_else(|why| panic!("{name} did not get from ok {begun} to ok {}: {why}", begun + more))
+    }
+
+    /// All it has printed since its start is `ok 1`, `ok 2`, … without a gap, and no `BAD`. The last number.
+    pub(crate) fn assert_intact(&self, name: &str) -> u64 {
+        Progress::of(&self.logs(name)).last()
+    }
+
+    /// It runs on `node`, as the lab says and as the machine's processes show, and nowhere else.
+    pub(crate) fn assert_runs_only_on(&self, name: &str, node: &str) {
+        let view = self.view(name);
+        assert_eq!((view.node.as_str(), view.state), (node, State::Running), "{view:?}");
+        for other in self.node_names() {
+            let is_there = || !self.processes(&other, name).is_empty();
+            let is_right = if other == node { is_there() } else { eventually(|| !is_there()) };
+            assert!(is_right, "{name} runs on {node}; on {other} are processes {:?}", self.processes(&other, name));
+        }
+    }
+
+    fn node_names(&self) -> Vec<String> {
+        let status = self.status();
+        let nodes = status["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["name"].as_str().unwrap().to_owned()).collect()
+    }
+}
