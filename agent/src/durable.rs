@@ -58,7 +58,7 @@ fn replace<T: Serialize>(path: &Path, value: &T, settle: fn(&File) -> io::Result
     fs::rename(&fresh, path).map_err(file_error("rename to", path))
 }
 
-/// Reads what [`write`] wrote; `None` where there is nothing.
+/// Reads what [`write()`] wrote; `None` where there is nothing.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DurableError> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

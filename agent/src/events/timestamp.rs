@@ -11,7 +11,7 @@ pub fn format(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
-/// The milliseconds of a time that [`format`] wrote; `None` for anything else.
+/// The milliseconds of a time that [`format()`] wrote; `None` for anything else.
 pub fn parse(text: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
     let days = days_until(number(0..4)?, number(5..7)?, number(8..10)?);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use migrate_image::pace::{Pace, SharedPace};
-use migrate_proto::api::{Mode, MoveReport, Outcome, PhaseTime};
+use migrate_proto::api::{MoveReport, Outcome};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::source::{Command, Entry, Event, Source};
 use migrate_proto::handover::{Budgets, Decision, Millis, Terms};
-use migrate_proto::id::{Epoch, HandoverId};
+use migrate_proto::id::HandoverId;
 use migrate_proto::manifest::{Manifest, Stream, StreamName};
 use migrate_proto::message::Offer;
 use migrate_proto::name::NodeName;
@@ -33,9 +33,6 @@ use crate::{clock, durable};
 
 /// How often it is looked whether bytes moved.
 const PULSE: Duration = Duration::from_millis(500);
-/// How long CRIU may take to let go of a workload, before it is killed.
-const LETTING_GO: Duration = Duration::from_secs(20);
-
 /// A departure under way.
 pub struct Departure {
     ground: Ground,
@@ -403,7 +400,7 @@ impl Departure {
                 None => CriuCall::take_over(&guard_dir).await.map(Arc::new),
             };
             if let Some(call) = call {
-                let_go(&call).await;
+                call.let_go().await;
             }
             let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload)).await;
             match checked.map_err(internal) {
@@ -431,7 +428,9 @@ impl Departure {
     // ---- the end -------------------------------------------------------------------------------------------------
 
     async fn conclude(mut self, outcome: Outcome, problem: Option<Problem>) -> MoveReport {
-        let report = self.report(outcome, problem);
+        let pause = self.released.zip(self.resumed).map(|(from, to)| to - from);
+        let rounds = self.rounds.load(std::sync::atomic::Ordering::Relaxed);
+        let report = self.meter.report(self.terms(), self.machine.timeline(), outcome, problem, pause, rounds);
         self.line.part().await;
         self.ground.handovers.discharge(self.terms().handover);
         self.workload.set_moving(false);
@@ -464,47 +463,6 @@ impl Departure {
             self.workload.note_end(&self.ground.host, exit);
         }
     }
-
-    fn report(&self, outcome: Outcome, error: Option<Problem>) -> MoveReport {
-        let terms = self.terms();
-        let pause = self.released.zip(self.resumed).map(|(from, to)| (to - from).as_secs_f64() * 1000.0);
-        let phases = self.machine.timeline().durations(clock::now());
-        MoveReport {
-            workload: terms.workload.clone(),
-            from: terms.from.clone(),
-            to: Some(terms.to.clone()),
-            outcome,
-            mode: Mode::Stream,
-            downtime_ms: pause.filter(|_| outcome == Outcome::Moved),
-            total_ms: self.meter.begun().elapsed().as_secs_f64() * 1000.0,
-            rounds: self.rounds.load(std::sync::atomic::Ordering::Relaxed),
-            bytes_memory: self.meter.memory_bytes(),
-            bytes_files: self.meter.file_bytes(),
-            bytes_sent: self.meter.sent_bytes(),
-            epoch: if outcome == Outcome::Moved { terms.epoch.next() } else { Epoch(terms.epoch.0) },
-            phases: phases.into_iter().map(|(name, ms)| PhaseTime { name, ms: ms as f64 }).collect(),
-            error,
-        }
-    }
-}
-
-/// Makes CRIU let go of the workload, wherever it stands.
-async fn let_go(call: &CriuCall) {
-    let refusing = async {
-        let mut beyond = None;
-        loop {
-            call.guard.order(Order::Refuse).await;
-            match call.guard.past(beyond).await {
-                Standing::At(hook) => beyond = Some(hook),
-                _ => return,
-            }
-        }
-    };
-    if tokio::time::timeout(LETTING_GO, refusing).await.is_err() {
-        tracing::error!("CRIU does not let go of the workload; it is killed");
-        call.guard.order(Order::Kill).await;
-        call.guard.end().await;
-    }
 }
 
 fn expected_bytes(offer: &Offer) -> u64 {
@@ -515,25 +473,5 @@ pub(super) async fn until(deadline: Option<Millis>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(clock::instant(at)).await,
         None => pending().await,
-    }
-}
-
-/// The abort of a handover that never got a machine.
-pub fn refused(workload: &Workload, from: &NodeName, to: Option<NodeName>, error: Problem) -> MoveReport {
-    MoveReport {
-        workload: workload.name().clone(),
-        from: from.clone(),
-        to,
-        outcome: Outcome::Stayed,
-        mode: Mode::Stream,
-        downtime_ms: None,
-        total_ms: 0.0,
-        rounds: 0,
-        bytes_memory: 0,
-        bytes_files: 0,
-        bytes_sent: 0,
-        epoch: workload.record().epoch,
-        phases: Vec::new(),
-        error: Some(error),
     }
 }

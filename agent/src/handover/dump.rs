@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use migrate_criu::command;
 use migrate_criu::stream::capture::{Capture, Capturing};
@@ -25,6 +26,8 @@ use crate::workload::Workload;
 
 /// Below the largest PID, where no workload's processes are.
 const PID_DISTANCE: i32 = 2000;
+/// How long CRIU may take to let go of a workload, before it is killed.
+const LETTING_GO: Duration = Duration::from_secs(20);
 /// What of CRIU's log is read to explain a failure.
 const LOG_BYTES: u64 = 256 << 10;
 
@@ -92,6 +95,25 @@ impl CriuCall {
     pub(super) async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
         let guard = GuardLine::call(guard_dir).await.ok()?;
         Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned() })
+    }
+
+    /// Makes CRIU let go of the workload, wherever it stands.
+    pub(super) async fn let_go(&self) {
+        let refusing = async {
+            let mut beyond = None;
+            loop {
+                self.guard.order(Order::Refuse).await;
+                match self.guard.past(beyond).await {
+                    Standing::At(hook) => beyond = Some(hook),
+                    _ => return,
+                }
+            }
+        };
+        if tokio::time::timeout(LETTING_GO, refusing).await.is_err() {
+            tracing::error!("CRIU does not let go of the workload; it is killed");
+            self.guard.order(Order::Kill).await;
+            self.guard.end().await;
+        }
     }
 
     /// Why CRIU failed, in its own words and in ours.

@@ -1,11 +1,15 @@
 //! How many bytes, and when which phase: for progress lines and for the report.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use migrate_proto::api::MoveProgress;
+use migrate_proto::api::{Mode, MoveProgress, MoveReport, Outcome, PhaseTime};
+use migrate_proto::error::Problem;
+use migrate_proto::handover::{Terms, Timeline};
 use migrate_proto::phase::Phase;
 use tokio::sync::watch;
+
+use crate::clock;
 
 /// Counts one handover. Shared by everybody who moves bytes for it.
 #[derive(Debug)]
@@ -33,11 +37,6 @@ impl Default for Meter {
 }
 
 impl Meter {
-    /// When the handover was asked for.
-    pub fn begun(&self) -> Instant {
-        self.begun
-    }
-
     /// A chunk of memory images: raw bytes, and what crosses.
     pub fn memory(&self, raw: u64, sent: u64) {
         self.memory.fetch_add(raw, Ordering::Relaxed);
@@ -85,6 +84,36 @@ impl Meter {
         self.memory_bytes() + self.file_bytes()
     }
 
+    /// What the handover was.
+    pub fn report(
+        &self,
+        terms: &Terms,
+        timeline: &Timeline,
+        outcome: Outcome,
+        error: Option<Problem>,
+        pause: Option<Duration>,
+        rounds: u32,
+    ) -> MoveReport {
+        let moved = outcome == Outcome::Moved;
+        let phases = timeline.durations(clock::now());
+        MoveReport {
+            workload: terms.workload.clone(),
+            from: terms.from.clone(),
+            to: Some(terms.to.clone()),
+            outcome,
+            mode: Mode::Stream,
+            downtime_ms: pause.filter(|_| moved).map(milliseconds),
+            total_ms: milliseconds(self.begun.elapsed()),
+            rounds,
+            bytes_memory: self.memory_bytes(),
+            bytes_files: self.file_bytes(),
+            bytes_sent: self.sent_bytes(),
+            epoch: if moved { terms.epoch.next() } else { terms.epoch },
+            phases: phases.into_iter().map(|(name, ms)| PhaseTime { name, ms: ms as f64 }).collect(),
+            error,
+        }
+    }
+
     /// How far it is.
     pub fn progress(&self) -> MoveProgress {
         let bytes = self.moved();
@@ -96,4 +125,8 @@ impl Meter {
             elapsed_ms: self.begun.elapsed().as_millis() as u64,
         }
     }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }

@@ -4,13 +4,14 @@
 //! `step`: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
 //!
 //! - `line`: the connection to the peer, which is made anew when it is lost.
-//! - `dump`, `layer_out`: what a source does during the pause. `receive`, `restore`: what a target does.
+//! - `dump`, `layer_out`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
 //! - `meter`: bytes and phases, for progress and report.
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
 
 pub mod arrival;
 pub mod departure;
 mod dump;
+mod hands;
 mod layer_out;
 mod line;
 mod meter;
