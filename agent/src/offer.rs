@@ -51,6 +51,7 @@ pub fn make(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Result
         layer_block_bytes: migrate_image::layer::BLOCK_BYTES as u32,
         needs,
         last_pid: sandbox.last_pid(),
+        started: record.started,
     })
 }
 

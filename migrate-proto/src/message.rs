@@ -87,6 +87,8 @@ pub struct Offer {
     pub needs: Needs,
     /// The last PID given out in the sandbox, so that new processes go on after it.
     pub last_pid: i32,
+    /// When it was started, RFC 3339.
+    pub started: Option<String>,
 }
 
 impl Offer {

@@ -22,7 +22,7 @@ use super::{Ground, Input};
 use crate::events::Kind;
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
-use crate::{clock, offer};
+use crate::offer;
 
 /// The image may be larger than its estimate: the workload runs on while it is being copied.
 const IMAGE_MARGIN: u64 = 256 << 20;
@@ -77,7 +77,7 @@ impl Hands {
             epoch: self.offer.epoch,
             owned: false,
             doing: Doing::Arriving,
-            started: None,
+            started: self.offer.started.clone(),
             sandbox: None,
             pid: None,
         };
@@ -175,7 +175,6 @@ impl Hands {
             record.epoch = epoch;
             record.doing = Doing::Running;
             record.pid = Some(MAIN_PID);
-            record.started.get_or_insert_with(clock::time_of_day);
         })
     }
 

@@ -67,6 +67,7 @@ fn offer() -> Offer {
             ],
         },
         last_pid: 321,
+        started: Some("2026-01-02T03:04:05.678Z".to_owned()),
     }
 }
 

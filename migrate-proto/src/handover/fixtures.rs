@@ -43,6 +43,7 @@ pub(super) fn offer() -> Box<Offer> {
             mapped_files: vec![],
         },
         last_pid: 100,
+        started: None,
     })
 }
 
