@@ -65,17 +65,31 @@ impl Follower {
     pub(super) fn until(&mut self, enough: impl Fn(&Progress) -> bool) -> Result<u64, String> {
         let deadline = Instant::now() + PATIENCE;
         while !enough(&self.progress) {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.progress.hear(&line),
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("still at ok {} after {PATIENCE:?}", self.progress.last));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(format!("its log ended at ok {}", self.progress.last));
-                }
-            }
+            self.next(deadline)?;
         }
         Ok(self.progress.last)
+    }
+
+    /// Reads until a line that is `wanted`.
+    pub(super) fn line(&mut self, wanted: impl Fn(&str) -> bool) -> Result<String, String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let line = self.next(deadline)?;
+            if wanted(&line) {
+                return Ok(line);
+            }
+        }
+    }
+
+    fn next(&mut self, deadline: Instant) -> Result<String, String> {
+        let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let last = self.progress.last;
+        let line = line.map_err(|why| match why {
+            RecvTimeoutError::Timeout => format!("still at ok {last} after {PATIENCE:?}"),
+            RecvTimeoutError::Disconnected => format!("its log ended at ok {last}"),
+        })?;
+        self.progress.hear(&line);
+        Ok(line)
     }
 }
 

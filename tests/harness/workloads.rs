@@ -7,6 +7,9 @@ use migrate_proto::api::{MoveReport, Outcome, State, WorkloadView};
 use super::progress::{Follower, Progress};
 use super::{Lab, Output, PROGRAMS, SCRIPTS, binaries, eventually};
 
+/// Cycles that a workload has to get through before its first move and after each.
+const SOME: u64 = 5;
+
 impl Lab {
     /// Starts a workload on `node`.
     pub(crate) fn run(&self, name: &str, node: &str, argv: &[&str]) {
@@ -47,6 +50,22 @@ impl Lab {
         (output, report)
     }
 
+    /// Moves it from node1, where it was started, to node2, node3 and back. After every move it is on its new node, in one
+    /// copy, under the next epoch, and goes on from the `ok` it had reached; `check` may ask more.
+    pub(crate) fn carry_around(&self, name: &str, mut check: impl FnMut()) {
+        let mut reached = self.wait_for_more_ok(name, SOME);
+        for (from, to, epoch) in [("node1", "node2", 2), ("node2", "node3", 3), ("node3", "node1", 4)] {
+            let report = self.force(name, to);
+            assert_eq!((report.from.as_str(), report.epoch.0), (from, epoch), "{report:?}");
+            self.assert_runs_only_on(name, to);
+            let now = self.wait_for_more_ok(name, SOME);
+            assert!(now >= reached + SOME, "ok {reached} before the move to {to}, ok {now} after it");
+            check();
+            reached = now;
+        }
+        assert_eq!(self.view(name).epoch.0, 4);
+    }
+
     /// What runs where, as all nodes say.
     pub(crate) fn ps(&self) -> Vec<WorkloadView> {
         serde_json::from_value(self.done(["--json", "ps"]).json()).unwrap()
@@ -71,6 +90,18 @@ impl Lab {
         let mut follower = Follower::start(self.command(["logs", "--follow", name]));
         let reached = follower.until(|progress| progress.last() >= begun + more);
         reached.unwrap_or_else(|why| panic!("{name} did not get from ok {begun} to ok {}: {why}", begun + more))
+    }
+
+    /// Waits for its log to have a line that begins with `beginning`; that line.
+    pub(crate) fn wait_for_line(&self, name: &str, beginning: &str) -> String {
+        let mut follower = Follower::start(self.command(["logs", "--follow", name]));
+        let line = follower.line(|line| line.starts_with(beginning));
+        line.unwrap_or_else(|why| panic!("{name} did not print a line '{beginning}…': {why}"))
+    }
+
+    /// Runs a command in its sandbox; it must succeed. What that printed.
+    pub(crate) fn exec(&self, name: &str, argv: &[&str]) -> String {
+        self.done([&["exec", name, "--"], argv].concat()).stdout
     }
 
     /// All it has printed since its start is `ok 1`, `ok 2`, … without a gap, and no `BAD`. The last number.
