@@ -166,13 +166,13 @@ impl Registry {
         let place = self.place(name);
         // The record goes first: without one, what is left is rubbish, also after a crash right here.
         durable::remove(&place.record()).or_else(|error| if place.dir.exists() { Err(error) } else { Ok(()) })?;
-        match fs::remove_dir_all(&place.dir) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(DurableError::File { action: "remove", path: place.dir, source });
-            }
-            _ => {}
-        }
+        let removed = fs::remove_dir_all(&place.dir);
         self.known().remove(name);
-        Ok(())
+        match removed {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(DurableError::File { action: "remove", path: place.dir, source })
+            }
+            _ => Ok(()),
+        }
     }
 }

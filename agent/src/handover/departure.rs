@@ -33,6 +33,9 @@ use crate::{clock, durable};
 
 /// How often it is looked whether bytes moved.
 const PULSE: Duration = Duration::from_millis(500);
+/// How long a guard may take to write down that its CRIU is gone.
+const GUARDS_LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// A departure under way.
 pub struct Departure {
     ground: Ground,
@@ -379,6 +382,10 @@ impl Departure {
                 dump.call.guard.order(Order::Continue).await;
             }
             let ended = tokio::task::spawn_blocking(move || workload.drop_sandbox(&host)).await;
+            if let Some(dump) = &dump {
+                // CRIU went with the sandbox, and its guard is writing that down in a directory that goes next.
+                let _ = tokio::time::timeout(GUARDS_LAST_WORDS, dump.call.guard.end()).await;
+            }
             match ended.map_err(internal).and_then(std::convert::identity) {
                 Ok(()) => Event::SourceEnded,
                 Err(problem) => {
