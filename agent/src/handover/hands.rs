@@ -20,9 +20,9 @@ use super::receive::Reception;
 use super::restore::Restore;
 use super::{Ground, Input};
 use crate::events::Kind;
+use crate::offer;
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
-use crate::offer;
 
 /// The image may be larger than its estimate: the workload runs on while it is being copied.
 const IMAGE_MARGIN: u64 = 256 << 20;
