@@ -42,6 +42,8 @@ struct Guard {
     children: SignalFd,
     criu: Pid,
     agent: Option<UnixStream>,
+    /// Whether an agent has ever called.
+    met: bool,
     waiting: Option<(Hook, UnixStream)>,
 }
 
@@ -62,7 +64,7 @@ fn prepare() -> Result<Guard> {
     let criu = start_criu(&call)?;
     println!("ready");
     spawn::output_to_null()?;
-    Ok(Guard { call, agents, gates, children, criu, agent: None, waiting: None })
+    Ok(Guard { call, agents, gates, children, criu, agent: None, met: false, waiting: None })
 }
 
 /// Binds by a short path (a socket's address has room for 108 bytes).
@@ -152,18 +154,19 @@ impl Guard {
     }
 
     fn accept(&mut self) {
-        if let Ok((stream, _)) = self.gates.accept() {
-            self.hook_arrived(stream);
-        }
         if let Ok((stream, _)) = self.agents.accept() {
             let _ = stream.set_nonblocking(false);
             let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
             let _ = stream.set_write_timeout(Some(MESSAGE_TIME));
             // The newest agent is the one that lives.
             self.agent = Some(stream);
+            self.met = true;
             if let Some((hook, _)) = &self.waiting {
                 self.tell(Told::Hook(*hook));
             }
+        }
+        if let Ok((stream, _)) = self.gates.accept() {
+            self.hook_arrived(stream);
         }
     }
 
@@ -181,7 +184,9 @@ impl Guard {
         self.waiting = Some((hook, stream));
         match self.agent {
             Some(_) => self.tell(Told::Hook(hook)),
-            None => self.agent_gone(),
+            None if self.met => self.agent_gone(),
+            // CRIU was quicker than the agent that started it, or than the one that will take it over.
+            None => {}
         }
     }
 
