@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use migrate_proto::name::WorkloadName;
+use migrate_proto::api::ErrorBody;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::name::{NodeName, WorkloadName};
 use thiserror::Error;
 
 use crate::cli::run::RunError;
 use crate::client::ClientError;
 use crate::command::key::KeyError;
 use crate::lab::LabError;
-use crate::show::answer::AnswerError;
+use crate::show::answer::{self, AnswerError};
 use crate::show::remark::Remarks;
 
 /// A command that failed.
@@ -24,7 +26,9 @@ pub(crate) enum Failure {
     #[error("there are {} workloads on {node}: {}", names.len(), joined(names))]
     WhichOne { node: String, names: Vec<WorkloadName> },
     #[error("there is no workload named {}", joined(names))]
-    NoSuchWorkload { names: Vec<WorkloadName> },
+    NoSuchWorkload { names: Vec<WorkloadName>, silent: Vec<NodeName> },
+    #[error("there is no workload named {}", joined(names))]
+    NotListed { names: Vec<WorkloadName> },
     #[error("the agent sent output that is no base64: {0}")]
     Encoding(#[from] base64::DecodeError),
     #[error("the runtime could not be started: {0}")]
@@ -54,7 +58,8 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::NotThereYet { .. } | Failure::ForceWithCommand | Failure::Run(_) => 2,
-            Failure::NothingToMove { .. } | Failure::WhichOne { .. } | Failure::NoSuchWorkload { .. } => 2,
+            Failure::NothingToMove { .. } | Failure::WhichOne { .. } => 2,
+            Failure::NoSuchWorkload { .. } | Failure::NotListed { .. } => 2,
             Failure::Key(_) => 2,
             Failure::Client(failure) => failure.exit_code(),
             Failure::Lab(failure) => failure.exit_code(),
@@ -69,7 +74,11 @@ impl Failure {
         match self {
             Failure::WhichOne { .. } => "name the one to move: migrate --force NAME".to_owned(),
             Failure::ForceWithCommand => "migrate --force NAME [--to NODE]".to_owned(),
-            Failure::NoSuchWorkload { .. } => "migrate ps lists what there is".to_owned(),
+            Failure::NoSuchWorkload { silent, .. } if !silent.is_empty() => {
+                let silent = silent.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
+                format!("it may be on a node that does not answer: {silent}")
+            }
+            Failure::NoSuchWorkload { .. } | Failure::NotListed { .. } => "migrate ps lists what there is".to_owned(),
             Failure::Client(ClientError::Refused(problem)) => problem.hint.clone(),
             Failure::Client(failure) if failure.lost_the_agent() => {
                 "is migrate-agent running here? --socket PATH and --node NODE name another; migrate lab up starts a lab"
@@ -80,11 +89,28 @@ impl Failure {
         }
     }
 
-    /// Tells it on stderr.
-    pub(crate) fn tell(&self, remarks: &Remarks) {
+    /// What kind of thing went wrong, for programs.
+    fn code(&self) -> Code {
         match self {
-            Failure::Answer(failure) if failure.is_reader_gone() => {}
-            _ => remarks.tell_failure(&self.to_string(), None, &self.hint()),
+            Failure::NoSuchWorkload { .. } => Code::UnknownWorkload,
+            Failure::Client(ClientError::Refused(problem)) => problem.code,
+            Failure::Client(failure) if failure.lost_the_agent() => Code::PeerDown,
+            Failure::TimedOut => Code::TimedOut,
+            _ if self.exit_code() == 2 => Code::Usage,
+            _ => Code::Internal,
+        }
+    }
+
+    /// Tells it on stderr; with `--json` the answer is the problem, as the API gives it.
+    pub(crate) fn tell(&self, remarks: &Remarks, json: bool) {
+        if matches!(self, Failure::Answer(failure) if failure.is_reader_gone()) {
+            return;
+        }
+        remarks.tell_failure(&self.to_string(), None, &self.hint());
+        // The rest of the list is an answer already.
+        if json && !matches!(self, Failure::NotListed { .. }) {
+            // Where stdout cannot take it there is nobody left to tell.
+            let _ = answer::json(&ErrorBody { error: Problem::new(self.code(), self.to_string()).hint(self.hint()) });
         }
     }
 }

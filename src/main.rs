@@ -23,10 +23,11 @@ fn main() -> ExitCode {
         verbose: cli.everywhere.verbose,
         style: Style::of_stderr(cli.everywhere.color),
     };
+    let json = cli.everywhere.json;
     match command::run(cli, remarks) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            failure.tell(&remarks);
+            failure.tell(&remarks, json);
             ExitCode::from(failure.exit_code())
         }
     }

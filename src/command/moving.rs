@@ -4,9 +4,9 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use migrate_proto::api::{MoveLine, MoveReport, MoveRequest, Outcome, State, WorkloadView};
+use migrate_proto::api::{MoveLine, MoveReport, MoveRequest, NodeState, NodeView, Outcome, State, WorkloadView};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::name::WorkloadName;
+use migrate_proto::name::{NodeName, WorkloadName};
 
 use super::{Session, workloads};
 use crate::client::{Client, ClientError};
@@ -35,6 +35,10 @@ pub(crate) async fn migrate(
             let after = settle(session, &before).await;
             conclude(session, &reconstruct(&before, &request, why, after, begun.elapsed()))
         }
+        Followed::NotBegun(why) => {
+            let unchanged = Some(before.clone());
+            conclude(session, &reconstruct(&before, &request, why, unchanged, begun.elapsed()))
+        }
     }
 }
 
@@ -44,13 +48,18 @@ enum Followed {
     Reported(Box<MoveReport>),
     /// Nobody said; this is why.
     Abandoned(Problem),
+    /// It was refused before anything was done; this is why.
+    NotBegun(Problem),
 }
 
 /// The workload as it is before the move.
 async fn find(agent: &Client, name: Option<WorkloadName>) -> Result<WorkloadView, Failure> {
     if let Some(name) = name {
         let found = workloads::all(agent).await?.into_iter().find(|view| view.name == name);
-        return found.ok_or(Failure::NoSuchWorkload { names: vec![name] });
+        return match found {
+            Some(view) => Ok(view),
+            None => Err(Failure::NoSuchWorkload { names: vec![name], silent: silent_nodes(agent).await }),
+        };
     }
     let mut here: Vec<WorkloadView> = agent.get("/v1/workloads?scope=node").await?;
     // What has ended cannot be meant.
@@ -65,6 +74,12 @@ async fn find(agent: &Client, name: Option<WorkloadName>) -> Result<WorkloadView
             names: here.into_iter().map(|view| view.name).collect(),
         }),
     }
+}
+
+/// Nodes that were not heard: a workload may be there.
+async fn silent_nodes(agent: &Client) -> Vec<NodeName> {
+    let nodes: Vec<NodeView> = agent.get("/v1/nodes").await.unwrap_or_default();
+    nodes.into_iter().filter(|node| node.state == NodeState::Suspect).map(|node| node.name).collect()
 }
 
 async fn asked_node(agent: &Client) -> String {
@@ -105,6 +120,10 @@ async fn follow(
         // It may have begun: only where the workload is says how it ended.
         Err(failure) if !matches!(failure, ClientError::Refused(_) | ClientError::Unreachable { .. }) => {
             Ok(Followed::Abandoned(Problem::new(Code::LinkLost, failure.to_string())))
+        }
+        // Not where somebody else is moving it, or it has just left: then it may be elsewhere by now.
+        Err(ClientError::Refused(problem)) if !matches!(problem.code, Code::Busy | Code::UnknownWorkload) => {
+            Ok(Followed::NotBegun(problem))
         }
         other => Ok(other?),
     }

@@ -53,7 +53,7 @@ pub(crate) async fn list(session: &Session, names: &[WorkloadName]) -> Result<u8
         false if views.is_empty() => {}
         false => answer::line(&table::workloads(session.style, &views, SystemTime::now()))?,
     }
-    if missing.is_empty() { Ok(0) } else { Err(Failure::NoSuchWorkload { names: missing }) }
+    if missing.is_empty() { Ok(0) } else { Err(Failure::NotListed { names: missing }) }
 }
 
 /// Ends a workload.

@@ -94,8 +94,9 @@ fn the_name_may_be_left_out_where_there_is_one_workload() {
 #[test]
 fn an_unknown_workload_is_not_ordered_to_move() {
     let agent = StandIn::start(|_, _| Answer::Json(200, json!([])));
-    assert_eq!(said(asking(&agent.socket(), &["--force", "web"])).code, 2);
-    assert_eq!(agent.record.asked().len(), 1);
+    let told = said(asking(&agent.socket(), &["--json", "--force", "web"]));
+    assert_eq!((told.code, told.json()["error"]["code"].as_str()), (2, Some("unknown-workload")));
+    assert!(!agent.record.asked().iter().any(|asked| asked.what == MOVE));
 }
 
 /// Interrupts a move that would never end; afterwards the workload is as `after` says.
