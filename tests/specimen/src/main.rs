@@ -94,7 +94,14 @@ enum Kind {
     /// Check such a file for gaps and overlaps
     CheckWriter { path: PathBuf },
     /// Print gaps in time
-    Pause,
+    Pause {
+        /// Memory to hold meanwhile
+        #[arg(long, default_value_t = 0)]
+        mib: usize,
+        /// What it is filled with
+        #[arg(long = "kind", value_enum, default_value = "random")]
+        content: Content,
+    },
 }
 
 fn main() -> ExitCode {
@@ -104,7 +111,7 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(violation) => Err(violation),
         },
-        Kind::Pause => pause::observe(),
+        Kind::Pause { mib, content } => pause::observe(*mib, *content),
         _ => verify_for_ever(&options),
     };
     let Err(violation) = outcome;
@@ -136,7 +143,7 @@ fn parts(options: &Options) -> Verdict<Parts> {
         Kind::Surroundings { .. } => kinds::surroundings::parts(),
         Kind::Demo { mib } => kinds::demo::parts(*mib, &fresh_directory("demo")?),
         Kind::Writer { path } => Ok(vec![Box::new(writer::Writer::open(path)?)]),
-        Kind::CheckWriter { .. } | Kind::Pause => Ok(Parts::new()),
+        Kind::CheckWriter { .. } | Kind::Pause { .. } => Ok(Parts::new()),
     }
 }
 

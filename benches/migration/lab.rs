@@ -1,0 +1,139 @@
+//! A lab of three nodes, and the workloads in it, by the `migrate` command.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use migrate_proto::api::{MoveReport, Outcome};
+use migrate_proto::phase::Phase;
+use serde::Deserialize;
+
+use crate::observer::Observer;
+
+/// A lab, which is taken down when dropped.
+pub(crate) struct Lab {
+    directory: PathBuf,
+    programs: PathBuf,
+    is_up: bool,
+}
+
+/// What is needed of `migrate lab status --json`.
+#[derive(Deserialize)]
+struct Status {
+    nodes: Vec<Node>,
+}
+
+/// A node of the lab.
+#[derive(Deserialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// With the agent's port.
+    pub(crate) address: String,
+    /// As the host sees it.
+    pub(crate) agent_pid: Option<i32>,
+}
+
+impl Lab {
+    /// Starts it below `place`.
+    pub(crate) fn up(place: &Path, programs: &Path) -> Result<Lab> {
+        let lab = Lab { directory: place.join("lab"), programs: programs.to_owned(), is_up: true };
+        lab.migrate(["-q", "lab", "up", "--nodes", "3"])?;
+        Ok(lab)
+    }
+
+    /// Takes it down.
+    pub(crate) fn down(mut self) -> Result<()> {
+        self.is_up = false;
+        self.migrate(["lab", "down"]).map(drop)
+    }
+
+    /// What `migrate` answers to these words; it must succeed.
+    pub(crate) fn migrate<const N: usize>(&self, words: [&str; N]) -> Result<String> {
+        run(self.command().args(words))
+    }
+
+    /// `migrate`, for this lab.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(self.programs.join("migrate"));
+        command.env("MIGRATE_LAB", &self.directory).env_remove("MIGRATE_SOCKET");
+        command
+    }
+
+    /// Its nodes.
+    pub(crate) fn nodes(&self) -> Result<Vec<Node>> {
+        Ok(serde_json::from_str::<Status>(&self.migrate(["--json", "lab", "status"])?)?.nodes)
+    }
+
+    /// Starts `specimen` with these words as workload `name` on node1. The programs lie where every node has them.
+    pub(crate) fn specimen(&self, name: &str, words: &[&str]) -> Result<Workload<'_>> {
+        let volume = format!("{}:/programs:ro", self.programs.display());
+        let mut command = self.command();
+        command.args(["-q", "--node", "node1", "run", "--name", name, "--volume", &volume, "--", "/programs/specimen"]);
+        run(command.args(words))?;
+        Ok(Workload { lab: self, name: name.to_owned() })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.is_up {
+            // The failure that led here is what matters.
+            let _ = self.migrate(["lab", "down"]);
+        }
+    }
+}
+
+/// A workload of the lab.
+pub(crate) struct Workload<'a> {
+    lab: &'a Lab,
+    name: String,
+}
+
+impl Workload<'_> {
+    /// What it has written.
+    pub(crate) fn output(&self) -> Result<String> {
+        self.lab.migrate(["logs", &self.name])
+    }
+
+    /// Its observer, once it is ready.
+    pub(crate) fn observer(&self) -> Result<Observer> {
+        Observer::ready(|| self.output())
+    }
+
+    /// Moves it.
+    pub(crate) fn move_to(&self, node: &str) -> Result<MoveReport> {
+        let answer = self.lab.migrate(["--json", "--force", &self.name, "--to", node])?;
+        let report: MoveReport = serde_json::from_str(&answer)?;
+        if report.outcome != Outcome::Moved {
+            bail!("{} did not move: {answer}", self.name);
+        }
+        Ok(report)
+    }
+
+    /// Ends it.
+    pub(crate) fn remove(self) -> Result<()> {
+        self.lab.migrate(["rm", "-f", &self.name]).map(drop)
+    }
+}
+
+/// How long a phase took, in milliseconds.
+pub(crate) fn phase(report: &MoveReport, name: Phase) -> f64 {
+    report.phases.iter().filter(|phase| phase.name == name).map(|phase| phase.ms).sum()
+}
+
+/// Runs a command to its end; what it wrote to stdout.
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    let ended = command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
+    if !ended.status.success() {
+        let said = String::from_utf8_lossy(&ended.stderr);
+        bail!("{}: {}: {}", words(command), ended.status, said.trim());
+    }
+    Ok(String::from_utf8(ended.stdout)?)
+}
+
+fn words(command: &Command) -> String {
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    words.join(" ")
+}
