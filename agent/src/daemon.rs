@@ -5,6 +5,7 @@ use std::sync::Arc;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::NodeName;
 use migrate_sandbox::control::Status;
+use migrate_sandbox::{Sandbox, sandbox};
 use migrate_transport::keys::ClusterKey;
 use migrate_transport::keys::authority::NodeIdentity;
 use migrate_transport::session::Acceptor;
@@ -43,7 +44,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
     let ground =
         Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
-    take_over(&ground);
+    tokio::task::block_in_place(|| take_over(&ground));
 
     let closing = CancellationToken::new();
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone()));
@@ -93,16 +94,22 @@ async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem>
     ZmqTransport::start(config).await.map_err(|error| error.problem())
 }
 
-/// Everything that ran before this agent did, and every handover that was under way.
+/// Everything that ran before this agent did, and every handover that was under way. Blocks.
 fn take_over(ground: &Ground) {
+    let mut wanted = Vec::new();
     for (place, found) in ground.registry.on_disk() {
         match found {
-            Ok(record) => take_over_one(ground, place, record),
+            Ok(record) => {
+                wanted.extend(record.sandbox.clone());
+                take_over_one(ground, place, record);
+            }
             Err(error) => {
-                ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}"))
+                ground.handovers.keep_silent();
+                ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}"));
             }
         }
     }
+    sweep(ground, &wanted);
 }
 
 fn take_over_one(ground: &Ground, place: Place, record: Record) {
@@ -111,36 +118,37 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
     if !ground.registry.add(workload.clone()) {
         return;
     }
-    let (name, warn) =
-        (workload.name().clone(), |what: String| host.events.record(Kind::Warning, Some(workload.name()), None, what));
-    match durable::read::<migrate_proto::handover::target::Entry>(&place.arrival()) {
-        Ok(Some(entry)) => drop(tokio::spawn(arrival::recover(ground.clone(), workload.clone(), entry))),
-        // It was being received, and nothing was promised yet.
-        Ok(None) if !record.owned => {
-            let _ = workload.adopt(host);
-            if let Err(problem) = workload.drop_sandbox(host).and_then(|()| {
-                ground.registry.remove(&name).map_err(|error| Problem::new(Code::Internal, error.to_string()))
-            }) {
-                warn(format!("what had arrived could not be removed: {problem}"));
-            }
-            return;
-        }
-        Ok(None) => {}
-        Err(error) => return warn(format!("it stays as it is: {error}")),
-    }
-    if !record.owned {
-        return;
-    }
     let status = workload.adopt(host);
-    match durable::read::<migrate_proto::handover::source::Entry>(&place.departure()) {
-        Ok(Some(entry)) => drop(tokio::spawn(departure::Departure::recover(ground.clone(), workload.clone(), entry))),
-        Ok(None) => {}
+    let entries =
+        durable::read(&place.departure()).and_then(|departure| Ok((departure, durable::read(&place.arrival())?)));
+    match entries {
+        Ok((Some(entry), _)) => {
+            // Nobody may change it before the handover is settled.
+            workload.set_moving(true);
+            let turn = workload.turn().ok();
+            tokio::spawn(departure::Departure::recover(ground.clone(), workload, turn, entry));
+        }
+        Ok((None, Some(entry))) => {
+            let turn = workload.turn().ok();
+            tokio::spawn(arrival::recover(ground.clone(), workload, turn, entry));
+        }
+        Ok((None, None)) if record.owned => go_on(ground, &workload, &record, status),
+        // It was being received, and nothing was promised yet.
+        Ok((None, None)) => {
+            let dropped = workload.drop_sandbox(host).and_then(|()| {
+                ground.registry.remove(workload.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+            });
+            if let Err(problem) = dropped {
+                let what = format!("what had arrived could not be removed: {problem}");
+                host.events.record(Kind::Warning, Some(workload.name()), None, what);
+            }
+        }
         Err(error) => {
+            ground.handovers.keep_silent();
             workload.set_frozen(Some(error.to_string()));
-            return warn(format!("it stays as it is: {error}"));
+            host.events.record(Kind::Warning, Some(workload.name()), None, format!("it stays as it is: {error}"));
         }
     }
-    go_on(ground, &workload, &record, status);
 }
 
 /// What an adopted workload is doing now, against what its record says.
@@ -157,6 +165,30 @@ fn go_on(ground: &Ground, workload: &Arc<Workload>, record: &Record, status: Opt
             host.events.record(Kind::Warning, Some(workload.name()), None, why);
         }
         _ => {}
+    }
+}
+
+/// Sandboxes that no record names, and images that no arrival waits for: an agent died while it made or removed them.
+fn sweep(ground: &Ground, wanted: &[String]) {
+    let host = &ground.host;
+    for entry in std::fs::read_dir(host.sandboxes()).into_iter().flatten().flatten() {
+        if !wanted.iter().any(|name| entry.file_name() == name.as_str()) {
+            let swept = match Sandbox::adopt(&host.init_program, &entry.path()) {
+                Some(sandbox) => sandbox.destroy(),
+                None => sandbox::remove_dir(&entry.path()),
+            };
+            tracing::info!(dir = %entry.path().display(), ok = swept.is_ok(), "a forgotten sandbox was removed");
+        }
+    }
+    for entry in std::fs::read_dir(host.images()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let awaited = ground.registry.all().iter().any(|workload| {
+            let entry = durable::read::<migrate_proto::handover::target::Entry>(&workload.place().arrival());
+            matches!(entry, Ok(Some(entry)) if entry.offer.handover.to_string() == name)
+        });
+        if !awaited {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

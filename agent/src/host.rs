@@ -72,9 +72,19 @@ impl Host {
             .map_err(|error| Problem::new(Code::Internal, error.to_string()))
     }
 
+    /// Where sandboxes have their directories.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.config.run.join("sandboxes")
+    }
+
+    /// Where images of arriving workloads are kept.
+    pub fn images(&self) -> PathBuf {
+        self.config.run.join("images")
+    }
+
     /// A new, empty directory for a sandbox.
     pub fn sandbox_dir(&self, name: &str) -> std::io::Result<PathBuf> {
-        let parent = self.config.run.join("sandboxes");
+        let parent = self.sandboxes();
         std::fs::create_dir_all(&parent)?;
         loop {
             let dir = parent.join(format!("{name}.{}", self.sandboxes_made.fetch_add(1, Ordering::Relaxed)));

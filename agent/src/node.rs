@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, Health, Lines, Scope};
 use crate::events::Kind;
 use crate::figures::Figures;
-use crate::handover::{Ground, departure};
+use crate::handover::{Ground, departure, rest};
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
-use crate::{clock, elsewhere, output, proxy, rootfs};
+use crate::{clock, elsewhere, output, preflight, proxy, rootfs};
 
 /// How often a move tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -48,7 +48,9 @@ impl Node {
     /// A workload that is this node's own.
     fn own(&self, name: &WorkloadName) -> Result<Arc<Workload>, Problem> {
         let known = self.ground.registry.get(name);
-        known.filter(|workload| workload.record().owned).ok_or_else(|| unknown(name))
+        // What is in doubt can be removed by a person, on either node.
+        let mine = |workload: &Arc<Workload>| workload.record().owned || workload.doubt().is_some();
+        known.filter(mine).ok_or_else(|| unknown(name))
     }
 
     async fn view(&self, workload: &Arc<Workload>) -> Result<WorkloadView, Problem> {
@@ -78,12 +80,15 @@ impl Node {
             pid: None,
         };
         let workload = Workload::new(place, record);
-        if !self.ground.registry.add(workload.clone()) {
+        // What is on disk and not in the registry was left alone because it is damaged.
+        if workload.place().record().exists() || !self.ground.registry.add(workload.clone()) {
             return Err(taken(self.me()));
         }
         let turn = workload.turn()?;
         let (ground, starting, root) = (self.ground.clone(), workload.clone(), request.root);
+        // The turn goes along: who asked may leave before it is done.
         let started = blocking(move || {
+            let _turn = turn;
             let made = first_start(&ground, &starting, root);
             if made.is_err() {
                 let _ = ground.registry.remove(starting.name());
@@ -91,7 +96,6 @@ impl Node {
             made
         });
         started.await?;
-        drop(turn);
         self.ground.host.events.record(Kind::Started, Some(workload.name()), None, "started");
         self.view(&workload).await
     }
@@ -142,6 +146,7 @@ impl Node {
             );
         }
         let turn = workload.turn()?;
+        may_change(&workload)?;
         if !matches!(workload.record().doing, Doing::Running) {
             let message =
                 format!("{} does not run on {}; only a running workload can be moved", workload.name(), self.me());
@@ -165,8 +170,21 @@ impl Node {
             let report = departure.run(cancel).await;
             drop(turn);
             let _ = done.send(report);
+            rest().await;
         });
         Ok(follow_move(meter, report))
+    }
+}
+
+/// What is in doubt is for a person to look at: nothing else may start or move it.
+fn may_change(workload: &Workload) -> Result<(), Problem> {
+    match workload.doubt() {
+        Some(problem) => Err(problem),
+        None if workload.place().departure().exists() => {
+            let message = format!("an earlier move of {} is not settled", workload.name());
+            Err(Problem::new(Code::Busy, message).hint("`migrate events` says what it waits for"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -182,6 +200,10 @@ fn first_start(
 ) -> Result<(), Problem> {
     let internal = |error: String| Problem::new(Code::Internal, error);
     let (place, spec) = (workload.place(), workload.record().spec);
+    if let Some(missing) = preflight::missing_volume(&spec.volumes, ground.host.node().as_str()) {
+        let message = format!("{} was not started: {missing}", spec.name);
+        return Err(Problem::new(Code::Usage, message).hint("a volume is a path that every node has already"));
+    }
     let _ = std::fs::remove_dir_all(place.dir());
     std::fs::create_dir_all(place.dir())
         .map_err(|error| internal(format!("cannot make room for {}: {error}", spec.name)))?;
@@ -256,14 +278,16 @@ impl Control for Node {
 
     async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
-        let _turn = workload.turn()?;
+        let turn = workload.turn()?;
         let (host, stopping) = (self.ground.host.clone(), workload.clone());
         let timeout = timeout.unwrap_or(host.config.stop_timeout);
         blocking(move || {
-            if let Ok(cgroup) = host.cgroup(stopping.name().as_str()) {
-                let _ = cgroup.freeze(false);
+            let _turn = turn;
+            match stopping.doubt() {
+                None => stopping.end(&host, timeout)?,
+                // It may run elsewhere: not one more instruction here.
+                Some(_) => stopping.drop_sandbox(&host)?,
             }
-            stopping.end(&host, timeout)?;
             stopping.set_frozen(None);
             stopping.note_stop(&host)
         })
@@ -273,25 +297,31 @@ impl Control for Node {
 
     async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
-        let _turn = workload.turn()?;
+        let turn = workload.turn()?;
+        may_change(&workload)?;
         if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
             return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
         }
         let (host, starting) = (self.ground.host.clone(), workload.clone());
-        blocking(move || starting.start(&host, clock::time_of_day())).await?;
+        blocking(move || {
+            let _turn = turn;
+            starting.start(&host, clock::time_of_day())
+        })
+        .await?;
         self.ground.host.events.record(Kind::Started, Some(name), None, "started");
         self.view(&workload).await
     }
 
     async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
         let workload = self.own(name)?;
-        let _turn = workload.turn()?;
+        let turn = workload.turn()?;
         if workload.pid().is_some() && !force {
             let hint = format!("`migrate stop {name}` first, or `migrate rm -f {name}`");
             return Err(Problem::new(Code::WrongState, format!("{name} runs on {}", self.me())).hint(hint));
         }
         let (ground, removing) = (self.ground.clone(), workload.clone());
         blocking(move || {
+            let _turn = turn;
             removing.drop_sandbox(&ground.host)?;
             ground.registry.remove(removing.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))
         })

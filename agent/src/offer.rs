@@ -30,8 +30,15 @@ pub fn make(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Result
     };
     let criu = host.criu()?;
     let tree = process::tree(main);
-    let cgroup = host.cgroup(workload.name().as_str())?.pids();
-    if let Some(problem) = preflight::unmovable(sandbox.init().pid, &tree, &cgroup).into_iter().next() {
+    let cgroup = host.cgroup(workload.name().as_str())?;
+    if cgroup.freezer().is_none() {
+        // Without it, CRIU's death after the commit would set the source's copy free.
+        let message = format!("{} has no cgroup2 file system, which holds a workload that is being moved", host.node());
+        return Err(
+            Problem::new(Code::Incompatible, message).hint("mount one: `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+        );
+    }
+    if let Some(problem) = preflight::unmovable(sandbox.init().pid, &tree, &cgroup.pids()).into_iter().next() {
         let message = format!("{} cannot be moved: {}; it stays on {}", workload.name(), problem.message, host.node());
         return Err(Problem { message, ..problem });
     }
@@ -58,7 +65,11 @@ pub fn make(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Result
 /// Whether there is room, and everything that the workload needs. Blocks.
 pub fn check(host: &Arc<Host>, offer: &Offer) -> Result<Room, Problem> {
     let (name, from) = (&offer.spec.name, &offer.from);
-    preflight::compare(&offer.needs, &offer.spec, host.criu()?, from)?;
+    let criu = host.criu().map_err(|problem| {
+        let message = format!("{} has no usable CRIU: {problem}; {name} stays on {from}", host.node());
+        Problem { message, ..problem }
+    })?;
+    preflight::compare(&offer.needs, &offer.spec, criu, from)?;
     preflight::check_volumes(&offer.spec.volumes, from)?;
     let figures = Figures::new().look(&host.config.state);
     // The image is there until the restored processes run: their memory is needed twice for a moment.
@@ -85,23 +96,21 @@ pub fn check(host: &Arc<Host>, offer: &Offer) -> Result<Room, Problem> {
     Ok(Room { memory: figures.memory_available_bytes, disk: figures.disk_free_bytes })
 }
 
-/// After a move that did not happen: whether the workload runs as before. `false` where it has ended meanwhile. Blocks.
-pub fn is_free(host: &Arc<Host>, workload: &Arc<Workload>) -> Result<bool, Problem> {
+/// After a move that did not happen: whether the workload runs as before. `false` where it has ended meanwhile. `clean`
+/// says that CRIU ended in good order. Blocks.
+pub fn is_free(host: &Arc<Host>, workload: &Arc<Workload>, clean: bool) -> Result<bool, Problem> {
     if let Ok(cgroup) = host.cgroup(workload.name().as_str()) {
         let _ = cgroup.freeze(false);
     }
     let Some(main) = workload.pid() else { return Ok(false) };
-    match Stat::read(main) {
-        Ok(stat) if matches!(stat.state, 'T' | 't') => {
-            let message = format!(
-                "CRIU left {} stopped on {}, perhaps with code of its own inside",
-                workload.name(),
-                host.node()
-            );
-            let hint = format!("look at it, then `migrate rm -f {0}` or `kill -CONT {main}`", workload.name());
-            Err(Problem::new(Code::Unknown, message).hint(hint))
-        }
-        Ok(stat) => Ok(!matches!(stat.state, 'Z' | 'X')),
-        Err(_) => Ok(false),
+    if !clean {
+        let name = workload.name();
+        let message = format!(
+            "CRIU was killed while it had {name} on {} in its hands; code of CRIU may be left in it",
+            host.node()
+        );
+        let hint = format!("see whether it still works; if not: `migrate rm -f {name}` or `kill -CONT {main}`");
+        return Err(Problem::new(Code::Unknown, message).hint(hint));
     }
+    Ok(Stat::read(main).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X')))
 }

@@ -15,7 +15,7 @@ use migrate_sandbox::cgroup::{Cgroup, CpuShare, Limits};
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::plan::MAIN_PID;
-use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process};
+use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::durable;
@@ -97,6 +97,14 @@ impl Workload {
         self.turn.clone().try_lock_owned().map_err(busy)
     }
 
+    /// Why nobody but a person may start or move it, where that is so.
+    pub fn doubt(&self) -> Option<Problem> {
+        let reason = self.live().frozen.clone()?;
+        let hint =
+            format!("look where it runs; `migrate rm -f {}` removes the copy of the node it is asked of", self.name);
+        Some(Problem::new(Code::Unknown, format!("{} is frozen: {reason}", self.name)).hint(hint))
+    }
+
     /// Follows the end of the main process.
     pub fn ended(&self) -> watch::Receiver<Option<Exit>> {
         self.ended.subscribe()
@@ -122,14 +130,6 @@ impl Workload {
         Ok(())
     }
 
-    /// Gives it a sandbox, of which the record then knows.
-    pub fn set_sandbox(&self, sandbox: Option<Sandbox>) -> Result<(), Problem> {
-        let dir = sandbox.as_ref().and_then(|sandbox| Some(sandbox.dir().file_name()?.to_string_lossy().into_owned()));
-        self.update(|record| record.sandbox = dir)?;
-        self.live().sandbox = sandbox;
-        Ok(())
-    }
-
     // ---- starting and ending; these block ------------------------------------------------------------------------
 
     /// Builds a sandbox for it, without layer and workload.
@@ -148,9 +148,12 @@ impl Workload {
             criu_prefix: host.criu_prefix(),
             side_cgroup: cgroup.side_procs(),
         };
-        let sandbox =
-            Sandbox::build(&host.init_program, &plan).map_err(|error| self.problem("build a sandbox for", &error))?;
-        self.set_sandbox(Some(sandbox.clone()))?;
+        // Known before it is there, so that an agent that dies meanwhile leaves nothing that the next one cannot find.
+        let name = plan.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.update(|record| record.sandbox = name)?;
+        let built = Sandbox::build(&host.init_program, &plan);
+        let sandbox = built.map_err(|error| self.problem("build a sandbox for", &error))?;
+        self.live().sandbox = Some(sandbox.clone());
         Ok(sandbox)
     }
 
@@ -244,16 +247,23 @@ impl Workload {
 
     /// Ends whatever is in its sandbox and removes the sandbox; layer and record stay.
     pub fn drop_sandbox(&self, host: &Host) -> Result<(), Problem> {
-        let Some(sandbox) = self.sandbox() else { return Ok(()) };
-        sandbox.destroy().map_err(|error| self.problem("remove the sandbox of", &error))?;
+        let failed = |error: SandboxError| self.problem("remove the sandbox of", &error);
+        match (self.sandbox(), self.record().sandbox) {
+            (Some(sandbox), _) => sandbox.destroy().map_err(failed)?,
+            // Its PID 1 is gone; what it left is not.
+            (None, Some(name)) => sandbox::remove_dir(&host.sandboxes().join(name)).map_err(failed)?,
+            (None, None) => return Ok(()),
+        }
+        self.live().sandbox = None;
         let cgroup = host.cgroup(self.name.as_str())?;
         cgroup.remove().map_err(|error| self.problem("remove the control groups of", &error))?;
-        self.set_sandbox(None)
+        // An arrival that was refused late has no place on disk any more.
+        if self.place.dir().exists() { self.update(|record| record.sandbox = None) } else { Ok(()) }
     }
 
     /// Takes over what runs, after the agent was restarted. Says whether there is a living sandbox.
     pub fn adopt(self: &Arc<Self>, host: &Arc<Host>) -> Option<Status> {
-        let dir = host.config.run.join("sandboxes").join(self.record().sandbox?);
+        let dir = host.sandboxes().join(self.record().sandbox?);
         let sandbox = Sandbox::adopt(&host.init_program, &dir)?;
         let status = sandbox.status().ok();
         self.live().sandbox = Some(sandbox);
@@ -264,7 +274,8 @@ impl Workload {
     pub fn watch(self: &Arc<Self>, host: &Arc<Host>) {
         let (Some(sandbox), workload, host) = (self.sandbox(), self.clone(), host.clone()) else { return };
         let follow = move || {
-            let Ok(exit) = sandbox.wait() else { return };
+            // Killed from outside, PID 1 has no last words, and everything in the sandbox went with it.
+            let exit = sandbox.wait().unwrap_or(Exit::Signal(libc::SIGKILL));
             let still_mine = workload.sandbox().is_some_and(|own| own.dir() == sandbox.dir());
             if still_mine {
                 workload.ended.send_replace(Some(exit));

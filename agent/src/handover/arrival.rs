@@ -9,7 +9,8 @@ use migrate_proto::handover::Budgets;
 use migrate_proto::handover::target::{Command, Entry, Event, Target};
 use migrate_proto::message::{Message, Offer};
 use migrate_proto::phase::Phase;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::departure::until;
 use super::dump::internal;
@@ -36,6 +37,10 @@ struct Arrival {
     meter: Arc<Meter>,
     reception: watch::Sender<Option<Arc<Reception>>>,
     hands: Hands,
+    /// Compares or builds; awaited before anything is dropped, so that nothing appears afterwards.
+    building: Option<JoinHandle<()>>,
+    /// Lets the processes go, or restores them again; a repeated command joins it.
+    reviving: Option<JoinHandle<()>>,
 }
 
 /// A peer offers a workload.
@@ -48,13 +53,14 @@ pub async fn take(ground: Ground, talk: Talk, offer: Box<Offer>) {
     arrival.connect(talk);
     let first = arrival.machine.step(clock::now(), Event::Offered);
     arrival.run(first).await;
+    super::rest().await;
 }
 
 /// Finishes, or takes back, what an agent that is no more has begun.
-pub async fn recover(ground: Ground, workload: Arc<Workload>, entry: Entry) {
+pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
     let (machine, first) = Target::recover(entry, Budgets::default(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
-    arrival.hands.take_up(workload).await;
+    arrival.hands.take_up(workload, turn).await;
     arrival.line.redial();
     arrival.run(first).await;
 }
@@ -66,7 +72,18 @@ impl Arrival {
         let line = Line::new(ground.clone(), offer.from.clone(), tell.clone());
         ground.handovers.enlist(offer.handover, tell.clone());
         let hands = Hands::empty(&ground, offer, tell.clone());
-        Arrival { ground, machine, line, inputs, tell, meter: Arc::default(), reception: watch::channel(None).0, hands }
+        Arrival {
+            ground,
+            machine,
+            line,
+            inputs,
+            tell,
+            meter: Arc::default(),
+            reception: watch::channel(None).0,
+            hands,
+            building: None,
+            reviving: None,
+        }
     }
 
     fn connect(&mut self, talk: Talk) {
@@ -110,10 +127,10 @@ impl Arrival {
         loop {
             for command in std::mem::take(&mut commands) {
                 if let Command::Finish(outcome, problem) = command {
-                    self.finish(outcome);
+                    self.finish(outcome).await;
                     return (outcome, problem);
                 }
-                if let Err(problem) = self.execute(command).await {
+                if let Err(problem) = self.insist(command).await {
                     // What follows in this batch must not happen without it.
                     let _ = self.tell.send(Input::Event(Event::ReceiveFailed(problem)));
                     break;
@@ -151,51 +168,89 @@ impl Arrival {
         }
     }
 
+    /// After the commit there is no way back: what has to be written down is tried until it is.
+    async fn insist(&mut self, command: Command) -> Result<(), Problem> {
+        let committed = matches!(command, Command::Journal(phase) if phase >= Phase::Resume)
+            || matches!(command, Command::AdoptOwner(_));
+        loop {
+            match self.execute(command.clone()).await {
+                Err(problem) if committed => {
+                    tracing::error!(%problem, "the workload waits until this can be written down");
+                    tokio::time::sleep(PULSE).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     async fn execute(&mut self, command: Command) -> Result<(), Problem> {
         let hands = self.hands.clone();
         match command {
             Command::Journal(phase) => self.journal(phase)?,
             Command::Send(message) => self.line.say(message),
-            Command::Check => self.beside(async move { Event::Checked(hands.check().await) }),
-            Command::BuildSandbox => self.build_sandbox(),
-            Command::StartRestore => self.beside(async move {
+            Command::Check => {
+                self.building = Some(self.beside(async move { Event::Checked(hands.check().await) }));
+            }
+            Command::BuildSandbox => self.building = Some(self.build_sandbox()),
+            Command::StartRestore => drop(self.beside(async move {
                 match hands.start_restore().await {
                     Ok(()) => Event::RestoreReady,
                     Err(problem) => Event::ReceiveFailed(problem),
                 }
-            }),
+            })),
             Command::Verify(manifest) => {
                 let reception = self.reception.borrow().clone().ok_or_else(|| internal("nothing was received"))?;
-                self.beside(async move {
+                drop(self.beside(async move {
                     match hands.verify(&reception, &manifest).await {
                         Ok(()) => Event::DigestsMatch,
                         Err(problem) => Event::DigestsDiffer(problem),
                     }
-                });
+                }));
             }
-            Command::Restore => self.beside(async move { held(hands.restore().await) }),
+            Command::Restore => drop(self.beside(async move { held(hands.restore().await) })),
             Command::AdoptOwner(epoch) => tokio::task::block_in_place(|| self.hands.adopt(epoch))?,
-            Command::Resume => self.beside(async move {
+            Command::Resume => self.revive(async move {
                 match hands.resume().await {
                     Ok(pid) => Event::Running { pid },
                     Err(problem) => Event::ResumeFailed(problem),
                 }
             }),
-            Command::RestoreAgain => self.beside(async move { held(hands.restore_again().await) }),
-            Command::DropEverything => self.hands.drop_everything().await,
+            Command::RestoreAgain => self.revive(async move { held(hands.restore_again().await) }),
+            Command::DropEverything => {
+                self.built().await;
+                self.hands.drop_everything().await;
+            }
             Command::KeepFrozen(problem) => self.hands.keep_frozen(&problem),
             Command::AskSource => self.line.say(Message::Ask { handover: self.hands.offer.handover }),
-            Command::ForgetImage => self.hands.forget_image().await,
+            Command::ForgetImage => {
+                self.reception.send_replace(None);
+                self.hands.forget_image().await;
+                // It runs, and is this node's: what follows is between the agents alone.
+                self.hands.give_back_turn();
+            }
             Command::Finish(..) => {}
         }
         Ok(())
     }
 
-    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
+    /// Runs something beside the loop; what it returns is the next event.
+    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) -> JoinHandle<()> {
         let tell = self.tell.clone();
         tokio::spawn(async move {
             let _ = tell.send(Input::Event(work.await));
-        });
+        })
+    }
+
+    fn revive(&mut self, work: impl Future<Output = Event> + Send + 'static) {
+        if self.reviving.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.reviving = Some(self.beside(work));
+        }
+    }
+
+    async fn built(&mut self) {
+        if let Some(building) = self.building.take() {
+            let _ = building.await;
+        }
     }
 
     /// Before `commit` a restarted agent drops everything, wherever it was: one entry is enough to know that there is
@@ -214,7 +269,7 @@ impl Arrival {
         }
     }
 
-    fn build_sandbox(&self) {
+    fn build_sandbox(&self) -> JoinHandle<()> {
         let hands = self.hands.clone();
         let reception = self.reception.clone();
         self.beside(async move {
@@ -222,14 +277,28 @@ impl Arrival {
                 Ok(Ok(())) => Event::SandboxReady,
                 Ok(Err(problem)) | Err(problem) => Event::ReceiveFailed(problem),
             }
-        });
+        })
     }
 
-    fn finish(&self, outcome: Outcome) {
-        if outcome == Outcome::Moved {
-            let _ = durable::remove(&self.ground.registry.place(&self.hands.offer.spec.name).arrival());
+    async fn finish(&mut self, outcome: Outcome) {
+        self.built().await;
+        match outcome {
+            Outcome::Moved => self.forget_entry(),
+            // Whatever has come into being while it was given up.
+            Outcome::Stayed => self.hands.drop_everything().await,
+            Outcome::Unknown => {}
         }
         self.hands.give_back_turn();
+    }
+
+    /// The workload may have left and come again meanwhile: then the entry is another arrival's.
+    fn forget_entry(&self) {
+        let path = self.ground.registry.place(&self.hands.offer.spec.name).arrival();
+        if let Ok(Some(entry)) = durable::read::<Entry>(&path)
+            && entry.offer.handover == self.hands.offer.handover
+        {
+            let _ = durable::remove(&path);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use migrate_proto::message::Offer;
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Hook, Order, decision};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::dump::{CriuCall, Dump, internal};
@@ -33,6 +34,8 @@ use crate::{clock, durable};
 
 /// How often it is looked whether bytes moved.
 const PULSE: Duration = Duration::from_millis(500);
+/// How long CRIU, whose images have ended too early, may take to end as well.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a guard may take to write down that its CRIU is gone.
 const GUARDS_LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -51,6 +54,7 @@ pub struct Departure {
     rounds: Arc<std::sync::atomic::AtomicU32>,
     released: Option<Instant>,
     resumed: Option<Instant>,
+    settling: Option<JoinHandle<()>>,
 }
 
 impl Departure {
@@ -84,6 +88,7 @@ impl Departure {
             rounds: Arc::default(),
             released: None,
             resumed: None,
+            settling: None,
         }
     }
 
@@ -105,12 +110,13 @@ impl Departure {
         self.conclude(outcome, problem).await
     }
 
-    /// Finishes, or takes back, what an agent that is no more has begun.
-    pub async fn recover(ground: Ground, workload: Arc<Workload>, entry: Entry) {
+    /// Finishes, or takes back, what an agent that is no more has begun. The turn is held to the end.
+    pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
         let found = decision::read(&workload.place().dump());
         let decided = match found {
             Ok(decided) => decided,
             Err(error) => {
+                ground.handovers.keep_silent();
                 let why = format!("its decision file cannot be read: {error}; it stays frozen");
                 workload.set_frozen(Some(why.clone()));
                 return ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
@@ -118,11 +124,12 @@ impl Departure {
         };
         let (machine, first) = Source::recover(entry, decided, Budgets::default(), clock::now());
         let mut departure = Departure::with(ground, workload, machine, Arc::default());
-        departure.workload.set_moving(true);
+        departure.workload.watch(&departure.ground.host);
         departure.ground.handovers.enlist(departure.terms().handover, departure.tell.clone());
         departure.line.redial();
         let (outcome, problem) = departure.drive(first, CancellationToken::new()).await;
         let _ = departure.conclude(outcome, problem).await;
+        drop(turn);
     }
 
     fn terms(&self) -> &Terms {
@@ -225,21 +232,15 @@ impl Departure {
 
     // ---- commands ------------------------------------------------------------------------------------------------
 
-    /// Between `prepare` and the decision, the entry of `prepare` says all that a restarted agent needs; after it, the
-    /// decision file does. So the disk is not waited for during the pause.
+    /// Up to the decision, the entry of `prepare` says all that a restarted agent needs; after it, the decision file does.
+    /// So the disk is not waited for during the pause.
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);
-        let (path, entry) = (self.workload.place().departure(), self.machine.entry(phase));
-        match phase {
-            Phase::Prepare => tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal),
-            Phase::Resume | Phase::CleanUp => {
-                if let Err(error) = durable::write_soon(&path, &entry) {
-                    tracing::warn!(%error, "the journal was not written; the decision file stands");
-                }
-                Ok(())
-            }
-            _ => Ok(()),
+        if phase != Phase::Prepare {
+            return Ok(());
         }
+        let (path, entry) = (self.workload.place().departure(), self.machine.entry(phase));
+        tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
     }
 
     fn inspect(&self) {
@@ -344,13 +345,18 @@ impl Departure {
                 }
                 Ok(Manifest::new(criu_version, terms.from, terms.epoch, streams))
             };
-            match complete.await {
+            let complete: Result<Manifest, Problem> = complete.await;
+            match complete {
                 Ok(manifest) => Event::ImageComplete(manifest),
-                // Where CRIU has ended its own words are worth more than the broken pipe.
-                Err(problem) => Event::DumpFailed(match call.guard.standing() {
-                    Standing::Ended(exit) => call.failure(Code::DumpFailed, Standing::Ended(exit)),
-                    _ => problem,
-                }),
+                // Where CRIU is ending its own words are worth more than the broken pipe.
+                Err(problem) if problem.code == Code::DumpFailed => {
+                    let ended = tokio::time::timeout(LAST_WORDS, call.guard.end()).await;
+                    Event::DumpFailed(match ended {
+                        Ok(Some(exit)) => call.failure(Code::DumpFailed, Standing::Ended(exit)),
+                        _ => problem,
+                    })
+                }
+                Err(problem) => Event::DumpFailed(problem),
             }
         });
     }
@@ -373,24 +379,27 @@ impl Departure {
         });
     }
 
-    /// Ends every process of the sandbox at once, frozen or not.
+    /// From here on the workload is the target's, whatever becomes of this agent. Ends every process of the sandbox at
+    /// once, frozen or not.
     fn end_source(&mut self) {
         let (host, workload) = (self.ground.host.clone(), self.workload.clone());
         let dump = self.dump.take();
-        self.beside(async move {
+        self.settle(async move {
             if let Some(dump) = &dump {
                 dump.call.guard.order(Order::Continue).await;
             }
-            let ended = tokio::task::spawn_blocking(move || workload.drop_sandbox(&host)).await;
+            let ended =
+                move || workload.update(|record| record.owned = false).and_then(|()| workload.drop_sandbox(&host));
+            let ended = tokio::task::spawn_blocking(ended).await;
             if let Some(dump) = &dump {
                 // CRIU went with the sandbox, and its guard is writing that down in a directory that goes next.
                 let _ = tokio::time::timeout(GUARDS_LAST_WORDS, dump.call.guard.end()).await;
             }
             match ended.map_err(internal).and_then(std::convert::identity) {
-                Ok(()) => Event::SourceEnded,
+                Ok(()) => Some(Event::SourceEnded),
                 Err(problem) => {
                     tracing::error!(%problem, "the source's copy is frozen, but not yet removed");
-                    pending().await
+                    None
                 }
             }
         });
@@ -401,34 +410,45 @@ impl Departure {
             (self.ground.host.clone(), self.workload.clone(), self.workload.place().dump());
         // Taken apart here: its broken pipes make an incomplete dump fail.
         let known = self.dump.take().map(|dump| dump.call.clone());
-        self.beside(async move {
+        self.settle(async move {
             let call = match known {
                 Some(call) => Some(call),
                 None => CriuCall::take_over(&guard_dir).await.map(Arc::new),
             };
-            if let Some(call) = call {
-                call.let_go().await;
-            }
-            let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload)).await;
-            match checked.map_err(internal) {
+            let clean = match call {
+                Some(call) => call.let_go().await,
+                None => true,
+            };
+            let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload, clean)).await;
+            Some(match checked.map_err(internal) {
                 Ok(Ok(true)) => Event::SourceResumed,
                 Ok(Ok(false)) => Event::WorkloadEnded,
                 Ok(Err(problem)) | Err(problem) => Event::SourceResumeFailed(problem),
-            }
+            })
         });
     }
 
+    /// Ends or resumes the source beside the loop. A repeated command joins the one that is under way.
+    fn settle(&mut self, work: impl Future<Output = Option<Event>> + Send + 'static) {
+        if self.settling.as_ref().is_some_and(|settling| !settling.is_finished()) {
+            return;
+        }
+        let tell = self.tell.clone();
+        self.settling = Some(tokio::spawn(async move {
+            if let Some(event) = work.await {
+                let _ = tell.send(Input::Event(event));
+            }
+        }));
+    }
+
     fn drop_copy(&self) {
-        let dropped = self
-            .workload
-            .drop_sandbox(&self.ground.host)
-            .and_then(|()| self.ground.registry.remove(self.workload.name()).map_err(internal));
+        let dropped = tokio::task::block_in_place(|| {
+            self.workload.drop_sandbox(&self.ground.host)?;
+            self.ground.registry.remove(self.workload.name()).map_err(internal)
+        });
         if let Err(problem) = dropped {
-            self.note(
-                Kind::Warning,
-                Some(Phase::CleanUp),
-                format!("what is left of it here could not be removed: {problem}"),
-            );
+            let message = format!("what is left of it here could not be removed: {problem}");
+            self.note(Kind::Warning, Some(Phase::CleanUp), message);
         }
     }
 
@@ -457,6 +477,7 @@ impl Departure {
             (Outcome::Unknown, error) => {
                 let why =
                     error.as_ref().map_or_else(|| "it is not known where it may run".to_owned(), ToString::to_string);
+                self.ground.handovers.keep_silent();
                 self.workload.set_frozen(Some(why.clone()));
                 self.note(Kind::Warning, None, why);
             }

@@ -26,6 +26,8 @@ use crate::workload::Workload;
 
 /// Below the largest PID, where no workload's processes are.
 const PID_DISTANCE: i32 = 2000;
+/// How long CRIU may take until it is ready to freeze the workload.
+const STARTING: Duration = Duration::from_secs(20);
 /// How long CRIU may take to let go of a workload, before it is killed.
 const LETTING_GO: Duration = Duration::from_secs(20);
 /// What of CRIU's log is read to explain a failure.
@@ -81,6 +83,7 @@ impl CriuCall {
             argv,
             dir: places.guard.clone(),
             images: images.clone(),
+            side: cgroup.side_procs(),
             groups: places.groups,
             freezer: cgroup.freezer(),
             criu_pid: largest_pid(sandbox) - PID_DISTANCE,
@@ -97,8 +100,9 @@ impl CriuCall {
         Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned() })
     }
 
-    /// Makes CRIU let go of the workload, wherever it stands.
-    pub(super) async fn let_go(&self) {
+    /// Makes CRIU let go of the workload, wherever it stands. Says whether it did so in good order: CRIU that was killed may
+    /// have left code of its own in the workload.
+    pub(super) async fn let_go(&self) -> bool {
         let refusing = async {
             let mut beyond = None;
             loop {
@@ -114,6 +118,7 @@ impl CriuCall {
             self.guard.order(Order::Kill).await;
             self.guard.end().await;
         }
+        matches!(self.guard.standing(), Standing::Ended(Exit::Code(_)))
     }
 
     /// Why CRIU failed, in its own words and in ours.
@@ -201,7 +206,9 @@ impl Dump {
             let _ = tell_streams.send(outcome);
         });
         let dump = Dump { frozen, streams, streaming: streaming.abort_handle(), call };
-        match dump.call.guard.past(None).await {
+        // A limit of its own: the loop waits for this.
+        let held = tokio::time::timeout(STARTING, dump.call.guard.past(None)).await;
+        match held.unwrap_or(Standing::Working) {
             Standing::At(Hook::PreDump) => Ok(dump),
             other => Err(dump.call.failure(Code::DumpFailed, other)),
         }

@@ -3,7 +3,7 @@
 //! Shared by the loop in [`super::arrival`] and by what works beside it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_image::store::StoredImage;
 use migrate_proto::error::{Code, Problem};
@@ -13,7 +13,8 @@ use migrate_proto::manifest::Manifest;
 use migrate_proto::message::Offer;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::plan::MAIN_PID;
-use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::dump::internal;
 use super::receive::Reception;
@@ -27,14 +28,23 @@ use crate::workload::Workload;
 /// The image may be larger than its estimate: the workload runs on while it is being copied.
 const IMAGE_MARGIN: u64 = 256 << 20;
 
+type Shared<T> = Arc<Mutex<Option<T>>>;
+
+fn look<T>(shared: &Shared<T>) -> MutexGuard<'_, Option<T>> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub(super) struct Hands {
     ground: Ground,
     workload: Arc<std::sync::OnceLock<Arc<Workload>>>,
-    turn: Arc<std::sync::Mutex<Option<OwnedMutexGuard<()>>>>,
-    restore: Arc<Mutex<Option<Restore>>>,
-    image: Arc<Mutex<Option<Arc<StoredImage>>>>,
+    turn: Shared<OwnedMutexGuard<()>>,
+    /// Never locked while something is waited for: whoever drops the workload must not wait for whoever restores it.
+    restore: Shared<Arc<Restore>>,
+    image: Shared<Arc<StoredImage>>,
+    /// Follows a restore that holds the processes.
+    following: Shared<AbortHandle>,
     image_dir: PathBuf,
     pub(super) offer: Arc<Offer>,
     tell: mpsc::UnboundedSender<Input<Event>>,
@@ -49,7 +59,8 @@ impl Hands {
             turn: Arc::default(),
             restore: Arc::default(),
             image: Arc::default(),
-            image_dir: ground.host.config.run.join("images").join(offer.handover.to_string()),
+            following: Arc::default(),
+            image_dir: ground.host.images().join(offer.handover.to_string()),
             offer: Arc::new(offer),
             tell,
         }
@@ -59,13 +70,9 @@ impl Hands {
         self.workload.get().cloned().ok_or_else(|| internal("the workload is not known here"))
     }
 
+    /// Others may change the workload again.
     pub(super) fn give_back_turn(&self) {
-        drop(self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
-    }
-
-    pub(super) fn hold_turn(&self, workload: &Arc<Workload>) {
-        let turn = workload.turn().ok();
-        *self.turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = turn;
+        drop(look(&self.turn).take());
     }
 
     /// Compares, and takes the name.
@@ -81,19 +88,8 @@ impl Hands {
             sandbox: None,
             pid: None,
         };
-        let place = self.ground.registry.place(&self.offer.spec.name);
-        let workload = Workload::new(place.clone(), record);
-        if !self.ground.registry.add(workload.clone()) {
-            let (name, node, from) = (&self.offer.spec.name, self.ground.host.node(), &self.offer.from);
-            let message = format!("{node} has a workload {name} of its own; {name} stays on {from}");
-            return Err(Problem::new(Code::NameTaken, message)
-                .hint(format!("remove it there: `migrate --node {node} rm {name}`")));
-        }
-        let _ = self.workload.set(workload.clone());
-        self.hold_turn(&workload);
-        let _ = std::fs::remove_dir_all(place.dir());
-        std::fs::create_dir_all(place.dir()).map_err(internal)?;
-        workload.update(|_| {})?;
+        let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
+        tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn)).await.map_err(internal)??;
         Ok(room)
     }
 
@@ -110,7 +106,8 @@ impl Hands {
 
     /// Compares what was received with what was announced, and keeps it.
     pub(super) async fn verify(&self, reception: &Reception, manifest: &Manifest) -> Result<(), Problem> {
-        *self.image.lock().await = Some(reception.verify(manifest).await?);
+        let image = reception.verify(manifest).await?;
+        *look(&self.image) = Some(image);
         Ok(())
     }
 
@@ -119,58 +116,66 @@ impl Hands {
         if self.offer.spec.own_root { Ok(()) } else { self.start_criu().await }
     }
 
-    pub(super) async fn start_criu(&self) -> Result<(), Problem> {
+    async fn start_criu(&self) -> Result<(), Problem> {
         let workload = self.workload()?;
         let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
-        let restore = Restore::start(&self.ground.host, &workload, &sandbox).await?;
-        let ready = restore.ready();
-        ready.await?;
-        *self.restore.lock().await = Some(restore);
-        Ok(())
+        let restore = Arc::new(Restore::start(&self.ground.host, &workload, &sandbox).await?);
+        *look(&self.restore) = Some(restore.clone());
+        restore.ready().await
     }
 
+    /// Mounts the layer and has CRIU rebuild the processes, up to the hold.
     pub(super) async fn restore(&self) -> Result<i32, Problem> {
         let workload = self.workload()?;
         let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
-        let attaching = workload.clone();
-        tokio::task::spawn_blocking(move || attaching.attach_layer(&sandbox)).await.map_err(internal)??;
-        if self.restore.lock().await.is_none() {
+        tokio::task::spawn_blocking(move || workload.attach_layer(&sandbox)).await.map_err(internal)??;
+        if look(&self.restore).is_none() {
             self.start_criu().await?;
         }
-        let image = self.image.lock().await.clone().ok_or_else(|| internal("there is no image"))?;
-        let mut restore = self.restore.lock().await;
-        let restore = restore.as_mut().ok_or_else(|| internal("CRIU was not started"))?;
+        let image = look(&self.image).clone().ok_or_else(|| internal("there is no image"))?;
+        let restore = look(&self.restore).clone().ok_or_else(|| internal("CRIU was not started"))?;
         let pid = restore.restore(image).await?;
-        self.follow_held(restore);
+        self.follow_held(&restore);
         Ok(pid)
     }
 
     /// While the processes are held, CRIU's death is theirs.
-    pub(super) fn follow_held(&self, restore: &Restore) {
+    fn follow_held(&self, restore: &Restore) {
         let (end, tell) = (restore.watch_end(), self.tell.clone());
-        tokio::spawn(async move {
+        let following = tokio::spawn(async move {
             let _ = tell.send(Input::Event(Event::RestoreFailed(end.await)));
         });
+        if let Some(before) = look(&self.following).replace(following.abort_handle()) {
+            before.abort();
+        }
     }
 
-    pub(super) async fn restore_again(&self) -> Result<i32, Problem> {
-        let workload = self.workload()?;
-        drop(self.restore.lock().await.take());
-        if self.image.lock().await.is_none() {
-            let image = StoredImage::open(&self.image_dir).map_err(internal)?;
-            *self.image.lock().await = Some(Arc::new(image));
+    fn stop_following(&self) {
+        if let Some(following) = look(&self.following).take() {
+            following.abort();
         }
-        let (host, rebuilding) = (self.ground.host.clone(), workload);
-        let rebuilt = move || rebuilding.drop_sandbox(&host).and_then(|()| rebuilding.build_sandbox(&host)).map(drop);
+    }
+
+    /// Builds everything anew, and restores from the image that was kept.
+    pub(super) async fn restore_again(&self) -> Result<i32, Problem> {
+        self.stop_following();
+        let (hands, workload) = (self.clone(), self.workload()?);
+        let rebuilt = move || -> Result<(), Problem> {
+            workload.drop_sandbox(&hands.ground.host)?;
+            drop(look(&hands.restore).take());
+            if look(&hands.image).is_none() {
+                let image = StoredImage::open(&hands.image_dir).map_err(internal)?;
+                *look(&hands.image) = Some(Arc::new(image));
+            }
+            workload.build_sandbox(&hands.ground.host).map(drop)
+        };
         tokio::task::spawn_blocking(rebuilt).await.map_err(internal)??;
         self.restore().await
     }
 
     /// The owner has changed.
     pub(super) fn adopt(&self, epoch: Epoch) -> Result<(), Problem> {
-        let workload = self.workload()?;
-        workload.set_frozen(None);
-        workload.update(|record| {
+        self.workload()?.update(|record| {
             record.owned = true;
             record.epoch = epoch;
             record.doing = Doing::Running;
@@ -178,36 +183,37 @@ impl Hands {
         })
     }
 
+    /// Lets the processes go; where an earlier agent has done that, says so.
     pub(super) async fn resume(&self) -> Result<i32, Problem> {
+        self.stop_following();
         let workload = self.workload()?;
-        let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
-        let held = self.restore.lock().await;
-        match held.as_ref() {
-            Some(restore) if restore.holds() => {
-                let (last_pid, taking_over) = (self.offer.last_pid, sandbox.clone());
-                let prepare =
-                    move || taking_over.set_last_pid(last_pid).and_then(|()| taking_over.adopt_workload(MAIN_PID));
-                tokio::task::spawn_blocking(prepare).await.map_err(internal)?.map_err(internal)?;
-                let begun = std::time::Instant::now();
-                restore.resume().await?;
-                tracing::debug!(took = ?begun.elapsed(), "CRIU let the processes go and ended");
-            }
-            // An earlier agent has let it go already.
-            _ if workload.pid().is_some() => {}
-            _ => return Err(Problem::new(Code::RestoreFailed, "the held processes are gone")),
+        if !workload.record().owned {
+            return Err(internal("this node does not own the workload yet"));
         }
-        drop(held);
+        let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
+        let last_pid = self.offer.last_pid;
+        let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
+        tokio::task::spawn_blocking(prepare).await.map_err(internal)?.map_err(internal)?;
+        let restore = look(&self.restore).clone();
+        match restore {
+            Some(restore) => restore.resume().await?,
+            // The guard has ended as well: long ago, and well, if the processes are there.
+            None if workload.pid().is_some() => {}
+            None => return Err(Problem::new(Code::RestoreFailed, "the held processes are gone")),
+        }
+        workload.set_frozen(None);
         workload.watch(&self.ground.host);
         let message = format!("came from {}", self.offer.from);
         self.ground.host.events.record(Kind::Arrived, Some(workload.name()), None, message);
         Ok(MAIN_PID)
     }
 
+    /// Removes everything that the handover brought. Processes first: who waits for them then waits no more.
     pub(super) async fn drop_everything(&self) {
-        drop(self.restore.lock().await.take());
-        let (hands, image_dir) = (self.clone(), self.image_dir.clone());
+        self.stop_following();
+        let hands = self.clone();
         let dropped = tokio::task::spawn_blocking(move || -> Result<(), Problem> {
-            let _ = std::fs::remove_dir_all(image_dir);
+            let _ = std::fs::remove_dir_all(&hands.image_dir);
             let Ok(workload) = hands.workload() else { return Ok(()) };
             workload.drop_sandbox(&hands.ground.host)?;
             hands.ground.registry.remove(workload.name()).map_err(internal)
@@ -216,6 +222,8 @@ impl Hands {
             Ok(Ok(())) => {}
             Ok(Err(problem)) | Err(problem) => tracing::error!(%problem, "what had arrived could not be removed"),
         }
+        drop(look(&self.restore).take());
+        drop(look(&self.image).take());
     }
 
     pub(super) fn keep_frozen(&self, problem: &Problem) {
@@ -226,27 +234,60 @@ impl Hands {
         events.record(Kind::Warning, Some(&self.offer.spec.name), Some(Phase::Commit), problem.message.clone());
     }
 
+    /// The workload runs: the image is of no more use.
     pub(super) async fn forget_image(&self) {
-        drop(self.image.lock().await.take());
-        drop(self.restore.lock().await.take());
-        if let Err(error) = std::fs::remove_dir_all(&self.image_dir)
+        drop(look(&self.image).take());
+        drop(look(&self.restore).take());
+        let dir = self.image_dir.clone();
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+        if let Ok(Err(error)) = removed
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "the image could not be removed");
         }
     }
 
-    /// After a restart: what there is of sandbox and CRIU.
-    pub(super) async fn take_up(&self, workload: Arc<Workload>) {
-        self.hold_turn(&workload);
-        let _ = workload.adopt(&self.ground.host);
-        if let Some(sandbox) = workload.sandbox() {
-            let restore = Restore::take_over(&sandbox).await;
-            if let Some(restore) = &restore {
-                self.follow_held(restore);
-            }
-            *self.restore.lock().await = restore;
+    /// After a restart: what there is of sandbox and CRIU. The caller has adopted the workload and holds its turn.
+    pub(super) async fn take_up(&self, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>) {
+        *look(&self.turn) = turn;
+        if let Some(sandbox) = workload.sandbox()
+            && let Some(restore) = Restore::take_over(&sandbox).await
+        {
+            self.follow_held(&restore);
+            *look(&self.restore) = Some(Arc::new(restore));
         }
         let _ = self.workload.set(workload);
+    }
+}
+
+/// Makes the name this arrival's, on disk and in the registry, or leaves no trace. Blocks.
+fn take_name(
+    ground: &Ground,
+    record: Record,
+    taken: &std::sync::OnceLock<Arc<Workload>>,
+    turn: &Shared<OwnedMutexGuard<()>>,
+) -> Result<(), Problem> {
+    let name = record.spec.name.clone();
+    let place = ground.registry.place(&name);
+    let workload = Workload::new(place.clone(), record);
+    // What is on disk and not in the registry was left alone because it is damaged.
+    if place.record().exists() || !ground.registry.add(workload.clone()) {
+        let node = ground.host.node();
+        let message = format!("{node} has a workload {name} of its own; {name} stays where it is");
+        let hint = format!("remove it there: `migrate --node {node} rm {name}`");
+        return Err(Problem::new(Code::NameTaken, message).hint(hint));
+    }
+    *look(turn) = workload.turn().ok();
+    let _ = std::fs::remove_dir_all(place.dir());
+    let made = std::fs::create_dir_all(place.dir()).map_err(internal).and_then(|()| workload.update(|_| {}));
+    match made {
+        Ok(()) => {
+            let _ = taken.set(workload);
+            Ok(())
+        }
+        Err(problem) => {
+            let _ = ground.registry.remove(&name);
+            Err(problem)
+        }
     }
 }

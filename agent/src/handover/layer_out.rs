@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_image::layer::{LayerSource, Options, RoundStats};
 use migrate_image::pace::SharedPace;
-use migrate_proto::error::Problem;
+use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Digest;
 use migrate_sandbox::Sandbox;
 use tokio::sync::mpsc;
@@ -67,7 +67,13 @@ impl LayerOut {
     pub(super) async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
         let mut round = self.round().await?;
         criu_done.await?;
+        let mut rounds = 0;
         while round.stood_still != Some(self.written_so_far().await?) {
+            rounds += 1;
+            if rounds > MOST_ROUNDS {
+                let message = "something beside the workload keeps writing to its files, perhaps a `migrate exec`";
+                return Err(Problem::new(Code::DumpFailed, message).hint("end it and try again"));
+            }
             round = self.round().await?;
         }
         let source = self.source.clone();

@@ -20,6 +20,7 @@ mod receive;
 mod restore;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_proto::handover::answer_without_entry;
@@ -63,6 +64,8 @@ type Mailbox = Box<dyn Fn(Box<Talk>, Message) -> bool + Send>;
 /// The handovers under way on this node.
 #[derive(Default)]
 pub struct Handovers {
+    /// There are handovers here of which nobody knows enough to answer for them.
+    silent: AtomicBool,
     mailboxes: Mutex<HashMap<HandoverId, Mailbox>>,
 }
 
@@ -72,6 +75,12 @@ impl Handovers {
         let deliver =
             move |talk, message| inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok();
         self.lock().insert(handover, Box::new(deliver));
+    }
+
+    /// From now on, nothing is said about handovers that are not under way: what is damaged here may be about them, and a
+    /// guess could lose a workload.
+    pub fn keep_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     /// The handover is over.
@@ -94,6 +103,11 @@ impl Handovers {
     }
 }
 
+/// After a handover: an agent that has nothing to do is small again.
+pub async fn rest() {
+    let _ = tokio::task::spawn_blocking(migrate_transport::allocation::give_back).await;
+}
+
 /// A peer has begun a conversation about a handover.
 pub async fn receive(ground: Ground, mut talk: Talk) {
     let message = match talk.listener.expect().await {
@@ -111,6 +125,9 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
         other => return tracing::info!(peer = %talk.peer.node, kind = other.kind(), "a conversation began oddly"),
     };
     let Some(talk) = ground.handovers.deliver(handover, Box::new(talk), message.clone()) else { return };
+    if ground.handovers.silent.load(Ordering::Relaxed) && matches!(message, Message::Ask { .. }) {
+        return tracing::warn!(peer = %talk.peer.node, %handover, "a question stays without an answer: a journal is damaged");
+    }
     if let Some(answer) = answer_without_entry(&message)
         && talk.speaker.say(&answer).await.is_ok()
     {

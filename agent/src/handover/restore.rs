@@ -1,9 +1,10 @@
 //! CRIU on the target: started early, it waits for its first image; then it rebuilds the processes and holds them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_criu::stream::serve::{Serve, Serving};
 use migrate_image::store::StoredImage;
+use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_sandbox::Sandbox;
 use migrate_sandbox::guard::{Hook, Kind, Order};
@@ -18,7 +19,7 @@ use crate::workload::Workload;
 /// A restore that is under way.
 pub(super) struct Restore {
     call: Arc<CriuCall>,
-    image: Option<oneshot::Sender<Arc<StoredImage>>>,
+    image: Mutex<Option<oneshot::Sender<Arc<StoredImage>>>>,
     asked: watch::Receiver<bool>,
     serving: tokio::task::AbortHandle,
 }
@@ -55,29 +56,29 @@ impl Restore {
                 tracing::warn!(%problem, "CRIU was not served to its end");
             }
         });
-        Ok(Restore { call, image: Some(image), asked, serving: serving.abort_handle() })
+        Ok(Restore { call, image: Mutex::new(Some(image)), asked, serving: serving.abort_handle() })
     }
 
     /// Takes over a restore that an earlier agent began: held, or over.
     pub(super) async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
         let call = Arc::new(CriuCall::take_over(&sandbox.dir().join("guard")).await?);
         let serving = tokio::spawn(std::future::ready(())).abort_handle();
-        Some(Restore { call, image: None, asked: watch::channel(true).1, serving })
+        Some(Restore { call, image: Mutex::default(), asked: watch::channel(true).1, serving })
     }
 
     /// Waits until CRIU wants its first image.
     pub(super) async fn ready(&self) -> Result<(), Problem> {
         let mut asked = self.asked.clone();
-        if asked.wait_for(|asked| *asked).await.is_ok() {
-            return Ok(());
+        tokio::select! {
+            Ok(_) = asked.wait_for(|asked| *asked) => Ok(()),
+            // Also where it has let go of its socket without a question: then it is about to end.
+            ended = self.call.guard.past(None) => Err(self.failure(ended)),
         }
-        // CRIU has let go of its socket without a question: it has failed, and is about to end.
-        Err(self.failure(self.call.guard.past(None).await))
     }
 
     /// Gives CRIU its images and waits until it holds the processes. Returns the main process, inside.
-    pub(super) async fn restore(&mut self, image: Arc<StoredImage>) -> Result<i32, Problem> {
-        if let Some(give) = self.image.take() {
+    pub(super) async fn restore(&self, image: Arc<StoredImage>) -> Result<i32, Problem> {
+        if let Some(give) = self.image.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = give.send(image);
         }
         self.held().await
@@ -91,16 +92,16 @@ impl Restore {
         }
     }
 
-    /// Whether CRIU holds the processes now.
-    pub(super) fn holds(&self) -> bool {
-        self.call.guard.standing() == Standing::At(Hook::PostRestore)
-    }
-
-    /// Lets the processes go, and waits until they do.
+    /// Lets the processes go where they are held, and waits until they are out of CRIU's hands.
     pub(super) async fn resume(&self) -> Result<(), Problem> {
-        self.call.guard.order(Order::Continue).await;
+        match self.call.guard.past(None).await {
+            Standing::At(Hook::PostRestore) => self.call.guard.order(Order::Continue).await,
+            // An earlier agent has let them go.
+            Standing::Ended(Exit::Code(0)) => return Ok(()),
+            other => return Err(self.failure(other)),
+        }
         match self.call.guard.past(Some(Hook::PostRestore)).await {
-            Standing::Ended(migrate_proto::api::Exit::Code(0)) => Ok(()),
+            Standing::Ended(Exit::Code(0)) => Ok(()),
             other => Err(self.failure(other)),
         }
     }

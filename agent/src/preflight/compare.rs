@@ -28,14 +28,18 @@ pub fn compare(needs: &Needs, spec: &WorkloadSpec, own_criu: &Capabilities, node
 
 /// Whether this node has the shared storage of the workload that `node` runs now.
 pub fn check_volumes(volumes: &[Volume], node: &NodeName) -> Result<(), Problem> {
-    let missing = volumes.iter().find_map(|volume| Some((volume, fs::metadata(volume.source.as_os_str()).err()?)));
-    let Some((volume, error)) = missing else { return Ok(()) };
-    let what = match error.kind() {
-        io::ErrorKind::NotFound => "does not exist on the target".to_owned(),
-        _ => format!("cannot be reached on the target ({error})"),
-    };
-    let message = format!("the volume {} {what}; {}", volume.source, stays(node));
+    let Some(missing) = missing_volume(volumes, "the target") else { return Ok(()) };
+    let message = format!("{missing}; {}", stays(node));
     Err(Problem::new(Code::Incompatible, message).hint("mount the shared storage there, at the same path"))
+}
+
+/// What is wrong with the first volume that is not here; `here` is what this node is called.
+pub fn missing_volume(volumes: &[Volume], here: &str) -> Option<String> {
+    let missing = volumes.iter().find_map(|volume| Some((volume, fs::metadata(volume.source.as_os_str()).err()?)));
+    missing.map(|(volume, error)| match error.kind() {
+        io::ErrorKind::NotFound => format!("the volume {} does not exist on {here}", volume.source),
+        _ => format!("the volume {} cannot be reached on {here} ({error})", volume.source),
+    })
 }
 
 fn stays(node: &NodeName) -> String {

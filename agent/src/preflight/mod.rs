@@ -27,7 +27,7 @@ use migrate_proto::message::{MappedFile, Needs};
 use migrate_proto::spec::WorkloadSpec;
 use migrate_proto::text::Text;
 
-pub use compare::{check_volumes, compare};
+pub use compare::{check_volumes, compare, missing_volume};
 pub use unmovable::unmovable;
 
 use place::{Place, open_root, place_of};
