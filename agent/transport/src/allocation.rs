@@ -10,6 +10,15 @@ const LARGEST_KEPT: libc::c_int = 4 << 20;
 /// How much free memory at the end of the heap is not given back.
 const MOST_KEPT: libc::c_int = 32 << 20;
 
+/// Gives what is free back to the kernel, for times between transfers. Takes some milliseconds.
+#[allow(unsafe_code)]
+pub fn give_back() {
+    // SAFETY: malloc_trim takes an integer, locks what it looks at, and has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Sets the allocator of this process. Doing it twice does no harm; where it fails, transfers are slower.
 #[allow(unsafe_code)]
 pub(crate) fn keep_frames() {

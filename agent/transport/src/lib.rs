@@ -6,7 +6,7 @@
 //!   [`faulty`] are its twins for tests.
 //! - [`session`]: what the agent uses: an ordered, exactly-once, bounded stream of [`parcel::Parcel`]s each way.
 
-mod allocation;
+pub mod allocation;
 pub mod door;
 pub mod faulty;
 pub mod keys;
