@@ -143,6 +143,7 @@ impl Prepared {
         match outcome {
             Ok(()) => "nothing happened".into(),
             Err(("execute it", error)) => error.to_string(),
+            Err((step @ "enter its working directory", error)) => format!("cannot {step} {}: {error}", command.dir),
             Err((step, error)) => format!("cannot {step}: {error}"),
         }
     }
