@@ -56,6 +56,14 @@ pub(crate) fn boot(lab: &Path, layout: &Layout, identity: &LabNode) -> Result<()
     let switch = running_switch(lab)?;
     let log = directory.join("node.log");
     let args = ["lab-node", "--name", identity.name.as_str(), "--lab"].map(AsRef::as_ref);
+    // Of an earlier boot; whoever waits for the agent must not take it for this one's.
+    let gave_up = directory.join(super::supervisor::GAVE_UP_FILE);
+    match std::fs::remove_file(&gave_up) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(LabError::File { doing: "remove", path: gave_up, source });
+        }
+        _ => {}
+    }
     let starting = Starting::start(&[&args[..], &[lab.as_os_str()]].concat(), &log)?;
     let first = running(lab, layout, &identity.name)?;
     network::plug(switch.pid(), first.pid(), identity)?;

@@ -58,13 +58,6 @@ impl Supervisor {
         let awaited: SigSet = [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect();
         // Blocked signals reach PID 1 although it has no handlers for them.
         awaited.thread_block().map_err(failed)?;
-        let gave_up = self.directory.join(GAVE_UP_FILE);
-        match std::fs::remove_file(&gave_up) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(LabError::File { doing: "remove", path: gave_up, source });
-            }
-            _ => {}
-        }
         self.start_agent();
         loop {
             match awaited.wait().map_err(failed)? {
