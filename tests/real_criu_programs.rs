@@ -42,3 +42,13 @@ moves_around! {
     surroundings: "surroundings";
     a_little_of_everything: "demo" "--mib" "64";
 }
+
+/// What `run` is told about a workload's surroundings is there from the beginning, and stays.
+#[test]
+fn surroundings_that_run_was_told() {
+    let lab = Lab::up(3);
+    let options = ["--dir", "/tmp", "--env", "ODD NAME=two  words, a \n newline and \"quotes\" 'both'"];
+    lab.run_with("traveller", "node1", &options, &["/programs/specimen", "surroundings"]);
+    lab.carry_around("traveller", || ());
+    lab.assert_clean();
+}

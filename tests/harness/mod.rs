@@ -137,7 +137,12 @@ impl Lab {
 
     /// What agents and workloads have to say, for whoever reads a failed test.
     fn tell_state(&self) {
-        eprintln!("--- {:?}", self.migrate(["ps"]));
+        let ps = self.migrate(["ps"]);
+        eprintln!("--- ps\n{}{}", ps.stdout, ps.stderr);
+        for name in ps.stdout.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
+            let logs = self.migrate(["logs", "--tail", "5", name]);
+            eprintln!("--- end of the log of {name}\n{}{}", logs.stdout, logs.stderr);
+        }
         let nodes = std::fs::read_dir(self.directory()).into_iter().flatten().flatten();
         for log in nodes.map(|node| node.path().join("agent.log")).filter(|log| log.exists()) {
             let text = String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()).into_owned();

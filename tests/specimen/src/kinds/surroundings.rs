@@ -50,6 +50,8 @@ fn change_as_root() -> Verdict {
     // A namespace of our own: outside a sandbox the name would be the machine's.
     unshare(CloneFlags::CLONE_NEWUTS).must("unshare(CLONE_NEWUTS)")?;
     nix::unistd::sethostname("specimen-host").must("sethostname")?;
+    // Whoever is not root could not read its own /proc any more.
+    prctl::set_dumpable(false).must("prctl(PR_SET_DUMPABLE)")?;
     setgroups(&[7, 4242, 65_533].map(Gid::from_raw)).must("setgroups")?;
     for dropped in [CapabilitySet::NET_RAW, CapabilitySet::SYS_MODULE] {
         remove_capability_from_bounding_set(dropped).must("dropping a capability from the bounding set")?;
@@ -64,7 +66,6 @@ fn change_as_root() -> Verdict {
 }
 
 fn change() -> Verdict {
-    umask(Mode::from_bits_truncate(0o137));
     for (resource, soft, hard) in [
         (Resource::RLIMIT_NOFILE, 300, 700),
         (Resource::RLIMIT_CORE, 0, 4096),
@@ -75,11 +76,12 @@ fn change() -> Verdict {
     }
     std::fs::create_dir_all("specimen-surroundings/inner").must("mkdir")?;
     std::env::set_current_dir("specimen-surroundings/inner").must("chdir")?;
+    // Not before: only root could enter a directory made under it.
+    umask(Mode::from_bits_truncate(0o137));
     std::fs::write("/proc/self/oom_score_adj", "345").must("writing oom_score_adj")?;
     rustix::process::nice(3).must("nice")?;
     prctl::set_name(c"odd name \x01").must("prctl(PR_SET_NAME)")?;
     prctl::set_child_subreaper(true).must("prctl(PR_SET_CHILD_SUBREAPER)")?;
-    prctl::set_dumpable(false).must("prctl(PR_SET_DUMPABLE)")?;
     prctl::set_no_new_privs().must("prctl(PR_SET_NO_NEW_PRIVS)")?;
     change_scheduling()
 }
