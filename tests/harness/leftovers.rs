@@ -11,7 +11,9 @@ pub(super) fn of_lab(id: &str, directory: &Path) -> Vec<String> {
     let mounts = processes_mounts(directory);
     let loops = fs::read_dir("/sys/block").into_iter().flatten().flatten().filter_map(|device| {
         let backing = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-        backing.contains(directory.to_str()?).then(|| format!("{:?} on {}", device.file_name(), backing.trim()))
+        backing
+            .contains(directory.to_str()?)
+            .then(|| format!("loop device {:?} of {}", device.file_name(), backing.trim()))
     });
     let files = directory.exists().then(|| format!("directory {}", directory.display()));
     processes.chain(mounts).chain(loops).chain(groups(&group)).chain(files).collect()

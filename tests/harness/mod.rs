@@ -129,6 +129,11 @@ impl Lab {
         leftovers::processes_in(&format!("/migrate-lab-{}/{node}/{name}", self.id))
     }
 
+    /// What there is of the lab on this machine, one line each.
+    pub(crate) fn traces(&self) -> Vec<String> {
+        leftovers::of_lab(&self.id, &self.directory())
+    }
+
     /// Takes the lab down; panics, as every drop does, when something is left behind: a process, mount, loop device, control
     /// group or file.
     pub(crate) fn assert_clean(self) {
@@ -158,12 +163,11 @@ impl Lab {
         if !down.status.success() {
             return Err(format!("the lab did not go down: {down:?}"));
         }
-        let left = || leftovers::of_lab(&self.id, &self.directory());
         // The kernel takes loop devices, mounts and groups down a moment after their last process.
-        if eventually(|| left().is_empty()) {
+        if eventually(|| self.traces().is_empty()) {
             Ok(())
         } else {
-            Err(format!("the lab left behind:\n{}", left().join("\n")))
+            Err(format!("the lab left behind:\n{}", self.traces().join("\n")))
         }
     }
 }
