@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -22,6 +23,8 @@ pub(crate) struct Pool {
 struct State {
     free: Vec<Box<[u8]>>,
     closed: bool,
+    /// How long buffers were waited for, since that was last asked.
+    waited: Duration,
 }
 
 impl Pool {
@@ -29,20 +32,33 @@ impl Pool {
     pub(crate) fn new(count: usize) -> Arc<Pool> {
         // Filled with something else than zero, which the allocator would hand out untouched.
         let free = (0..count.max(1)).map(|_| vec![0xa5; CHUNK_BYTES].into()).collect();
-        Arc::new(Pool { state: Mutex::new(State { free, closed: false }), changed: Condvar::new() })
+        Arc::new(Pool {
+            state: Mutex::new(State { free, closed: false, waited: Duration::ZERO }),
+            changed: Condvar::new(),
+        })
     }
 
     /// Waits for a buffer. Its content is arbitrary. `None` once the pool is closed.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Buffer> {
-        let mut state = self
-            .changed
-            .wait_while(lock(&self.state), |state| state.free.is_empty() && !state.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
+        if state.free.is_empty() && !state.closed {
+            let begun = Instant::now();
+            state = self
+                .changed
+                .wait_while(state, |state| state.free.is_empty() && !state.closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waited += begun.elapsed();
+        }
         if state.closed {
             return None;
         }
         // The one that came back last: it is still warm.
         state.free.pop().map(|bytes| Buffer { bytes, pool: self.clone() })
+    }
+
+    /// How long buffers were waited for since the last call: whoever has them does not keep up.
+    pub(crate) fn waited(&self) -> Duration {
+        std::mem::take(&mut lock(&self.state).waited)
     }
 
     /// From now on nobody gets a buffer, and nobody waits for one.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::buffers::Pool;
+use crate::buffers::{Buffer, Pool};
 use crate::chunk::{Chunk, ChunkHeader, Encoding, is_zero, zero_digest};
 use crate::lock;
 use crate::pace::{Level, Probe, SharedPace};
@@ -35,15 +35,22 @@ pub(crate) struct Encoder {
     level: i32,
     probe: Probe,
     pace: SharedPace,
+    raw: Arc<Pool>,
     packed: Arc<Pool>,
     out: mpsc::Sender<Chunk>,
 }
 
 impl Encoder {
-    /// `packed` is where compressed bytes are put.
-    pub(crate) fn new(pace: SharedPace, packed: Arc<Pool>, out: mpsc::Sender<Chunk>) -> Result<Encoder, EncodeError> {
+    /// `raw` is where chunks come from, `packed` where compressed bytes are put. What was sent holds its buffer until it is on
+    /// its way, so a slow link shows in either pool before it shows in the queue `out`.
+    pub(crate) fn new(
+        pace: SharedPace,
+        raw: Arc<Pool>,
+        packed: Arc<Pool>,
+        out: mpsc::Sender<Chunk>,
+    ) -> Result<Encoder, EncodeError> {
         let level = 1;
-        Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, level, probe: Probe::new()?, pace, packed, out })
+        Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, level, probe: Probe::new()?, pace, raw, packed, out })
     }
 
     /// Makes a chunk of `raw` (1 to `CHUNK_BYTES` bytes) and waits until the queue takes it.
@@ -57,8 +64,13 @@ impl Encoder {
         }
         let digest = Digest::of(&raw);
         let level = lock(&self.pace).level();
+        let mut waited = Duration::ZERO;
         let packed = match level {
-            Level::Zstd(level) if self.probe.compressible(&raw) => self.compress(level, &raw)?,
+            Level::Zstd(level) if self.probe.compressible(&raw) => {
+                let room = self.packed.take().ok_or(EncodeError::Closed)?;
+                waited = self.packed.waited();
+                self.compress(level, &raw, room)?
+            }
             _ => None,
         };
         // Data that does not shrink says nothing about levels.
@@ -67,39 +79,39 @@ impl Encoder {
             Some(packed) => (Encoding::Zstd, packed),
             None => (Encoding::Raw, raw),
         };
-        let encode_time = begun.elapsed();
+        let encode_time = begun.elapsed().saturating_sub(waited);
         let bytes = body.len();
-        let waited = self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
+        waited += self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
+        waited += self.raw.waited();
         if telling {
-            lock(&self.pace).observe(waited.is_some(), encode_time, waited.unwrap_or_default());
+            lock(&self.pace).observe(!waited.is_zero(), encode_time, waited);
         }
         Ok(Sent { digest, bytes })
     }
 
     /// `None` where it saves less than a sixteenth.
-    fn compress(&mut self, level: i32, raw: &[u8]) -> Result<Option<Bytes>, EncodeError> {
+    fn compress(&mut self, level: i32, raw: &[u8], mut room: Buffer) -> Result<Option<Bytes>, EncodeError> {
         if self.level != level {
             self.zstd.set_compression_level(level)?;
             self.level = level;
         }
-        let mut packed = self.packed.take().ok_or(EncodeError::Closed)?;
         let limit = raw.len() - raw.len() / 16;
         // Too little room is how zstd says that it did not shrink.
-        match self.zstd.compress_to_buffer(raw, &mut packed[..limit]) {
-            Ok(len) => Ok(Some(packed.freeze(len))),
+        match self.zstd.compress_to_buffer(raw, &mut room[..limit]) {
+            Ok(len) => Ok(Some(room.freeze(len))),
             Err(_) => Ok(None),
         }
     }
 
-    /// How long it waited, if there was no room.
-    fn queue(&self, chunk: Chunk) -> Result<Option<Duration>, EncodeError> {
+    /// How long it waited for room.
+    fn queue(&self, chunk: Chunk) -> Result<Duration, EncodeError> {
         let chunk = match self.out.try_send(chunk) {
-            Ok(()) => return Ok(None),
+            Ok(()) => return Ok(Duration::ZERO),
             Err(TrySendError::Closed(_)) => return Err(EncodeError::Closed),
             Err(TrySendError::Full(chunk)) => chunk,
         };
         let begun = Instant::now();
         self.out.blocking_send(chunk).map_err(|_| EncodeError::Closed)?;
-        Ok(Some(begun.elapsed()))
+        Ok(begun.elapsed())
     }
 }

@@ -117,8 +117,8 @@ impl LayerSource {
         let reader = Reader { path, file, size: *size, pool: raw };
         let stats: Result<RoundStats, LayerError> = std::thread::scope(|scope| {
             let work = || -> Result<RoundStats, LayerError> {
-                let mut encoder =
-                    Encoder::new(options.pace.clone(), packed.clone(), out.clone()).map_err(encode_failure)?;
+                let mut encoder = Encoder::new(options.pace.clone(), raw.clone(), packed.clone(), out.clone())
+                    .map_err(encode_failure)?;
                 let mut stats = RoundStats::default();
                 while let Some((part, (known, data))) = next() {
                     stats += send_part(&reader, &mut encoder, part, known, data)?;

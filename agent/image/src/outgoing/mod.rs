@@ -169,7 +169,7 @@ impl Outgoing {
         let mut outgoing = Outgoing { shared: shared.clone(), jobs, threads: Vec::new(), next_stream: 0, stopper };
         let jobs_out = Arc::new(Mutex::new(jobs_out));
         for _ in 0..encoders {
-            let encoder = Encoder::new(options.pace.clone(), shared.packed.clone(), chunks.clone());
+            let encoder = Encoder::new(options.pace.clone(), shared.raw.clone(), shared.packed.clone(), chunks.clone());
             let encoder = encoder.map_err(encode_failure)?;
             let (shared, jobs_out) = (shared.clone(), jobs_out.clone());
             outgoing.spawn("image-encode", "", move || run_encoder(&shared, encoder, &jobs_out))?;

@@ -180,3 +180,30 @@ async fn a_pipe_that_cannot_be_read_is_an_error_with_its_name() {
     assert!(matches!(&failure, OutgoingError::Read { name, .. } if name == "no-pipe"), "{failure}");
     collected.await.unwrap();
 }
+
+/// What is under way holds its buffer, so a slow link leaves none long before its queue is full.
+#[tokio::test]
+async fn a_link_that_holds_all_buffers_is_compressed_for() {
+    let options = Options { window_bytes: 8 << 20, ..Options::default() };
+    let (mut outgoing, mut chunks) = Outgoing::start(options).unwrap();
+    let (read, mut write) = io::pipe().unwrap();
+    outgoing.add_pipe("text", read.into()).unwrap();
+    // Ends when nobody reads any more.
+    let writer = thread::spawn(move || while write.write_all(&b"lorem ipsum ".repeat(100_000)).is_ok() {});
+    // This link has taken much and delivers slowly.
+    let mut under_way = std::collections::VecDeque::new();
+    loop {
+        let (header, bytes) = chunks.recv().await.unwrap();
+        if header.encoding == crate::chunk::Encoding::Zstd {
+            break;
+        }
+        assert!(header.offset < 200 << 20, "200 MiB crossed a slow link uncompressed");
+        under_way.push_back(bytes);
+        if under_way.len() == 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            under_way.pop_front();
+        }
+    }
+    drop((under_way, chunks, outgoing));
+    writer.join().unwrap();
+}
