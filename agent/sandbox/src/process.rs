@@ -82,7 +82,9 @@ pub fn tree(root: i32) -> Vec<i32> {
 
 /// The PID that a process has in its innermost namespace.
 pub fn inner_pid(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    // A program's name may be any bytes, and stands here too.
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
     let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     line.split_ascii_whitespace().last()?.parse().ok()
 }
