@@ -358,17 +358,21 @@ impl Source {
     /// The problem that `event` is, where it ends an undecided handover.
     fn failure(&self, event: &Event, phase: Phase, now: Millis) -> Option<Problem> {
         let of = |code, what: &str| {
-            Some(Problem::new(
-                code,
-                format!("{what} during {phase}; {} stays on {}", self.terms.workload, self.terms.from),
-            ))
+            let stays = format!("{} stays on {}", self.terms.workload, self.terms.from);
+            Some(Problem::new(code, format!("{what} during {phase}; {stays}")))
         };
+        let lost = format!("the connection to {} was lost", self.terms.to);
+        let look = "`migrate nodes` shows who answers; then move it again";
         match event {
+            // Whatever was being sent notices it first, and knows more.
+            Event::DumpFailed(problem) if problem.code == Code::LinkLost => {
+                Some(of(Code::LinkLost, &format!("{lost} ({problem})"))?.hint(look))
+            }
             Event::InspectFailed(problem)
             | Event::Refused(problem)
             | Event::DumpFailed(problem)
             | Event::PeerFailed(problem) => Some(problem.clone()),
-            Event::LinkLost => of(Code::LinkLost, &format!("the connection to {} was lost", self.terms.to)),
+            Event::LinkLost => Some(of(Code::LinkLost, &lost)?.hint(look)),
             Event::Cancelled => of(Code::Cancelled, "the move was cancelled"),
             Event::WorkloadEnded => Some(ended(&self.terms, phase)),
             Event::Tick if self.watch.expired(now) => of(Code::TimedOut, "the move took longer than allowed"),
