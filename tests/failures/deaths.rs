@@ -1,7 +1,7 @@
 //! Agents and nodes that die on the way. Before the commit the workload goes on where it was; from then on it may also
 //! have arrived. Never does it run twice, and always can it be moved afterwards.
 
-use migrate_proto::api::{Outcome, State};
+use migrate_proto::api::{Outcome, State, WorkloadView};
 use migrate_proto::phase::Phase;
 
 use crate::harness::{Lab, eventually};
@@ -76,12 +76,15 @@ pub(crate) fn settled(lab: &Lab, name: &str) -> String {
     let runs = || {
         let all_answer =
             |nodes: &serde_json::Value| nodes.as_array().unwrap().iter().all(|node| node["state"] == "alive");
-        let nodes = lab.migrate(["--json", "nodes"]);
-        let views: Vec<_> = lab.ps().into_iter().filter(|view| view.name.as_str() == name).collect();
-        let runs = views.len() == 1 && views[0].state == State::Running;
-        runs && nodes.status.success() && all_answer(&nodes.json())
+        let (nodes, listed) = (lab.migrate(["--json", "nodes"]), lab.migrate(["--json", "ps", name]));
+        // For a moment there may be no agent that answers.
+        if !nodes.status.success() || !listed.status.success() || !all_answer(&nodes.json()) {
+            return false;
+        }
+        let views: Vec<WorkloadView> = serde_json::from_value(listed.json()).unwrap();
+        views.len() == 1 && views[0].state == State::Running
     };
-    assert!(eventually(runs), "{name} is in doubt: {:?}", lab.ps());
+    assert!(eventually(runs), "{name} is in doubt: {:?}", lab.migrate(["ps"]));
     lab.view(name).node.to_string()
 }
 

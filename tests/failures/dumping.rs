@@ -47,7 +47,12 @@ fn a_unix_socket_to_outside() {
         "odd",
         "node1",
         "node2",
-        &Refusal { code: "dump-failed", exit: 1, says: &["CRIU", "unix"], hint: "" },
+        &Refusal {
+            code: "dump-failed",
+            exit: 1,
+            says: &["Unix socket", "criu: unix: External socket"],
+            hint: "close that connection",
+        },
     );
     // The connection is as it was.
     std::io::Write::write_all(&mut connected, b"still there").unwrap();

@@ -70,7 +70,7 @@ fn a_working_directory_that_is_missing() {
 fn a_volume_that_is_missing() {
     let lab = Lab::up(1);
     let output = lab.try_run("doomed", "node1", &["--volume", "/no/such/place:/data"], &["/bin/sleep", "1"]);
-    assert_refused(&lab, &output, 1, &["the volume /no/such/place does not exist"]);
+    assert_refused(&lab, &output, 2, &["the volume /no/such/place does not exist"]);
     lab.assert_clean();
 }
 
@@ -78,7 +78,7 @@ fn a_volume_that_is_missing() {
 fn a_root_that_is_missing() {
     let lab = Lab::up(1);
     let output = lab.try_run("doomed", "node1", &["--root", "/no/such/root"], &["/bin/sleep", "1"]);
-    assert_refused(&lab, &output, 1, &["/no/such/root"]);
+    assert_refused(&lab, &output, 2, &["/no/such/root"]);
     lab.assert_clean();
 }
 
