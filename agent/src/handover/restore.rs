@@ -1,7 +1,11 @@
 //! CRIU on the target: started early, it waits for its first image; then it rebuilds the processes and holds them.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use migrate_criu::mend;
 use migrate_criu::stream::serve::{Serve, Serving};
 use migrate_image::store::StoredImage;
 use migrate_proto::api::Exit;
@@ -139,7 +143,7 @@ async fn serve_all(
                 let pipe = request.present().await.map_err(internal)?;
                 let image = image.clone();
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = image.serve(&name, pipe) {
+                    if let Err(error) = give(&image, &name, pipe) {
                         tracing::warn!(%error, image = name, "an image was not served");
                     }
                 });
@@ -148,4 +152,37 @@ async fn serve_all(
         }
     }
     Ok(())
+}
+
+/// Writes an image into CRIU's pipe, mended where CRIU would restore something else than what was dumped. Blocks.
+fn give(image: &StoredImage, name: &str, pipe: OwnedFd) -> Result<(), Problem> {
+    if !mend::knows(name) {
+        return image.serve(name, pipe).map(drop).map_err(internal);
+    }
+    let bytes = match image.read(name, mend::MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(%error, image = name, "passed on as it is");
+            return image.serve(name, pipe).map(drop).map_err(internal);
+        }
+    };
+    match File::from(pipe).write_all(&mended(name, bytes)) {
+        // CRIU may close its end early.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The image as CRIU should get it; what was mended goes to the log.
+fn mended(name: &str, bytes: Vec<u8>) -> Vec<u8> {
+    let (bytes, mended) = mend::mend(name, bytes);
+    match mended {
+        Ok(mended) => {
+            if let Some(first) = mended.first() {
+                tracing::info!(image = name, count = mended.len(), %first, "mended for CRIU");
+            }
+        }
+        Err(why) => tracing::warn!(%why, image = name, "passed on as it is"),
+    }
+    bytes
 }

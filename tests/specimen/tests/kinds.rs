@@ -26,6 +26,7 @@ const KINDS: &[(&[&str], &[&str])] = &[
             "posix_timer",
             "distant_timer",
             "timer",
+            "periodic_timer",
             "signalfd",
             "eventfd",
             "epoll",

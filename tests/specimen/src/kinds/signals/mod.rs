@@ -24,6 +24,7 @@ pub(crate) fn parts(dir: &Path) -> Verdict<Parts> {
         Box::new(timers::Posix::new()?),
         Box::new(timers::Distant::new()?),
         Box::new(TimerDescriptor::new()?),
+        Box::new(timers::PeriodicDescriptor::new()?),
         Box::new(descriptors::SignalDescriptor::new()?),
         Box::new(descriptors::EventCounter::new()?),
         Box::new(descriptors::EventSet::new()?),

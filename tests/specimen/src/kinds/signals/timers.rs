@@ -2,13 +2,13 @@
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc::{self, ITIMER_REAL, ITIMER_VIRTUAL};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
-use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+use nix::sys::timerfd::{self, ClockId, TimerFd, TimerFlags};
 
 use super::{eventually, rest};
 use crate::part::Part;
@@ -188,7 +188,22 @@ impl Part for Distant {
     }
 }
 
-/// A timerfd that is armed anew after each expiration. Not a periodic one: CRIU forgets those (see NOT_CARRIED.md).
+fn timer_descriptor() -> Verdict<TimerFd> {
+    let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+    TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).must("timerfd_create")
+}
+
+/// How often a timerfd has expired since it was last read.
+fn unread_expirations(timer: &TimerFd) -> Verdict<u64> {
+    let mut word = [0; 8];
+    match nix::unistd::read(timer, &mut word) {
+        Ok(len) => same("bytes from a timerfd", word.len(), len).map(|()| u64::from_le_bytes(word)),
+        Err(nix::errno::Errno::EAGAIN) => Ok(0),
+        Err(error) => Err(Violation::new("reading a timerfd", "success", error)),
+    }
+}
+
+/// A timerfd that is armed anew after each expiration: each comes exactly once.
 pub(crate) struct TimerDescriptor {
     timer: TimerFd,
     expirations: u64,
@@ -197,16 +212,14 @@ pub(crate) struct TimerDescriptor {
 impl TimerDescriptor {
     /// Arms it.
     pub(crate) fn new() -> Verdict<Self> {
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags).must("timerfd_create")?;
-        let armed = Self { timer, expirations: 0 };
+        let armed = Self { timer: timer_descriptor()?, expirations: 0 };
         armed.arm()?;
         Ok(armed)
     }
 
     fn arm(&self) -> Verdict {
-        let once = nix::sys::timerfd::Expiration::OneShot(TimeSpec::from_duration(PERIOD));
-        self.timer.set(once, nix::sys::timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")
+        let once = timerfd::Expiration::OneShot(TimeSpec::from_duration(PERIOD));
+        self.timer.set(once, timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")
     }
 }
 
@@ -216,13 +229,12 @@ impl Part for TimerDescriptor {
     }
 
     fn check(&mut self, _cycle: u64) -> Verdict<u64> {
-        let mut word = [0; 8];
-        eventually("timerfd", rest, || match nix::unistd::read(&self.timer, &mut word) {
-            Ok(len) => same("bytes from a timerfd", 8, len).map(|()| true),
-            Err(nix::errno::Errno::EAGAIN) => Ok(false),
-            Err(error) => Err(Violation::new("reading a timerfd", "success", error)),
+        let mut expirations = 0;
+        eventually("timerfd", rest, || {
+            expirations = unread_expirations(&self.timer)?;
+            Ok(expirations > 0)
         })?;
-        same("expirations of a timerfd", 1, u64::from_le_bytes(word))?;
+        same("expirations of a timerfd", 1, expirations)?;
         self.expirations += 1;
         self.arm()?;
         Ok(self.expirations)
@@ -230,5 +242,72 @@ impl Part for TimerDescriptor {
 
     fn sabotage(&mut self) -> Verdict {
         self.timer.unset().must("timerfd_settime")
+    }
+}
+
+/// A periodic timerfd, so fast that nearly always it has expired and was not read; and one that was disarmed, which looks
+/// nearly the same from outside.
+pub(super) struct PeriodicDescriptor {
+    timer: TimerFd,
+    disarmed: TimerFd,
+    since: Instant,
+    expirations: u64,
+}
+
+impl PeriodicDescriptor {
+    const FAST: Duration = Duration::from_millis(3);
+
+    pub(super) fn new() -> Verdict<Self> {
+        let disarmed = timer_descriptor()?;
+        let never = timerfd::Expiration::IntervalDelayed(TimeSpec::from_duration(Duration::ZERO), Self::FAST.into());
+        disarmed.set(never, timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")?;
+        let periodic = Self { timer: timer_descriptor()?, disarmed, since: Instant::now(), expirations: 0 };
+        periodic.arm(Self::FAST)?;
+        Ok(periodic)
+    }
+
+    fn arm(&self, period: Duration) -> Verdict {
+        let every = timerfd::Expiration::Interval(TimeSpec::from_duration(period));
+        self.timer.set(every, timerfd::TimerSetTimeFlags::empty()).must("timerfd_settime")
+    }
+
+    fn period(&self) -> Verdict<Option<Duration>> {
+        Ok(match self.timer.get().must("timerfd_gettime")? {
+            Some(timerfd::Expiration::IntervalDelayed(_, period) | timerfd::Expiration::Interval(period)) => {
+                Some(period.into())
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Part for PeriodicDescriptor {
+    fn name(&self) -> &'static str {
+        "periodic_timer"
+    }
+
+    fn check(&mut self, _cycle: u64) -> Verdict<u64> {
+        // The one that was due already, and one more: reading must have armed it again.
+        for which in ["due expiration of a periodic timerfd", "next expiration of a periodic timerfd"] {
+            let before = self.expirations;
+            eventually(which, rest, || {
+                self.expirations += unread_expirations(&self.timer)?;
+                Ok(self.expirations > before)
+            })?;
+        }
+        let possible = (self.since.elapsed().as_nanos() / Self::FAST.as_nanos()) as u64;
+        holds(
+            "expirations of a periodic timerfd",
+            self.expirations <= possible,
+            format_args!("at most {possible}"),
+            self.expirations,
+        )?;
+        same("period of a timerfd", Some(Self::FAST), self.period()?)?;
+        same("expirations of a disarmed timerfd", 0, unread_expirations(&self.disarmed)?)?;
+        Ok(self.expirations)
+    }
+
+    fn sabotage(&mut self) -> Verdict {
+        self.arm(2 * Self::FAST)
     }
 }
