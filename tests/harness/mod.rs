@@ -2,7 +2,7 @@
 //! the test process is killed; whatever it leaves behind fails the test. A test target takes this in with `mod harness;`.
 //!
 //! Workloads are programs that print `ok N`, N rising by one, as long as their state is intact, and `BAD` when it is not
-//! (tests/specimen, tests/programs). `lab` starts and drives them, `progress` reads those lines.
+//! (tests/specimen, tests/programs). `workloads` starts and moves them, `progress` reads those lines.
 
 // Each test target uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
