@@ -11,7 +11,7 @@ use migrate_proto::handover::source::{Command, Entry, Event, Source};
 use migrate_proto::handover::{Budgets, Decision, Millis, Terms};
 use migrate_proto::id::HandoverId;
 use migrate_proto::manifest::{Manifest, Stream, StreamName};
-use migrate_proto::message::Offer;
+use migrate_proto::message::{Message, Offer};
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Hook, Order, decision};
@@ -128,8 +128,12 @@ impl Departure {
         departure.ground.handovers.enlist(departure.terms().handover, departure.tell.clone());
         departure.line.redial();
         let (outcome, problem) = departure.drive(first, CancellationToken::new()).await;
-        let _ = departure.conclude(outcome, problem).await;
+        let (ground, terms) = (departure.ground.clone(), departure.terms().clone());
+        let report = departure.conclude(outcome, problem).await;
         drop(turn);
+        if let (Outcome::Stayed, Some(problem)) = (report.outcome, report.error) {
+            tell_target(ground, terms, problem).await;
+        }
     }
 
     fn terms(&self) -> &Terms {
@@ -490,6 +494,15 @@ impl Departure {
         if let Some(exit) = *self.workload.ended().borrow() {
             self.workload.note_end(&self.ground.host, exit);
         }
+    }
+}
+
+/// The machine was done before there was a connection again. The target would find out by itself, later.
+async fn tell_target(ground: Ground, terms: Terms, problem: Problem) {
+    if let Ok(talk) = ground.peers.call(&terms.to, Purpose::Handover).await
+        && talk.speaker.say(&Message::Abort { handover: terms.handover, problem }).await.is_ok()
+    {
+        let _ = talk.speaker.close().await;
     }
 }
 

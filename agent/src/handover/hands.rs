@@ -271,8 +271,12 @@ fn take_name(
     let place = ground.registry.place(&name);
     let workload = Workload::new(place.clone(), record);
     // What is on disk and not in the registry was left alone because it is damaged.
+    let node = ground.host.node();
+    if ground.registry.get(&name).is_some_and(|known| !known.record().owned) {
+        let message = format!("{node} has not finished with an earlier move of {name}; {name} stays where it is");
+        return Err(Problem::new(Code::Busy, message).hint("try again in some seconds"));
+    }
     if place.record().exists() || !ground.registry.add(workload.clone()) {
-        let node = ground.host.node();
         let message = format!("{node} has a workload {name} of its own; {name} stays where it is");
         let hint = format!("remove it there: `migrate --node {node} rm {name}`");
         return Err(Problem::new(Code::NameTaken, message).hint(hint));
