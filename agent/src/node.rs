@@ -145,7 +145,7 @@ impl Node {
                 Problem::new(Code::Usage, "--mode ahead is not there yet; nothing was done").hint("use --mode stream")
             );
         }
-        let turn = workload.turn()?;
+        let turn = workload.turn_soon().await?;
         may_change(&workload)?;
         if !matches!(workload.record().doing, Doing::Running) {
             let message =
@@ -278,7 +278,7 @@ impl Control for Node {
 
     async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
-        let turn = workload.turn()?;
+        let turn = workload.turn_soon().await?;
         let (host, stopping) = (self.ground.host.clone(), workload.clone());
         let timeout = timeout.unwrap_or(host.config.stop_timeout);
         blocking(move || {
@@ -297,7 +297,7 @@ impl Control for Node {
 
     async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
-        let turn = workload.turn()?;
+        let turn = workload.turn_soon().await?;
         may_change(&workload)?;
         if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
             return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
@@ -314,7 +314,7 @@ impl Control for Node {
 
     async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
         let workload = self.own(name)?;
-        let turn = workload.turn()?;
+        let turn = workload.turn_soon().await?;
         if workload.pid().is_some() && !force {
             let hint = format!("`migrate stop {name}` first, or `migrate rm -f {name}`");
             return Err(Problem::new(Code::WrongState, format!("{name} runs on {}", self.me())).hint(hint));

@@ -25,6 +25,8 @@ use crate::registry::{Doing, Place, Record};
 
 /// The search path of workloads that bring none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long a command waits for another one to be done with a workload.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A watcher only waits.
 const WATCHER_STACK: usize = 128 << 10;
 
@@ -95,6 +97,15 @@ impl Workload {
                 .hint("wait until that is done; `migrate ps` shows its state")
         };
         self.turn.clone().try_lock_owned().map_err(busy)
+    }
+
+    /// The same, with some patience while it is not being moved: what an arrival leaves to be cleared away is soon done.
+    pub async fn turn_soon(&self) -> Result<OwnedMutexGuard<()>, Problem> {
+        let moving = self.live().moving;
+        if !moving && let Ok(turn) = tokio::time::timeout(PATIENCE, self.turn.clone().lock_owned()).await {
+            return Ok(turn);
+        }
+        self.turn()
     }
 
     /// Why nobody but a person may start or move it, where that is so.
