@@ -216,18 +216,29 @@ impl Cgroup {
         for root in self.hierarchies.roots() {
             let group = root.join(&self.place);
             for path in [group.join("load"), group.join("side"), group.clone()] {
-                match fs::remove_dir(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(SandboxError::File { action: "remove", path, source: error });
-                    }
-                    _ => {}
-                }
+                remove_group(&path)?;
             }
             // The prefix goes with the last workload.
             let _ = group.parent().map(fs::remove_dir);
         }
         Ok(())
     }
+}
+
+/// A group whose last process is just leaving is still busy for a moment.
+fn remove_group(path: &Path) -> Result<()> {
+    for attempt in 0.. {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && attempt < 100 => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SandboxError::file("remove", path)(error));
+            }
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// v2 hands a controller to a child only where the parent says so. Failing is fine: then there are no limits of that kind,

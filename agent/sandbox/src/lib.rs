@@ -31,7 +31,7 @@ pub mod layer;
 mod loopdev;
 pub mod plan;
 pub mod process;
-mod sandbox;
+pub mod sandbox;
 mod wire;
 
 pub use error::SandboxError;

@@ -168,10 +168,7 @@ impl Sandbox {
     /// Ends everything in the sandbox and removes its directory. The kernel takes mounts and the loop device along.
     pub fn destroy(&self) -> Result<()> {
         self.kill();
-        match std::fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(SandboxError::file("remove", &self.dir)),
-        }
+        remove_dir(&self.dir)
     }
 
     /// Returns when PID 1 is gone, and with it every process and mount.
@@ -207,6 +204,22 @@ impl Sandbox {
             None => Err(SandboxError::Gone { dir: self.dir.clone() }),
         }
     }
+}
+
+/// Removes a sandbox's directory. A guard whose CRIU has just been killed may still be writing its last words into it.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    for attempt in 0.. {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty && attempt < 100 => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(SandboxError::file("remove", dir)(error));
+            }
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Connects by a short path (a socket's address has room for 108 bytes).

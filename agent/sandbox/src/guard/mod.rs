@@ -51,6 +51,8 @@ pub struct Call {
     pub dir: PathBuf,
     /// CRIU's images directory as the node sees it.
     pub images: PathBuf,
+    /// `cgroup.procs` files that the guard joins, so that whoever ends the agent's group does not end a dump.
+    pub side: Vec<PathBuf>,
     /// `cgroup.procs` files that CRIU joins; restored processes inherit them.
     pub groups: Vec<PathBuf>,
     /// The workload's `cgroup.freeze`.

@@ -54,6 +54,7 @@ fn prepare() -> Result<Guard> {
         .map_err(|error| SandboxError::Protocol { who: "the agent", detail: format!("a call: {error}") })?;
     // Where the guard is a leader already it has what it wants.
     let _ = setsid();
+    enter::join(&call.side)?;
     let agents = listen(&call.dir, GUARD_SOCKET)?;
     let gates = listen(&call.images, GATE_SOCKET)?;
     let mut mask = SigSet::empty();
@@ -178,10 +179,11 @@ impl Guard {
             return;
         }
         let Some(hook) = Hook::parse(name.trim_end()) else { return };
-        if hook == Hook::PostDump {
-            self.hold(true);
-        }
         self.waiting = Some((hook, stream));
+        // What cannot be held could run on when CRIU dies, whatever was decided.
+        if hook == Hook::PostDump && !self.hold(true) {
+            return self.refuse();
+        }
         match self.agent {
             Some(_) => self.tell(Told::Hook(hook)),
             None if self.met => self.agent_gone(),
@@ -190,11 +192,10 @@ impl Guard {
         }
     }
 
-    /// The workload's cgroup keeps it frozen whatever becomes of CRIU.
-    fn hold(&self, frozen: bool) {
-        if let Some(path) = &self.call.freezer {
-            let _ = std::fs::write(path, if frozen { "1" } else { "0" });
-        }
+    /// The workload's cgroup keeps it frozen whatever becomes of CRIU. Says whether that worked.
+    fn hold(&self, frozen: bool) -> bool {
+        let path = self.call.freezer.as_ref();
+        path.is_some_and(|path| std::fs::write(path, if frozen { "1" } else { "0" }).is_ok())
     }
 
     fn tell(&mut self, told: Told) {
@@ -247,7 +248,7 @@ impl Guard {
         match &self.waiting {
             Some((Hook::PostDump, _)) => match decision::decide(&self.call.dir, Decision::Abort) {
                 Ok(Decision::Abort) => {
-                    self.hold(false);
+                    let _ = self.hold(false);
                     self.answer(false);
                 }
                 Ok(Decision::Commit) => self.answer(true),
@@ -272,7 +273,7 @@ impl Guard {
     fn finish(mut self, exit: Exit) -> Result<()> {
         if self.call.kind == Kind::Dump {
             match decision::decide(&self.call.dir, Decision::Abort) {
-                Ok(Decision::Abort) => self.hold(false),
+                Ok(Decision::Abort) => drop(self.hold(false)),
                 Ok(Decision::Commit) => self.end_source(),
                 // Doubt means frozen.
                 Err(_) => {}
