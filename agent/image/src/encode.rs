@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::buffers::{Buffer, Pool};
 use crate::chunk::{Chunk, ChunkHeader, Encoding, is_zero, zero_digest};
 use crate::lock;
-use crate::pace::{Level, Probe, SharedPace};
+use crate::pace::{Level, Passed, Probe, SharedPace};
 
 /// Why a chunk could not be made or handed over.
 #[derive(Debug, Error)]
@@ -73,8 +73,7 @@ impl Encoder {
             }
             _ => None,
         };
-        // Data that does not shrink says nothing about levels.
-        let telling = level == Level::Raw || packed.is_some();
+        let at_level = level == Level::Raw || packed.is_some();
         let (encoding, body) = match packed {
             Some(packed) => (Encoding::Zstd, packed),
             None => (Encoding::Raw, raw),
@@ -83,9 +82,15 @@ impl Encoder {
         let bytes = body.len();
         waited += self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
         waited += self.raw.waited();
-        if telling {
-            lock(&self.pace).observe(!waited.is_zero(), encode_time, waited);
-        }
+        let passed = Passed {
+            at: Instant::now(),
+            raw_bytes: raw_len as usize,
+            sent_bytes: bytes,
+            encode_time,
+            waited,
+            at_level,
+        };
+        lock(&self.pace).observe(&passed);
         Ok(Sent { digest, bytes })
     }
 
