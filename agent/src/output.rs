@@ -1,7 +1,8 @@
 //! What workloads write, and what commands beside them write: as lines of the API.
 
-use std::io::SeekFrom;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use migrate_proto::api::{ExecLine, ExecRequest, Exit};
 use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::Sandbox;
 use migrate_sandbox::enter::{ERRAND, Errand};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use migrate_sandbox::plan::Output;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,17 +40,18 @@ pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<
         let message = format!("the output of {} cannot be read: its layer is not mounted", workload.name());
         Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` mounts it", workload.name()))
     };
-    let dir = workload.output().ok_or_else(none)?;
+    let sandbox = workload.sandbox().ok_or_else(none)?;
     let (tell, receiver) = mpsc::channel(QUEUE);
     let gone = CancellationToken::new();
-    for (name, wrap) in [("stdout", ExecLine::Stdout as Wrap), ("stderr", ExecLine::Stderr as Wrap)] {
-        let file = Followed { path: dir.join(name), tail, follow, gone: gone.clone() };
+    for (output, wrap) in [(Output::Stdout, ExecLine::Stdout as Wrap), (Output::Stderr, ExecLine::Stderr as Wrap)] {
+        let source = Source { sandbox: sandbox.clone(), output };
+        let file = Followed { source, tail, follow, gone: gone.clone() };
         tokio::spawn(copy_file(file, tell.clone(), wrap));
     }
     if follow {
         tokio::spawn(async move {
             let mut ended = workload.ended();
-            let dir = workload.sandbox().map(|sandbox| sandbox.dir().to_owned());
+            let dir = Some(sandbox.dir().to_owned());
             // Until the workload ends, or its sandbox is replaced or gone, or nobody listens any more.
             let mut look = tokio::time::interval(LOOK);
             while !tell.is_closed()
@@ -63,28 +67,72 @@ pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<
 }
 
 struct Followed {
-    path: PathBuf,
+    source: Source,
     tail: Option<u64>,
     follow: bool,
     gone: CancellationToken,
 }
 
-async fn copy_file(followed: Followed, tell: mpsc::Sender<ExecLine>, wrap: Wrap) {
-    let Ok(mut file) = tokio::fs::File::open(&followed.path).await else { return };
-    if let Some(count) = followed.tail {
-        let start = start_of_last_lines(&mut file, count).await.unwrap_or(0);
-        if file.seek(SeekFrom::Start(start)).await.is_err() {
-            return;
-        }
+/// One of the two files. It is opened anew for each piece and never held while a client is waited for: a descriptor keeps
+/// the layer mounted when the sandbox is gone, and a layer that is mounted cannot be mounted elsewhere.
+#[derive(Clone)]
+struct Source {
+    sandbox: Sandbox,
+    output: Output,
+}
+
+impl Source {
+    /// The next piece; empty at the end, `None` where the file cannot be read any more.
+    async fn read(&self, at: u64, most: usize) -> Option<Vec<u8>> {
+        self.look(move |file| {
+            let mut piece = vec![0; most];
+            let count = file.read_at(&mut piece, at)?;
+            piece.truncate(count);
+            Ok(piece)
+        })
+        .await
     }
+
+    async fn len(&self) -> Option<u64> {
+        self.look(|file| Ok(file.metadata()?.len())).await
+    }
+
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(File) -> io::Result<T> + Send + 'static) -> Option<T> {
+        let source = self.clone();
+        let looking = move || look(source.sandbox.output(source.output).ok()?).ok();
+        tokio::task::spawn_blocking(looking).await.ok()?
+    }
+}
+
+async fn copy_file(followed: Followed, tell: mpsc::Sender<ExecLine>, wrap: Wrap) {
+    let Followed { source, tail, follow, gone } = followed;
+    let Some(length) = source.len().await else { return };
+    let start = match tail {
+        Some(count) => start_of_last_lines(&source, length, count).await,
+        None => Some(0),
+    };
+    let Some(mut at) = start else { return };
+    // Who does not follow gets what was there when it was asked for, however fast the workload writes.
+    let end = if follow { u64::MAX } else { length };
     loop {
-        let over = followed.gone.is_cancelled();
-        if !copy_all(&mut file, &tell, wrap).await || over || !followed.follow {
+        let over = gone.is_cancelled();
+        while at < end {
+            let most = (end - at).min(PIECE as u64) as usize;
+            let Some(piece) = source.read(at, most).await else { return };
+            if piece.is_empty() {
+                break;
+            }
+            at += piece.len() as u64;
+            if tell.send(wrap(STANDARD.encode(&piece))).await.is_err() {
+                return;
+            }
+        }
+        if over || !follow {
             return;
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            () = followed.gone.cancelled() => {}
+            () = gone.cancelled() => {}
             () = tell.closed() => return,
         }
     }
@@ -103,26 +151,26 @@ async fn copy_all(source: &mut (impl AsyncRead + Unpin), tell: &mpsc::Sender<Exe
 }
 
 /// Reads backwards, so that a long log costs no more than its end.
-async fn start_of_last_lines(file: &mut tokio::fs::File, count: u64) -> std::io::Result<u64> {
-    let mut at = file.seek(SeekFrom::End(0)).await?;
-    let (end, mut seen) = (at, 0);
+async fn start_of_last_lines(source: &Source, end: u64, count: u64) -> Option<u64> {
+    let (mut at, mut seen) = (end, 0);
+    if count == 0 {
+        return Some(end);
+    }
     while at > 0 {
         let size = at.min(PIECE as u64);
         at -= size;
-        file.seek(SeekFrom::Start(at)).await?;
-        let mut piece = vec![0; size as usize];
-        file.read_exact(&mut piece).await?;
+        let piece = source.read(at, size as usize).await?;
         for (place, byte) in piece.iter().enumerate().rev() {
             // The last byte ends the last line; it does not begin another.
             if *byte == b'\n' && at + place as u64 + 1 != end {
                 seen += 1;
                 if seen == count {
-                    return Ok(at + place as u64 + 1);
+                    return Some(at + place as u64 + 1);
                 }
             }
         }
     }
-    Ok(0)
+    Some(0)
 }
 
 /// Runs a command beside a workload.

@@ -6,16 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use migrate_proto::api::Exit;
 use migrate_proto::text::Text;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{chdir, chroot};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Command;
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
+use crate::reap;
 
 /// A sandbox's namespaces, opened from outside by the PID of its init.
 #[derive(Debug)]
@@ -114,11 +115,10 @@ fn run(errand: &Errand) -> Result<u8> {
         eprintln!("{error}");
         std::process::exit(127)
     };
-    match waitpid(child, None).map_err(SandboxError::system("waitpid"))? {
-        WaitStatus::Exited(_, code) => Ok(code as u8),
-        WaitStatus::Signaled(_, signal, _) => Ok(128 + signal as u8),
-        _ => Ok(126),
-    }
+    Ok(match reap::await_end(child).map_err(SandboxError::system("waitpid"))? {
+        Exit::Code(code) => code as u8,
+        Exit::Signal(signal) => 128 + signal as u8,
+    })
 }
 
 fn open_own_namespaces(main: i32) -> Result<Vec<File>> {

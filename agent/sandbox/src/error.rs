@@ -56,6 +56,24 @@ pub enum SandboxError {
         /// Its directory.
         dir: PathBuf,
     },
+    /// Killed, and still there.
+    #[error("process {pid}, the init of the sandbox in {}, was killed {seconds} s ago and is still there", dir.display())]
+    DoesNotEnd {
+        /// The sandbox's directory.
+        dir: PathBuf,
+        /// Its PID 1, as the caller's namespace numbers it.
+        pid: i32,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A layer that is mounted already must not be mounted a second time: the two would overwrite each other.
+    #[error("{} is still mounted, by /dev/loop{device}", path.display())]
+    StillMounted {
+        /// The layer's file.
+        path: PathBuf,
+        /// The number of the loop device that holds it.
+        device: u32,
+    },
     /// Something said what it cannot say.
     #[error("{who} answered with something unexpected: {detail}")]
     Protocol {

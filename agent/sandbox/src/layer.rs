@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::OFlags;
 
 use crate::error::{Result, SandboxError};
-use crate::loopdev;
+use crate::plan::LAYER_MOUNT;
+use crate::{beneath, loopdev};
 
 /// The smallest layer that makes sense.
 pub const MIN_BYTES: u64 = 16 << 20;
@@ -131,9 +133,12 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Opens the mount point.
-    pub(crate) fn open(path: PathBuf) -> Result<Mounted> {
-        let mount = File::open(&path).map_err(SandboxError::file("open", &path))?;
+    /// Opens the mount point in the sandbox of this PID 1.
+    pub(crate) fn open(init: i32) -> Result<Mounted> {
+        let path = PathBuf::from(format!("/proc/{init}/root{LAYER_MOUNT}"));
+        let mount = beneath::root_of(init)
+            .and_then(|root| beneath::directory(root, Path::new(LAYER_MOUNT), OFlags::RDONLY))
+            .map_err(SandboxError::file("open", &path))?;
         Ok(Mounted { mount, path })
     }
 

@@ -21,6 +21,7 @@
 //!
 //! Everything here blocks; async callers use blocking threads.
 
+mod beneath;
 pub mod cgroup;
 pub mod control;
 pub mod enter;
@@ -31,6 +32,7 @@ pub mod layer;
 mod loopdev;
 pub mod plan;
 pub mod process;
+mod reap;
 pub mod sandbox;
 mod wire;
 

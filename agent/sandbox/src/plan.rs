@@ -55,10 +55,24 @@ pub struct LayerDir {
 pub const OWN_ROOT: &str = "root";
 /// Where the layer itself appears inside.
 pub const LAYER_MOUNT: &str = "/.migrate/layer";
-/// The workload's output, inside.
-pub const STDOUT: &str = "/.migrate/layer/log/stdout";
-/// The workload's errors, inside.
-pub const STDERR: &str = "/.migrate/layer/log/stderr";
+/// What a workload writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Its output.
+    Stdout,
+    /// Its errors.
+    Stderr,
+}
+
+impl Output {
+    /// The file, inside.
+    pub fn path(self) -> &'static str {
+        match self {
+            Output::Stdout => "/.migrate/layer/log/stdout",
+            Output::Stderr => "/.migrate/layer/log/stderr",
+        }
+    }
+}
 /// The working directory of CRIU calls, inside.
 pub const RUN: &str = "/.migrate/run";
 /// CRIU's hook, inside.

@@ -2,27 +2,30 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migrate_proto::api::Exit;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::control::{Command, Reply, Request, Status};
 use crate::error::{Result, SandboxError};
 use crate::guard::Call;
 use crate::init::{EXIT_FILE, Launched, SOCKET};
 use crate::layer::Mounted;
-use crate::plan::{LAYER_MOUNT, Plan};
+use crate::plan::{Output, Plan};
 use crate::process::{self, Identity};
-use crate::wire;
+use crate::{beneath, wire};
 
 const IDENTITY: &str = "sandbox.json";
 const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// A killed process may still have to write a lot to a slow disk.
+const ENDING_TIME: Duration = Duration::from_secs(30);
 
 /// A living sandbox. Dropping this leaves it alone; [`Sandbox::destroy`] ends it.
 #[derive(Debug, Clone)]
@@ -49,7 +52,7 @@ impl Sandbox {
         let sandbox = Sandbox { dir: plan.dir.clone(), init, program: program.to_owned() };
         let identity = sandbox.dir.join(IDENTITY);
         let written = std::fs::write(&identity, serde_json::to_vec(&init).unwrap_or_default());
-        written.map_err(SandboxError::file("write", &identity)).inspect_err(|_| sandbox.kill())?;
+        written.map_err(SandboxError::file("write", &identity)).inspect_err(|_| drop(sandbox.kill()))?;
         Ok(sandbox)
     }
 
@@ -154,7 +157,18 @@ impl Sandbox {
 
     /// The layer as it is mounted inside.
     pub fn mounted_layer(&self) -> Result<Mounted> {
-        Mounted::open(PathBuf::from(format!("/proc/{}/root{LAYER_MOUNT}", self.init.pid)))
+        Mounted::open(self.init.pid)
+    }
+
+    /// Opens what the workload has written so far. Whoever holds this keeps the layer mounted, also when the sandbox is gone:
+    /// not for long, therefore.
+    pub fn output(&self, which: Output) -> Result<File> {
+        let path = Path::new(which.path());
+        let opened = beneath::root_of(self.init.pid)
+            .and_then(|root| beneath::file(root, path, OFlags::RDONLY, Mode::empty()))
+            .map_err(SandboxError::file("read", path))?;
+        // Looked at after it was opened: the PID was still that of PID 1.
+        if self.init.is_alive() { Ok(opened) } else { Err(SandboxError::Gone { dir: self.dir.clone() }) }
     }
 
     /// Starts a guard with its CRIU. It outlives this agent.
@@ -167,21 +181,35 @@ impl Sandbox {
 
     /// Ends everything in the sandbox and removes its directory. The kernel takes mounts and the loop device along.
     pub fn destroy(&self) -> Result<()> {
-        self.kill();
+        // What was written until now is safe in the layer's file, even where the rest of this does not work.
+        if let Ok(layer) = self.mounted_layer() {
+            let _ = layer.sync();
+        }
+        self.kill()?;
         remove_dir(&self.dir)
     }
 
     /// Returns when PID 1 is gone, and with it every process and mount.
-    fn kill(&self) {
+    fn kill(&self) -> Result<()> {
+        let Some(pid) = rustix::process::Pid::from_raw(self.init.pid) else { return Ok(()) };
+        let Ok(init) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+        // Looked at after it was opened: whoever has the PID now is who is opened.
         if !self.init.is_alive() {
-            return;
+            return Ok(());
         }
-        let gone = rustix::process::Pid::from_raw(self.init.pid)
-            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-        let _ = kill(Pid::from_raw(self.init.pid), Signal::SIGKILL);
-        if let Some(pidfd) = gone {
-            let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&pidfd), nix::poll::PollFlags::POLLIN)];
-            let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(30_000u16));
+        let _ = pidfd_send_signal(&init, rustix::process::Signal::KILL);
+        let deadline = Instant::now() + ENDING_TIME;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) | Err(_) if left.is_zero() => {
+                    let (dir, seconds) = (self.dir.clone(), ENDING_TIME.as_secs());
+                    return Err(SandboxError::DoesNotEnd { dir, pid: self.init.pid, seconds });
+                }
+                Ok(0) | Err(_) => {}
+                Ok(_) => return Ok(()),
+            }
         }
     }
 

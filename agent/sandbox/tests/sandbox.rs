@@ -9,6 +9,7 @@ use migrate_proto::text::Text;
 use migrate_sandbox::cgroup::Cgroup;
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
+use migrate_sandbox::plan::Output;
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
 
 struct House {
@@ -64,8 +65,8 @@ impl House {
     }
 
     fn output(&self) -> String {
-        let log = format!("/proc/{}/root/.migrate/layer/log", self.sandbox.init().pid);
-        ["stdout", "stderr"].map(|name| std::fs::read_to_string(format!("{log}/{name}")).unwrap()).concat()
+        let read = |which| std::io::read_to_string(self.sandbox.output(which).unwrap()).unwrap();
+        [Output::Stdout, Output::Stderr].map(read).concat()
     }
 }
 
@@ -109,6 +110,29 @@ fn orphans_are_reaped_and_the_end_is_known() {
     let house = house("orphans", Vec::new());
     assert_eq!(house.run(&["/bin/sh", "-c", "(sh -c 'exit 3' &) ; kill -9 $$"]), Exit::Signal(9));
     assert_eq!(house.sandbox.status().unwrap(), Status::Ended(Exit::Signal(9)));
+}
+
+#[test]
+fn an_end_by_a_real_time_signal_is_known() {
+    let house = house("realtime", Vec::new());
+    assert_eq!(house.run(&["/bin/sh", "-c", "kill -40 $$"]), Exit::Signal(40));
+    house.sandbox.start(&command(&["sleep", "1000"]), &house.cgroup.load_procs()).unwrap();
+    house.sandbox.signal(64).unwrap();
+    assert_eq!(house.sandbox.wait().unwrap(), Exit::Signal(64));
+}
+
+/// Whoever has a descriptor in a layer keeps it mounted, also when its sandbox is gone.
+#[test]
+fn a_layer_is_never_mounted_twice() {
+    let first = house("twice-a", Vec::new());
+    assert_eq!(first.run(&["sh", "-c", "echo kept > f"]), Exit::Code(0));
+    let path = first.dir.path().join("layer.img");
+    let reader = std::fs::File::open(format!("/proc/{}/root/work/f", first.sandbox.init().pid)).unwrap();
+    first.sandbox.destroy().unwrap();
+    let refused = Layer::at(&path).device().unwrap_err();
+    assert!(matches!(refused, SandboxError::StillMounted { .. }), "{refused}");
+    drop(reader);
+    Layer::at(&path).device().expect("free again");
 }
 
 #[test]
@@ -167,6 +191,17 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
     };
     assert_eq!(second.run(&["sh", "-c", "cat f; stat -c %i f"]), Exit::Code(0));
     assert_eq!(second.output(), format!("{before}kept\n{before}"));
+}
+
+#[test]
+fn what_a_workload_puts_in_the_place_of_its_output_is_not_followed() {
+    let house = house("planted", Vec::new());
+    let script = "cd /.migrate/layer/log && mv stdout old && ln -s /etc/passwd stdout && rm stderr && mkfifo stderr";
+    assert_eq!(house.run(&["/bin/sh", "-c", script]), Exit::Code(0));
+    assert!(house.sandbox.output(Output::Stdout).is_err());
+    assert!(house.sandbox.output(Output::Stderr).is_err(), "a pipe would be waited for");
+    let error = house.sandbox.start(&command(&["true"]), &house.cgroup.load_procs()).unwrap_err();
+    assert!(error.to_string().contains("output"), "{error}");
 }
 
 #[test]

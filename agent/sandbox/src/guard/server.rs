@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -14,13 +14,14 @@ use migrate_proto::handover::Decision;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, RESULT, Told, decision};
 use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
+use crate::reap;
 
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
 
@@ -41,6 +42,8 @@ struct Guard {
     gates: UnixListener,
     children: SignalFd,
     criu: Pid,
+    /// The sandbox's PID 1.
+    init: OwnedFd,
     agent: Option<UnixStream>,
     /// Whether an agent has ever called.
     met: bool,
@@ -55,6 +58,7 @@ fn prepare() -> Result<Guard> {
     // Where the guard is a leader already it has what it wants.
     let _ = setsid();
     enter::join(&call.side)?;
+    let init = open_process(call.init)?;
     let agents = listen(&call.dir, GUARD_SOCKET)?;
     let gates = listen(&call.images, GATE_SOCKET)?;
     let mut mask = SigSet::empty();
@@ -65,7 +69,13 @@ fn prepare() -> Result<Guard> {
     let criu = start_criu(&call)?;
     println!("ready");
     spawn::output_to_null()?;
-    Ok(Guard { call, agents, gates, children, criu, agent: None, met: false, waiting: None })
+    Ok(Guard { call, agents, gates, children, criu, init, agent: None, met: false, waiting: None })
+}
+
+fn open_process(pid: i32) -> Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid)
+        .ok_or_else(|| SandboxError::Protocol { who: "the agent", detail: format!("no process is {pid}") })?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(SandboxError::system("pidfd_open"))
 }
 
 /// Binds by a short path (a socket's address has room for 108 bytes).
@@ -147,11 +157,7 @@ impl Guard {
 
     fn ended(&self) -> Option<Exit> {
         while let Ok(Some(_)) = self.children.read_signal() {}
-        match waitpid(self.criu, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => Some(Exit::Code(code)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Some(Exit::Signal(signal as i32)),
-            _ => None,
-        }
+        reap::take_ended(self.criu).ok()?.map(|(_, exit)| exit)
     }
 
     fn accept(&mut self) {
@@ -286,9 +292,11 @@ impl Guard {
         Ok(())
     }
 
+    /// A committed dump leaves nothing of the workload. Where its group cannot be killed, its sandbox is.
     fn end_source(&self) {
-        if let Some(path) = &self.call.freezer {
-            let _ = std::fs::write(path.with_file_name("cgroup.kill"), "1");
+        let group = self.call.freezer.as_ref().map(|path| path.with_file_name("cgroup.kill"));
+        if !group.is_some_and(|path| std::fs::write(path, "1").is_ok()) {
+            let _ = pidfd_send_signal(&self.init, rustix::process::Signal::KILL);
         }
     }
 }

@@ -7,16 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use migrate_proto::api::Exit;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::{EXIT_FILE, Parts, requests, spawn};
 use crate::control::{Reply, Status};
-use crate::wire;
+use crate::{reap, wire};
 
 /// A slow or silent agent may hold its own connection, not the others.
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
@@ -59,7 +57,7 @@ pub(super) fn run(parts: Parts) -> ! {
         if let Some(children) = &children {
             while let Ok(Some(_)) = children.read_signal() {}
         }
-        if reap(&mut keeper) {
+        if take_ended(&mut keeper) {
             tell_watchers(&mut connections, keeper.status);
         }
         if let Ok((stream, _)) = listener.accept()
@@ -111,16 +109,13 @@ fn wait_for_something(
 }
 
 /// Takes every process that ended; says whether the workload was among them.
-fn reap(keeper: &mut Keeper) -> bool {
+fn take_ended(keeper: &mut Keeper) -> bool {
     let mut ended = false;
-    loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::Exited(pid, code)) => ended |= keeper.reaped(pid, Exit::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => ended |= keeper.reaped(pid, Exit::Signal(signal as i32)),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return ended,
-            Ok(_) | Err(_) => {}
-        }
+    // Ends with "none yet" as well as with "no child at all".
+    while let Ok(Some((pid, exit))) = reap::take_ended(reap::ANY) {
+        ended |= keeper.reaped(pid, exit);
     }
+    ended
 }
 
 fn tell_watchers(connections: &mut HashMap<RawFd, Connection>, status: Status) {

@@ -6,16 +6,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, chdir, execve, pipe2, setgid, setgroups, sethostname, setsid, setuid};
+use rustix::fs::OFlags;
 
+use crate::beneath;
 use crate::control::Command;
 use crate::error::{Result, SandboxError};
-use crate::plan::{MAIN_PID, STDERR, STDOUT};
+use crate::plan::{MAIN_PID, Output};
 
 /// `struct clone_args` of the kernel, first version with `set_tid`.
 #[repr(C)]
@@ -69,7 +70,7 @@ pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
             if reason.is_empty() {
                 return Ok(child.as_raw());
             }
-            let _ = nix::sys::wait::waitpid(child, None);
+            let _ = crate::reap::await_end(child);
             Err(SandboxError::CannotExecute { program: prepared.shown, reason })
         }
     }
@@ -176,8 +177,10 @@ impl Prepared {
 fn redirect_output() -> io::Result<()> {
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     replace(&null, 0)?;
-    for (path, descriptor) in [(STDOUT, 1), (STDERR, 2)] {
-        let file = OpenOptions::new().append(true).create(true).mode(0o644).open(path)?;
+    let root = File::open("/")?;
+    for (output, descriptor) in [(Output::Stdout, 1), (Output::Stderr, 2)] {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+        let file = beneath::file(&root, Path::new(output.path()), flags, rustix::fs::Mode::from_raw_mode(0o644))?;
         replace(&file, descriptor)?;
     }
     Ok(())
