@@ -134,6 +134,8 @@ pub enum Encoding {
     Zstd,
     /// Not at all: they are all zero.
     Zero,
+    /// As references to memory that was copied ahead, and the rest as it is.
+    Refs,
 }
 
 /// A message from one agent to another.

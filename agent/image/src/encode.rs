@@ -1,6 +1,6 @@
 //! Raw bytes into a chunk, and the chunk into the queue to the link, at the pace that both allow.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,10 +9,12 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::ahead::KnownPages;
 use crate::buffers::{Buffer, Pool};
-use crate::chunk::{Chunk, ChunkHeader, Encoding, is_zero, zero_digest};
+use crate::chunk::{Chunk, ChunkHeader, Encoding, PAGE_BYTES, is_zero, zero_digest};
 use crate::lock;
 use crate::pace::{Level, Passed, Probe, SharedPace};
+use crate::refs;
 
 /// Why a chunk could not be made or handed over.
 #[derive(Debug, Error)]
@@ -38,6 +40,7 @@ pub(crate) struct Encoder {
     raw: Arc<Pool>,
     packed: Arc<Pool>,
     out: mpsc::Sender<Chunk>,
+    known: Arc<OnceLock<KnownPages>>,
 }
 
 impl Encoder {
@@ -50,7 +53,21 @@ impl Encoder {
         out: mpsc::Sender<Chunk>,
     ) -> Result<Encoder, EncodeError> {
         let level = 1;
-        Ok(Encoder { zstd: zstd::bulk::Compressor::new(level)?, level, probe: Probe::new()?, pace, raw, packed, out })
+        Ok(Encoder {
+            zstd: zstd::bulk::Compressor::new(level)?,
+            level,
+            probe: Probe::new()?,
+            pace,
+            raw,
+            packed,
+            out,
+            known: Arc::default(),
+        })
+    }
+
+    /// Pages that are known are named instead of sent, as soon as `known` is filled.
+    pub(crate) fn naming(self, known: Arc<OnceLock<KnownPages>>) -> Encoder {
+        Encoder { known, ..self }
     }
 
     /// Makes a chunk of `raw` (1 to `CHUNK_BYTES` bytes) and waits until the queue takes it.
@@ -63,6 +80,15 @@ impl Encoder {
             return Ok(Sent { digest, bytes: 0 });
         }
         let digest = Digest::of(&raw);
+        if let Some(body) = self.refer(offset, &raw)? {
+            // The buffer goes back before anything is waited for.
+            drop(raw);
+            let bytes = body.len();
+            self.queue((ChunkHeader { stream, offset, raw_len, encoding: Encoding::Refs, digest }, body))?;
+            // It says nothing about levels.
+            let _ = (self.raw.waited(), self.packed.waited());
+            return Ok(Sent { digest, bytes });
+        }
         let level = lock(&self.pace).level();
         let mut waited = Duration::ZERO;
         let packed = match level {
@@ -92,6 +118,15 @@ impl Encoder {
         };
         lock(&self.pace).observe(&passed);
         Ok(Sent { digest, bytes })
+    }
+
+    /// The chunk as references to pages that are known; `None` where too few are.
+    fn refer(&self, offset: u64, raw: &[u8]) -> Result<Option<Bytes>, EncodeError> {
+        let known = self.known.get().filter(|_| offset.is_multiple_of(PAGE_BYTES as u64));
+        let Some(runs) = known.and_then(|known| refs::plan(known, raw)) else { return Ok(None) };
+        let mut room = self.packed.take().ok_or(EncodeError::Closed)?;
+        let len = refs::write(&runs, raw, &mut room);
+        Ok(Some(room.freeze(len)))
     }
 
     /// `None` where it saves less than a sixteenth.

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use migrate_image::ahead::KnownPages;
 use migrate_image::pace::{Pace, SharedPace};
 use migrate_proto::api::{MoveReport, Outcome};
 use migrate_proto::error::{Code, Problem};
@@ -23,7 +24,7 @@ use super::dump::{CriuCall, Dump, internal};
 use super::layer_out::LayerOut;
 use super::line::{Line, NoBulk};
 use super::meter::Meter;
-use super::{Ground, Input};
+use super::{Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::guardline::Standing;
 use crate::offer;
@@ -51,6 +52,8 @@ pub struct Departure {
     pace: SharedPace,
     dump: Option<Dump>,
     layer: Arc<tokio::sync::OnceCell<LayerOut>>,
+    /// What of the memory was copied ahead.
+    known: Arc<std::sync::OnceLock<KnownPages>>,
     rounds: Arc<std::sync::atomic::AtomicU32>,
     released: Option<Instant>,
     resumed: Option<Instant>,
@@ -85,6 +88,7 @@ impl Departure {
             pace: Pace::shared(),
             dump: None,
             layer: Arc::default(),
+            known: Arc::default(),
             rounds: Arc::default(),
             released: None,
             resumed: None,
@@ -262,16 +266,21 @@ impl Departure {
         });
     }
 
+    /// What is copied ahead: the layer, then the memory.
     fn copy_layer(&self) -> Result<(), Problem> {
         let speaker = self.line.speaker().ok_or_else(|| internal("there is no connection"))?;
         let sandbox = self.workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
         let (path, meter, pace) = (self.workload.place().layer(), self.meter.clone(), self.pace.clone());
-        let (cell, rounds) = (self.layer.clone(), self.rounds.clone());
+        let main = self.workload.pid().ok_or_else(|| internal("the workload does not run"))?;
+        let (cell, known, rounds) = (self.layer.clone(), self.known.clone(), self.rounds.clone());
         self.beside(async move {
             let copied = async {
-                let layer = LayerOut::open(&path, sandbox, speaker, meter, pace)?;
+                let layer = LayerOut::open(&path, sandbox, speaker.clone(), meter.clone(), pace.clone())?;
                 let copied = layer.ahead().await?;
                 let _ = cell.set(layer);
+                if let Some(pages) = memory_ahead::copy(main, speaker, meter, pace).await? {
+                    let _ = known.set(pages);
+                }
                 Ok(copied)
             };
             match copied.await {
@@ -287,8 +296,15 @@ impl Departure {
 
     async fn start_dump(&mut self) {
         let Some(speaker) = self.line.speaker() else { return };
-        let started =
-            Dump::start(&self.ground.host, &self.workload, speaker, self.meter.clone(), self.pace.clone()).await;
+        let started = Dump::start(
+            &self.ground.host,
+            &self.workload,
+            speaker,
+            self.meter.clone(),
+            self.pace.clone(),
+            self.known.clone(),
+        )
+        .await;
         let event = match started {
             Ok(mut dump) => {
                 let frozen = std::mem::replace(&mut dump.frozen, tokio::sync::oneshot::channel().1);

@@ -1,11 +1,12 @@
 //! CRIU on the source: started while the workload runs, held before it freezes anything, its images streamed as they come.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use migrate_criu::command;
 use migrate_criu::stream::capture::{Capture, Capturing};
+use migrate_image::ahead::KnownPages;
 use migrate_image::chunk::{Chunk, StreamSummary};
 use migrate_image::outgoing::{Options, Outgoing};
 use migrate_image::pace::SharedPace;
@@ -174,13 +175,14 @@ impl Drop for Dump {
 }
 
 impl Dump {
-    /// Starts CRIU and waits until it is held at `pre-dump`.
+    /// Starts CRIU and waits until it is held at `pre-dump`. `known` may be filled until it is released.
     pub(super) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
         speaker: Speaker,
         meter: Arc<Meter>,
         pace: SharedPace,
+        known: Arc<OnceLock<KnownPages>>,
     ) -> Result<Dump, Problem> {
         let sandbox = workload.sandbox().ok_or_else(|| internal("the workload has no sandbox"))?;
         let guard_dir = workload.place().dump();
@@ -193,7 +195,7 @@ impl Dump {
         let capture = Capture::bind(&images).map_err(internal)?;
         let places = Places { guard: guard_dir, images: name, groups: Vec::new() };
         let call = Arc::new(CriuCall::start(host, workload, &sandbox, Kind::Dump, places).await?);
-        let started = tokio::task::spawn_blocking(|| Outgoing::start(Options { pace, ..Options::default() }));
+        let started = tokio::task::spawn_blocking(|| Outgoing::start(Options { pace, known, ..Options::default() }));
         let (outgoing, chunks) = started.await.map_err(internal)?.map_err(internal)?;
         let (tell_frozen, frozen) = oneshot::channel();
         let (tell_streams, streams) = oneshot::channel();

@@ -17,6 +17,7 @@ pub struct Meter {
     begun: Instant,
     memory: AtomicU64,
     files: AtomicU64,
+    ahead: AtomicU64,
     sent: AtomicU64,
     expected: AtomicU64,
     phase: watch::Sender<Phase>,
@@ -29,6 +30,7 @@ impl Default for Meter {
             begun: Instant::now(),
             memory: zero(),
             files: zero(),
+            ahead: zero(),
             sent: zero(),
             expected: zero(),
             phase: watch::channel(Phase::Negotiate).0,
@@ -40,6 +42,13 @@ impl Meter {
     /// A chunk of memory images: raw bytes, and what crosses.
     pub fn memory(&self, raw: u64, sent: u64) {
         self.memory.fetch_add(raw, Ordering::Relaxed);
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    /// A chunk of memory that is copied ahead. It comes on top of what was expected, and is not counted as an image.
+    pub fn ahead(&self, raw: u64, sent: u64) {
+        self.ahead.fetch_add(raw, Ordering::Relaxed);
+        self.expected.fetch_add(raw, Ordering::Relaxed);
         self.sent.fetch_add(sent, Ordering::Relaxed);
     }
 
@@ -81,7 +90,7 @@ impl Meter {
 
     /// Rises whenever anything moved.
     pub fn moved(&self) -> u64 {
-        self.memory_bytes() + self.file_bytes()
+        self.memory_bytes() + self.file_bytes() + self.ahead.load(Ordering::Relaxed)
     }
 
     /// What the handover was.

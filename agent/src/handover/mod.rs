@@ -14,6 +14,7 @@ mod dump;
 mod hands;
 mod layer_out;
 mod line;
+mod memory_ahead;
 mod meter;
 pub use meter::Meter;
 mod receive;

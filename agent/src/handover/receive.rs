@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use migrate_image::chunk::{ChunkHeader, Encoding, LAYER_STREAM, StreamSummary};
+use migrate_image::chunk::{AHEAD_STREAM, ChunkHeader, Encoding, LAYER_STREAM, StreamSummary};
 use migrate_image::incoming::Incoming;
 use migrate_image::layer::LayerTarget;
 use migrate_image::store::{Store, StoredImage};
@@ -76,11 +76,16 @@ impl Reception {
         tokio::task::spawn_blocking(move || target.sync()).await.map_err(internal)?.map_err(internal)
     }
 
+    /// Waits until all memory that was copied ahead is there: from now on images may refer to it.
+    async fn settle_memory(&self) -> Result<(), Problem> {
+        self.image.drained().await.map_err(|error| Problem::new(Code::Corrupt, error.to_string()))
+    }
+
     /// Compares everything with the manifest, and makes it durable.
     pub(super) async fn verify(&self, manifest: &Manifest) -> Result<Arc<StoredImage>, Problem> {
         let corrupt = |what: String| Problem::new(Code::Corrupt, what);
         self.settle_layer().await?;
-        self.image.drained().await.map_err(|error| corrupt(error.to_string()))?;
+        self.settle_memory().await?;
         let target = self.layer_target.clone();
         let layer = tokio::task::spawn_blocking(move || target.digest()).await.map_err(internal)?;
         let expected = manifest.stream(&StreamName::layer()).map(|stream| stream.digest);
@@ -142,11 +147,18 @@ impl ReceptionDesk {
             Message::OpenStream { stream, name } => self.reception().await?.open_stream(stream, name)?,
             Message::Chunk { stream, offset, raw_len, encoding, digest } => {
                 let header = ChunkHeader { stream, offset, raw_len, encoding: from_wire(encoding), digest };
-                self.meter.memory(u64::from(raw_len), bulk.len() as u64);
+                let (raw, came) = (u64::from(raw_len), bulk.len() as u64);
+                if stream == AHEAD_STREAM {
+                    self.meter.ahead(raw, came)
+                } else {
+                    self.meter.memory(raw, came)
+                }
                 self.reception().await?.take(header, bulk).await?;
             }
             Message::LayerAheadDone { .. } => {
-                self.reception().await?.settle_layer().await?;
+                let reception = self.reception().await?;
+                reception.settle_memory().await?;
+                reception.settle_layer().await?;
                 let _ = self.inputs.send(Input::Event(Event::LayerArrived));
             }
             other => return Ok(Some(other)),
@@ -171,6 +183,7 @@ fn from_wire(encoding: message::Encoding) -> Encoding {
         message::Encoding::Raw => Encoding::Raw,
         message::Encoding::Zstd => Encoding::Zstd,
         message::Encoding::Zero => Encoding::Zero,
+        message::Encoding::Refs => Encoding::Refs,
     }
 }
 
@@ -180,6 +193,7 @@ pub(super) fn to_message(header: &ChunkHeader) -> Message {
         Encoding::Raw => message::Encoding::Raw,
         Encoding::Zstd => message::Encoding::Zstd,
         Encoding::Zero => message::Encoding::Zero,
+        Encoding::Refs => message::Encoding::Refs,
     };
     Message::Chunk {
         stream: header.stream,

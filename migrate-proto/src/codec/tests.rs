@@ -111,6 +111,7 @@ fn samples() -> Vec<Message> {
         chunk(Encoding::Raw),
         chunk(Encoding::Zstd),
         chunk(Encoding::Zero),
+        chunk(Encoding::Refs),
         Message::CloseStream { stream: 1, length: 12, digest: Digest([6; 32]) },
         Message::BadChunk { stream: 1, offset: 300 },
         Message::RequestBody(b"in".to_vec()),

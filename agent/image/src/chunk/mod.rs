@@ -10,11 +10,19 @@ use migrate_proto::id::Digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use crate::refs::RefsError;
+
 /// The most raw bytes that a chunk holds.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// The stream number of the layer; all others count up from 0.
+/// The stream number of the layer; all but it and [`AHEAD_STREAM`] count up from 0.
 pub const LAYER_STREAM: u32 = u32::MAX;
+
+/// The stream number of memory that is copied ahead (see [`crate::ahead`]). It is no part of an image: others refer to it.
+pub const AHEAD_STREAM: u32 = u32::MAX - 1;
+
+/// What memory consists of.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// A header and what travels with it.
 pub type Chunk = (ChunkHeader, Bytes);
@@ -30,6 +38,8 @@ pub enum Encoding {
     Zstd,
     /// Not at all: they are all zero.
     Zero,
+    /// As the places where most of them lie in [`AHEAD_STREAM`], and the rest as they are. Only a store can read that.
+    Refs,
 }
 
 /// What a chunk is.
@@ -45,6 +55,21 @@ pub struct ChunkHeader {
     pub encoding: Encoding,
     /// The digest of the raw bytes.
     pub digest: Digest,
+}
+
+impl ChunkHeader {
+    /// Whether there can be such a chunk.
+    pub(crate) fn check_length(&self) -> Result<(), ChunkError> {
+        let ChunkHeader { stream, offset, raw_len, .. } = *self;
+        let possible = (1..=CHUNK_BYTES).contains(&(raw_len as usize)) && offset.checked_add(raw_len.into()).is_some();
+        if possible { Ok(()) } else { Err(ChunkError::BadLength { stream, offset, raw_len }) }
+    }
+
+    /// Whether raw bytes with the digest `found` are those that were sent.
+    pub(crate) fn verify(&self, found: Digest) -> Result<(), ChunkError> {
+        let ChunkHeader { stream, offset, .. } = *self;
+        if found == self.digest { Ok(()) } else { Err(ChunkError::WrongDigest { stream, offset }) }
+    }
 }
 
 /// What a whole stream is, once it has ended.
@@ -103,6 +128,24 @@ pub enum ChunkError {
         /// The offset.
         offset: u64,
     },
+    /// It names pages where there are none to be named.
+    #[error("chunk {stream}+{offset}: refers to memory that was copied ahead, where nothing is")]
+    RefersToNothing {
+        /// The stream.
+        stream: u32,
+        /// The offset.
+        offset: u64,
+    },
+    /// What it names cannot be understood.
+    #[error("chunk {stream}+{offset}: bad references: {reason}")]
+    BadRefs {
+        /// The stream.
+        stream: u32,
+        /// The offset.
+        offset: u64,
+        /// Why.
+        reason: RefsError,
+    },
     /// The decompressor could not be made.
     #[error("zstd cannot be initialised: {0}")]
     Zstd(String),
@@ -156,24 +199,24 @@ impl Decoder {
         Ok(Decoder { zstd, raw: vec![0; CHUNK_BYTES].into() })
     }
 
+    /// Room for the raw bytes of a chunk that is put together elsewhere. Its content is arbitrary.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        &mut self.raw
+    }
+
     /// The raw bytes of the chunk, or why it is refused.
     pub fn decode<'a>(&'a mut self, header: &ChunkHeader, bytes: &'a [u8]) -> Result<Content<'a>, ChunkError> {
-        let ChunkHeader { stream, offset, raw_len, encoding, digest } = *header;
+        let ChunkHeader { stream, offset, raw_len, encoding, .. } = *header;
         let expected = raw_len as usize;
-        if !(1..=CHUNK_BYTES).contains(&expected) || offset.checked_add(expected as u64).is_none() {
-            return Err(ChunkError::BadLength { stream, offset, raw_len });
-        }
+        header.check_length()?;
         let wrong_length = |got| ChunkError::WrongLength { stream, offset, got, expected };
-        let verified = |found: Digest| match found == digest {
-            true => Ok(()),
-            false => Err(ChunkError::WrongDigest { stream, offset }),
-        };
         let raw = match encoding {
             Encoding::Zero if bytes.is_empty() => {
-                verified(zero_digest(expected))?;
+                header.verify(zero_digest(expected))?;
                 return Ok(Content::Zeros(expected));
             }
             Encoding::Zero => return Err(wrong_length(bytes.len())),
+            Encoding::Refs => return Err(ChunkError::RefersToNothing { stream, offset }),
             Encoding::Raw => bytes,
             Encoding::Zstd => {
                 // zstd writes nothing beyond the slice it is given; more output than announced is an error.
@@ -186,7 +229,7 @@ impl Decoder {
         if raw.len() != expected {
             return Err(wrong_length(raw.len()));
         }
-        verified(Digest::of(raw))?;
+        header.verify(Digest::of(raw))?;
         Ok(Content::Bytes(raw))
     }
 }

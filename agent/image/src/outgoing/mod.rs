@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc as sync;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -25,6 +25,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use self::feed::{Feed, Stop};
+use crate::ahead::KnownPages;
 use crate::buffers::Pool;
 use crate::chunk::{CHUNK_BYTES, Chunk, StreamSummary, stream_digest};
 use crate::encode::{EncodeError, Encoder};
@@ -88,11 +89,13 @@ pub struct Options {
     pub window_bytes: usize,
     /// The pace, shared with whatever else uses the link.
     pub pace: SharedPace,
+    /// What the target has of memory already; may be filled later, at best before the freeze.
+    pub known: Arc<OnceLock<KnownPages>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { encoders: 2, window_bytes: WINDOW_BYTES, pace: Pace::shared() }
+        Options { encoders: 2, window_bytes: WINDOW_BYTES, pace: Pace::shared(), known: Arc::default() }
     }
 }
 
@@ -170,7 +173,7 @@ impl Outgoing {
         let jobs_out = Arc::new(Mutex::new(jobs_out));
         for _ in 0..encoders {
             let encoder = Encoder::new(options.pace.clone(), shared.raw.clone(), shared.packed.clone(), chunks.clone());
-            let encoder = encoder.map_err(encode_failure)?;
+            let encoder = encoder.map_err(encode_failure)?.naming(options.known.clone());
             let (shared, jobs_out) = (shared.clone(), jobs_out.clone());
             outgoing.spawn("image-encode", "", move || run_encoder(&shared, encoder, &jobs_out))?;
         }

@@ -5,6 +5,9 @@
 //! with an index is a complete, verified image, also after the agent's death ([`StoredImage::open`]); one without is
 //! rubbish. The peer's names are only ever compared, never used as paths.
 //!
+//! Memory that was copied ahead ([`crate::ahead`]) lies there as well, under [`AHEAD_STREAM`](crate::chunk::AHEAD_STREAM). It is
+//! no stream of the image: the streams' parts point into it, so what was copied in vain is never served.
+//!
 //! One file for all streams has this use: its memory can be touched beforehand ([`Store::reserve`]), without knowing which
 //! stream will be the huge one. Measured, 1 GiB of pwrite goes into fresh tmpfs pages at 0.4–2.7 GB/s (the less
 //! of it the host has seen before), into touched ones at 5–6 GB/s; the difference would be pause.
@@ -23,10 +26,10 @@ use thiserror::Error;
 
 pub use self::image::{ImageError, StoredImage};
 pub use self::streams::StreamError;
-use self::streams::Streams;
-use crate::chunk::{CHUNK_BYTES, ChunkError, ChunkHeader, Content, Decoder, StreamSummary, ZEROS};
+use self::streams::{Origin, Streams};
+use crate::chunk::{CHUNK_BYTES, ChunkError, ChunkHeader, Content, Decoder, Encoding, StreamSummary, ZEROS};
 use crate::incoming::Absorb;
-use crate::lock;
+use crate::{lock, refs};
 
 const CHUNKS: &str = "chunks";
 
@@ -61,8 +64,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes the directory, which must not be there. At most `budget` bytes are taken; a chunk counts as whole pages, and a
-    /// stream as one page at least.
+    /// Makes the directory, which must not be there. At most `budget` bytes are taken, with what is copied ahead; a chunk
+    /// counts as whole pages and as one at least, a stream as one at least.
     pub fn create(dir: impl Into<PathBuf>, budget: u64) -> Result<Store, StoreError> {
         let dir = dir.into();
         DirBuilder::new().mode(0o700).create(&dir).map_err(|source| StoreError::Io { path: dir.clone(), source })?;
@@ -89,7 +92,7 @@ impl Store {
             if len == 0 || streams.end() > 0 {
                 return Ok(());
             }
-            self.chunks.write_all_at(&ZEROS[..len as usize], at).map_err(|source| self.unwritable(source))?;
+            self.chunks.write_all_at(&ZEROS[..len as usize], at).map_err(|source| self.unusable(source))?;
             at += len;
         }
     }
@@ -100,20 +103,58 @@ impl Store {
             Some(decoder) => decoder,
             None => Decoder::new()?,
         };
-        let written = decoder.decode(header, bytes).map_err(StoreError::from).and_then(|content| {
-            match content {
-                Content::Zeros(_) => lock(&self.streams).place_zeros(header)?,
-                Content::Bytes(raw) => {
-                    let place = lock(&self.streams).place(header)?;
-                    // A chunk that was placed and not written stays unfinished: the stream can never be closed.
-                    self.chunks.write_all_at(raw, place).map_err(|source| self.unwritable(source))?;
-                    lock(&self.streams).written(header);
-                }
-            }
-            Ok(())
-        });
+        let written = match header.encoding {
+            Encoding::Refs => self.write_refs(&mut decoder, header, bytes),
+            _ => self.write_content(&mut decoder, header, bytes),
+        };
         lock(&self.decoders).push(decoder);
         written
+    }
+
+    fn write_content(&self, decoder: &mut Decoder, header: &ChunkHeader, bytes: &[u8]) -> Result<(), StoreError> {
+        match decoder.decode(header, bytes)? {
+            Content::Zeros(_) => Ok(lock(&self.streams).place_zeros(header)?),
+            Content::Bytes(raw) => {
+                let place = lock(&self.streams).place(header)?;
+                self.put(header, raw, place)
+            }
+        }
+    }
+
+    /// Puts a chunk that names pages together, to compare its digest; then notes where the pages are, and writes the rest.
+    fn write_refs(&self, decoder: &mut Decoder, header: &ChunkHeader, bytes: &[u8]) -> Result<(), StoreError> {
+        header.check_length()?;
+        let (stream, offset) = (header.stream, header.offset);
+        let parsed = refs::parse(bytes, header.raw_len as usize);
+        let (runs, literals) = parsed.map_err(|reason| ChunkError::BadRefs { stream, offset, reason })?;
+        let origins = lock(&self.streams).origins(header, &runs)?;
+        let (mut at, mut literal) = (0, literals);
+        let raw = &mut decoder.room()[..header.raw_len as usize];
+        for (len, origin) in &origins {
+            let room = &mut raw[at..][..*len as usize];
+            at += room.len();
+            match origin {
+                Origin::Stored(place) => {
+                    self.chunks.read_exact_at(room, *place).map_err(|source| self.unusable(source))?;
+                }
+                Origin::Zeros => room.fill(0),
+                Origin::Literal => {
+                    let (these, rest) = literal.split_at(room.len());
+                    room.copy_from_slice(these);
+                    literal = rest;
+                }
+            }
+        }
+        header.verify(Digest::of(raw))?;
+        let place = lock(&self.streams).place_refs(header, &origins)?;
+        self.put(header, literals, place)
+    }
+
+    /// A chunk that was placed and not written stays unfinished: the stream can never be closed.
+    fn put(&self, header: &ChunkHeader, raw: &[u8], place: u64) -> Result<(), StoreError> {
+        self.chunks.write_all_at(raw, place).map_err(|source| self.unusable(source))?;
+        lock(&self.streams).written(header);
+        Ok(())
     }
 
     /// The stream has ended with this length and digest: everything must be there, and nothing comes after.
@@ -132,12 +173,12 @@ impl Store {
         let mut streams = lock(&self.streams);
         streams.verify(manifest)?;
         streams.seal();
-        self.chunks.set_len(streams.end()).map_err(|source| self.unwritable(source))?;
+        self.chunks.set_len(streams.end()).map_err(|source| self.unusable(source))?;
         StoredImage::write(&self.dir, streams.index(manifest))?;
         Ok(StoredImage::open(&self.dir)?)
     }
 
-    fn unwritable(&self, source: io::Error) -> StoreError {
+    fn unusable(&self, source: io::Error) -> StoreError {
         StoreError::Io { path: self.dir.join(CHUNKS), source }
     }
 }

@@ -6,10 +6,11 @@ use migrate_proto::id::Digest;
 use thiserror::Error;
 
 use super::image::{Index, IndexedStream};
-use crate::chunk::{ChunkHeader, StreamSummary, stream_digest};
+use crate::chunk::{self, AHEAD_STREAM, ChunkHeader, StreamSummary, stream_digest};
+use crate::refs::{Run, What};
 
 /// Chunks begin at pages: they are written and served without touching a neighbour's page.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: u64 = chunk::PAGE_BYTES as u64;
 
 /// Why a chunk or a stream does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -35,6 +36,20 @@ pub enum StreamError {
     Closed {
         /// The stream.
         stream: u32,
+    },
+    /// It names pages that were not copied ahead, or are not written yet.
+    #[error("stream {stream}: refers to page {page} of the memory that was copied ahead, which is not there")]
+    NotAhead {
+        /// The stream.
+        stream: u32,
+        /// The first page that is not there.
+        page: u64,
+    },
+    /// Memory that is copied ahead must come as whole pages, and by itself.
+    #[error("memory was copied ahead in parts of pages, or as references, at byte {offset}")]
+    BadAhead {
+        /// Where.
+        offset: u64,
     },
     /// Bytes are missing.
     #[error("stream {stream}: nothing came from byte {offset} on")]
@@ -85,8 +100,22 @@ pub enum StreamError {
 struct Part {
     len: u32,
     digest: Digest,
-    /// `None` for zeros.
-    place: Option<u64>,
+    /// Where its bytes are, in order.
+    pieces: Vec<Piece>,
+}
+
+/// Length and place of some bytes; no place for zeros.
+pub(super) type Piece = (u32, Option<u64>);
+
+/// Where the bytes of a chunk that names pages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// They were copied ahead, and are here.
+    Stored(u64),
+    /// They are zeros.
+    Zeros,
+    /// They came with the chunk.
+    Literal,
 }
 
 #[derive(Default)]
@@ -128,7 +157,7 @@ impl Streams {
     /// A place for a chunk, which counts as unwritten from now on.
     pub(super) fn place(&mut self, header: &ChunkHeader) -> Result<u64, StreamError> {
         let place = self.end;
-        let stream = self.add(header, Some(place))?;
+        let stream = self.add(header, vec![(header.raw_len, Some(place))], header.raw_len)?;
         stream.unwritten += 1;
         self.end += u64::from(header.raw_len).next_multiple_of(PAGE_BYTES);
         Ok(place)
@@ -136,7 +165,67 @@ impl Streams {
 
     /// Zeros need no place, but they count, for they will have to be served.
     pub(super) fn place_zeros(&mut self, header: &ChunkHeader) -> Result<(), StreamError> {
-        self.add(header, None).map(drop)
+        self.add(header, vec![(header.raw_len, None)], header.raw_len).map(drop)
+    }
+
+    /// Where the bytes of a chunk come from that consists of these runs. All that was copied ahead must be written: whoever
+    /// sends it waits for that before the first reference.
+    pub(super) fn origins(&self, header: &ChunkHeader, runs: &[Run]) -> Result<Vec<(u32, Origin)>, StreamError> {
+        let mut origins = Vec::with_capacity(runs.len());
+        for run in runs {
+            match run.what {
+                What::Literal => origins.push((run.len as u32, Origin::Literal)),
+                What::Zeros => origins.push((run.len as u32, Origin::Zeros)),
+                What::Known(first) => {
+                    let at = u64::from(first) * PAGE_BYTES;
+                    self.ahead(at, run.len as u64, &mut origins).map_err(|missing| StreamError::NotAhead {
+                        stream: header.stream,
+                        page: missing / PAGE_BYTES,
+                    })?;
+                }
+            }
+        }
+        Ok(origins)
+    }
+
+    /// Where a range of what was copied ahead lies; or the first byte that is not there.
+    fn ahead(&self, mut at: u64, mut len: u64, origins: &mut Vec<(u32, Origin)>) -> Result<(), u64> {
+        let stream = self.streams.get(&AHEAD_STREAM).filter(|stream| stream.unwritten == 0).ok_or(at)?;
+        while len > 0 {
+            let (begin, part) = stream.parts.range(..=at).next_back().ok_or(at)?;
+            let skip = at - begin;
+            let there = u64::from(part.len).saturating_sub(skip).min(len);
+            // A part of this stream is one piece.
+            let (true, [(_, place)]) = (there > 0, &part.pieces[..]) else { return Err(at) };
+            origins.push((there as u32, place.map_or(Origin::Zeros, |place| Origin::Stored(place + skip))));
+            (at, len) = (at + there, len - there);
+        }
+        Ok(())
+    }
+
+    /// A place for the literals of a chunk that names pages; it counts as unwritten from now on. What was copied ahead has
+    /// been charged when it came.
+    pub(super) fn place_refs(&mut self, header: &ChunkHeader, origins: &[(u32, Origin)]) -> Result<u64, StreamError> {
+        if header.stream == AHEAD_STREAM {
+            return Err(StreamError::BadAhead { offset: header.offset });
+        }
+        let (place, mut at, mut charge) = (self.end, self.end, 0);
+        let pieces = origins.iter().map(|(len, origin)| match origin {
+            Origin::Stored(stored) => (*len, Some(*stored)),
+            Origin::Zeros => {
+                charge += len;
+                (*len, None)
+            }
+            Origin::Literal => {
+                charge += len;
+                at += u64::from(*len);
+                (*len, Some(at - u64::from(*len)))
+            }
+        });
+        let pieces = pieces.collect();
+        self.add(header, pieces, charge)?.unwritten += 1;
+        self.end = at.next_multiple_of(PAGE_BYTES);
+        Ok(place)
     }
 
     /// The chunk is in its place.
@@ -146,13 +235,16 @@ impl Streams {
         }
     }
 
-    fn add(&mut self, header: &ChunkHeader, place: Option<u64>) -> Result<&mut Stream, StreamError> {
+    fn add(&mut self, header: &ChunkHeader, pieces: Vec<Piece>, charge: u32) -> Result<&mut Stream, StreamError> {
         let ChunkHeader { stream: number, offset, raw_len: len, digest, .. } = *header;
         if self.sealed {
             return Err(StreamError::Closed { stream: number });
         }
+        if number == AHEAD_STREAM && !(offset | u64::from(len)).is_multiple_of(PAGE_BYTES) {
+            return Err(StreamError::BadAhead { offset });
+        }
         let before = self.charged;
-        self.charge(u64::from(len))?;
+        self.charge(u64::from(charge))?;
         let stream = self.streams.entry(number).or_default();
         let after_previous =
             stream.parts.range(..=offset).next_back().is_none_or(|(at, p)| at + u64::from(p.len) <= offset);
@@ -166,7 +258,7 @@ impl Streams {
             self.charged = before;
             return Err(refused);
         }
-        stream.parts.insert(offset, Part { len, digest, place });
+        stream.parts.insert(offset, Part { len, digest, pieces });
         Ok(stream)
     }
 
@@ -211,6 +303,9 @@ impl Streams {
     pub(super) fn verify(&mut self, manifest: &[StreamSummary]) -> Result<(), StreamError> {
         let (mut numbers, mut names) = (HashSet::new(), HashSet::new());
         for StreamSummary { stream, name, length, digest } in manifest {
+            if *stream == AHEAD_STREAM {
+                return Err(StreamError::BadAhead { offset: 0 });
+            }
             if !numbers.insert(*stream) || !names.insert(name.as_str()) {
                 return Err(StreamError::NamedTwice { stream: *stream, name: name.clone() });
             }
@@ -223,7 +318,8 @@ impl Streams {
                 Some(_) => {}
             }
         }
-        match self.streams.keys().find(|stream| !numbers.contains(stream)) {
+        let named = |stream: &u32| *stream == AHEAD_STREAM || numbers.contains(stream);
+        match self.streams.keys().find(|stream| !named(stream)) {
             Some(stream) => Err(StreamError::NotInManifest { stream: *stream }),
             None => Ok(()),
         }
@@ -234,7 +330,7 @@ impl Streams {
         let parts = |number| self.streams.get(&number).into_iter().flat_map(|stream| stream.parts.values());
         let indexed = |summary: &StreamSummary| IndexedStream {
             summary: summary.clone(),
-            parts: parts(summary.stream).map(|part| (part.len, part.place)).collect(),
+            parts: parts(summary.stream).flat_map(|part| &part.pieces).copied().collect(),
         };
         Index::new(manifest.iter().map(indexed).collect())
     }

@@ -255,3 +255,17 @@ fn a_reader_that_leaves_early_is_no_error() {
         assert_eq!(image.serve(name, write.into()).unwrap(), Served::ClosedEarly);
     }
 }
+
+#[test]
+fn what_is_still_being_written_cannot_be_named() {
+    use super::streams::Streams;
+    use crate::chunk::{AHEAD_STREAM, PAGE_BYTES};
+    use crate::refs::{Run, What};
+    let mut streams = Streams::new(BUDGET);
+    let (ahead, image) = (raw(AHEAD_STREAM, 0, &[1; 2 * PAGE_BYTES]), raw(0, 0, &[1; PAGE_BYTES]));
+    let second = [Run { what: What::Known(1), len: PAGE_BYTES }];
+    let place = streams.place(&ahead).unwrap();
+    assert!(matches!(streams.origins(&image, &second), Err(StreamError::NotAhead { stream: 0, page: 1 })));
+    streams.written(&ahead);
+    assert_eq!(streams.origins(&image, &second), Ok(vec![(4096, Origin::Stored(place + 4096))]));
+}
