@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use migrate_proto::api::{ExecLine, ExecRequest, Exit};
 use migrate_proto::error::{Code, Problem};
 use migrate_sandbox::Sandbox;
-use migrate_sandbox::enter::{ERRAND, Errand};
+use migrate_sandbox::errand::{ERRAND, Errand};
 use migrate_sandbox::plan::Output;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -184,15 +184,16 @@ pub fn exec(
     let sandbox = workload.sandbox().ok_or_else(not_running)?;
     let errand = Errand {
         init: sandbox.init().pid,
-        main: workload.pid(),
+        main: workload.pid().ok_or_else(not_running)?,
         groups: host.cgroup(workload.name().as_str())?.side_procs(),
         command: workload.command_beside(request.argv),
     };
     let internal = |error: String| Problem::new(Code::Internal, error);
+    let letter = errand.letter().map_err(|error| internal(error.to_string()))?;
     let mut child = tokio::process::Command::new(&host.init_program)
         .arg("exec")
         .env_clear()
-        .env(ERRAND, serde_json::to_string(&errand).map_err(|error| internal(error.to_string()))?)
+        .env(ERRAND, letter.address())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -214,7 +215,9 @@ pub fn exec(
             () = copying => {}
             () = tell.closed() => return,
         }
-        let last = match child.wait().await {
+        let ended = child.wait().await;
+        drop(letter);
+        let last = match ended {
             Ok(status) => ExecLine::Exit(exit_of(status)),
             Err(error) => ExecLine::Error(Problem::new(Code::Internal, error.to_string())),
         };

@@ -183,9 +183,7 @@ impl Cgroup {
 
     /// The workload's processes, as this namespace numbers them.
     pub fn pids(&self) -> Vec<i32> {
-        let Some(path) = self.load_procs().into_iter().next() else { return Vec::new() };
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+        self.load_procs().first().map(|path| read_pids(path)).unwrap_or_default()
     }
 
     /// The file that freezes the workload when "1" is written to it; `None` where the host has no cgroup2.
@@ -215,6 +213,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         for root in self.hierarchies.roots() {
             let group = root.join(&self.place);
+            remove_groups_below(&group.join("side"));
             for path in [group.join("load"), group.join("side"), group.clone()] {
                 remove_group(&path)?;
             }
@@ -223,6 +222,58 @@ impl Cgroup {
         }
         Ok(())
     }
+}
+
+/// What commands beside the workload left, where nobody was left to do so.
+fn remove_groups_below(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _ = remove_group(&entry.path());
+        }
+    }
+}
+
+/// The group of one command beside a workload: what the command started ends with it.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    dir: PathBuf,
+}
+
+impl Beside {
+    /// Makes one below the group that has this `cgroup.procs`, named after the caller.
+    pub(crate) fn create(side: &Path) -> Result<Beside> {
+        let dir = side.with_file_name(format!("exec-{}", std::process::id()));
+        fs::create_dir_all(&dir).map_err(SandboxError::file("create", &dir))?;
+        Ok(Beside { dir })
+    }
+
+    /// What the command joins.
+    pub(crate) fn procs(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
+    }
+
+    /// Ends everything in it. A group without `cgroup.kill` is of v1: then some may be born while others are ended, and it
+    /// is done again until none is left.
+    pub(crate) fn end(self) {
+        for _ in 0..100 {
+            if fs::write(self.dir.join("cgroup.kill"), "1").is_err() {
+                for pid in read_pids(&self.procs()) {
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                }
+            }
+            match fs::remove_dir(&self.dir) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => return,
+            }
+        }
+    }
+}
+
+fn read_pids(procs: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(procs).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
 }
 
 /// A group whose last process is just leaving is still busy for a moment.

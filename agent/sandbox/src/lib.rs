@@ -25,6 +25,7 @@ mod beneath;
 pub mod cgroup;
 pub mod control;
 pub mod enter;
+pub mod errand;
 pub mod error;
 pub mod guard;
 pub mod init;

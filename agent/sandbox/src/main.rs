@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match role.to_str() {
         Some("init") => migrate_sandbox::init::launch(),
         Some("guard") => migrate_sandbox::guard::serve(),
-        Some("exec") => migrate_sandbox::enter::exec(),
+        Some("exec") => migrate_sandbox::errand::exec(),
         Some("--version") => {
             println!("migrate-init {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -33,7 +33,7 @@ pub struct Plan {
 
 /// Directories of the layer and where they appear inside, with their modes.
 pub const LAYER_DIRS: [LayerDir; 5] = [
-    LayerDir { name: "work", target: "/work", mode: 0o755 },
+    LayerDir { name: "work", target: WORK, mode: 0o755 },
     LayerDir { name: "tmp", target: "/tmp", mode: 0o1777 },
     LayerDir { name: "var-tmp", target: "/var/tmp", mode: 0o1777 },
     LayerDir { name: "run", target: "/run", mode: 0o755 },
@@ -51,6 +51,8 @@ pub struct LayerDir {
     pub mode: u32,
 }
 
+/// Where a workload works unless it says otherwise.
+pub const WORK: &str = "/work";
 /// Where in the layer an own root file system is.
 pub const OWN_ROOT: &str = "root";
 /// Where the layer itself appears inside.

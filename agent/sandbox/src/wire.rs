@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::Serialize;
@@ -23,11 +24,58 @@ pub(crate) fn send<T: Serialize>(socket: &mut UnixStream, message: &T, descripto
     socket.write_all(&frame[sent..])
 }
 
-/// Receives one message; `None` where the other side is done.
+/// A socket that is read until a deadline and no longer, in however small pieces the other side writes.
+pub(crate) struct Until<'a> {
+    /// From where.
+    pub(crate) socket: &'a UnixStream,
+    /// Until when.
+    pub(crate) deadline: Instant,
+}
+
+impl Until<'_> {
+    fn prepare(&self) -> io::Result<()> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.socket.set_read_timeout(Some(left))
+    }
+}
+
+impl Read for Until<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.prepare()?;
+        self.socket.read(into)
+    }
+}
+
+/// Receives one message, however long it takes; `None` where the other side is done.
 pub(crate) fn receive<T: DeserializeOwned>(socket: &mut UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut head = [0u8; 4];
     let mut descriptors = Vec::new();
+    let mut head = [0u8; 4];
     let first = receive_with_descriptors(socket, &mut head, &mut descriptors)?;
+    Ok(rest_of_message(socket, head, first)?.map(|message| (message, descriptors)))
+}
+
+/// The same, but the whole message has to be there by the deadline.
+pub(crate) fn receive_until<T: DeserializeOwned>(
+    socket: &UnixStream,
+    deadline: Instant,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut until = Until { socket, deadline };
+    until.prepare()?;
+    let mut descriptors = Vec::new();
+    let mut head = [0u8; 4];
+    let first = receive_with_descriptors(socket, &mut head, &mut descriptors)?;
+    Ok(rest_of_message(&mut until, head, first)?.map(|message| (message, descriptors)))
+}
+
+/// Of the message's head, `first` bytes are there.
+fn rest_of_message<T: DeserializeOwned>(
+    socket: &mut impl Read,
+    mut head: [u8; 4],
+    first: usize,
+) -> io::Result<Option<T>> {
     if first == 0 {
         return Ok(None);
     }
@@ -38,7 +86,7 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: &mut UnixStream) -> io::Resul
     }
     let mut body = vec![0u8; length];
     socket.read_exact(&mut body)?;
-    Ok(Some((serde_json::from_slice(&body)?, descriptors)))
+    Ok(Some(serde_json::from_slice(&body)?))
 }
 
 #[allow(unsafe_code)]
@@ -77,6 +125,31 @@ mod tests {
         let (mut here, mut there) = UnixStream::pair().unwrap();
         here.write_all(&u32::MAX.to_be_bytes()).unwrap();
         assert!(receive::<String>(&mut there).is_err());
+    }
+
+    #[test]
+    fn who_writes_byte_by_byte_gains_no_time() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_millis(200);
+        here.write_all(&100u32.to_be_bytes()).unwrap();
+        let dripping = std::thread::spawn(move || {
+            while here.write_all(b" ").is_ok() {
+                std::thread::yield_now()
+            }
+        });
+        // Far more bytes than that would come within the time of one read.
+        let mut until = Until { socket: &there, deadline };
+        let mut seen = 0u64;
+        let error = loop {
+            match until.read(&mut [0]) {
+                Ok(count) => seen += count as u64,
+                Err(error) => break error,
+            }
+        };
+        assert!(seen > 4, "{seen}");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(there);
+        dripping.join().unwrap();
     }
 
     #[test]

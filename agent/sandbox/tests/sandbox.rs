@@ -2,77 +2,21 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::{Path, PathBuf};
+mod house;
 
+use std::path::Path;
+
+use house::{House, cgroup, command, plan, program};
 use migrate_proto::api::Exit;
 use migrate_proto::text::Text;
-use migrate_sandbox::cgroup::Cgroup;
-use migrate_sandbox::control::{Command, Status};
+use migrate_sandbox::control::Status;
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::plan::Output;
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
 
-struct House {
-    sandbox: Sandbox,
-    cgroup: Cgroup,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        self.sandbox.destroy().unwrap();
-        self.cgroup.remove().unwrap();
-    }
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_migrate-init"))
-}
-
-fn house(name: &str, hide: Vec<PathBuf>) -> House {
-    let dir = tempfile::tempdir().unwrap();
-    let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), name).unwrap();
-    let plan = Plan {
-        dir: dir.path().join("sandbox"),
-        root: Root::Node,
-        volumes: Vec::new(),
-        hide,
-        criu_prefix: None,
-        side_cgroup: cgroup.side_procs(),
-    };
-    std::fs::create_dir(&plan.dir).unwrap();
-    let sandbox = Sandbox::build(program(), &plan).unwrap();
-    let house = House { sandbox, cgroup, dir };
-    let layer = Layer::create(house.dir.path().join("layer.img"), 64 << 20).unwrap();
-    house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
-    house
-}
-
-fn command(argv: &[&str]) -> Command {
-    Command {
-        argv: argv.iter().map(|arg| Text::from(*arg)).collect(),
-        env: vec![("PATH".into(), "/usr/bin:/bin".into())],
-        dir: "/work".into(),
-        user: None,
-        hostname: "inside".into(),
-    }
-}
-
-impl House {
-    fn run(&self, argv: &[&str]) -> Exit {
-        assert_eq!(self.sandbox.start(&command(argv), &self.cgroup.load_procs()).unwrap(), 100);
-        self.sandbox.wait().unwrap()
-    }
-
-    fn output(&self) -> String {
-        let read = |which| std::io::read_to_string(self.sandbox.output(which).unwrap()).unwrap();
-        [Output::Stdout, Output::Stderr].map(read).concat()
-    }
-}
-
 #[test]
 fn a_workload_sees_its_own_world() {
-    let house = house("world", Vec::new());
+    let house = House::new("world");
     let script = "echo $$; hostname; cat /proc/self/sessionid >/dev/null; ls /proc/self/fd | wc -l; touch /work/w /tmp/t /run/r /dev/shm/s && echo written; \
                   touch /usr/x 2>/dev/null || echo usr-read-only; touch /x 2>/dev/null || echo root-read-only; pwd";
     assert_eq!(house.run(&["/bin/sh", "-c", script]), Exit::Code(0));
@@ -84,7 +28,7 @@ fn the_agents_files_are_out_of_sight() {
     let secret = tempfile::tempdir().unwrap();
     std::fs::write(secret.path().join("key"), "secret").unwrap();
     // Below /tmp nothing of the node shows anyway; so hide something that would.
-    let house = house("hidden", vec!["/usr/share".into(), secret.path().to_owned()]);
+    let house = House::with("hidden", |plan| plan.hide = vec!["/usr/share".into(), secret.path().to_owned()]).unwrap();
     let script = format!("ls /usr/share | wc -l; cat {}/key 2>/dev/null || echo nothing", secret.path().display());
     assert_eq!(house.run(&["/bin/sh", "-c", &script]), Exit::Code(0));
     assert_eq!(house.output(), "0\nnothing\n");
@@ -92,7 +36,7 @@ fn the_agents_files_are_out_of_sight() {
 
 #[test]
 fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
-    let house = house("cannot", Vec::new());
+    let house = House::new("cannot");
     for (argv, expected) in
         [(["/no/such"], "No such file"), (["/etc/passwd"], "Permission denied"), (["nothing-here"], "No such file")]
     {
@@ -107,14 +51,14 @@ fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
 
 #[test]
 fn orphans_are_reaped_and_the_end_is_known() {
-    let house = house("orphans", Vec::new());
+    let house = House::new("orphans");
     assert_eq!(house.run(&["/bin/sh", "-c", "(sh -c 'exit 3' &) ; kill -9 $$"]), Exit::Signal(9));
     assert_eq!(house.sandbox.status().unwrap(), Status::Ended(Exit::Signal(9)));
 }
 
 #[test]
 fn an_end_by_a_real_time_signal_is_known() {
-    let house = house("realtime", Vec::new());
+    let house = House::new("realtime");
     assert_eq!(house.run(&["/bin/sh", "-c", "kill -40 $$"]), Exit::Signal(40));
     house.sandbox.start(&command(&["sleep", "1000"]), &house.cgroup.load_procs()).unwrap();
     house.sandbox.signal(64).unwrap();
@@ -124,7 +68,7 @@ fn an_end_by_a_real_time_signal_is_known() {
 /// Whoever has a descriptor in a layer keeps it mounted, also when its sandbox is gone.
 #[test]
 fn a_layer_is_never_mounted_twice() {
-    let first = house("twice-a", Vec::new());
+    let first = House::new("twice-a");
     assert_eq!(first.run(&["sh", "-c", "echo kept > f"]), Exit::Code(0));
     let path = first.dir.path().join("layer.img");
     let reader = std::fs::File::open(format!("/proc/{}/root/work/f", first.sandbox.init().pid)).unwrap();
@@ -137,7 +81,7 @@ fn a_layer_is_never_mounted_twice() {
 
 #[test]
 fn an_agent_that_comes_back_finds_everything() {
-    let house = house("adopt", Vec::new());
+    let house = House::new("adopt");
     house.sandbox.start(&command(&["sleep", "1000"]), &house.cgroup.load_procs()).unwrap();
     let again = Sandbox::adopt(program(), house.sandbox.dir()).unwrap();
     assert_eq!(again.status().unwrap(), Status::Running { pid: 100 });
@@ -150,7 +94,7 @@ fn an_agent_that_comes_back_finds_everything() {
 
 #[test]
 fn odd_bytes_survive() {
-    let house = house("odd", Vec::new());
+    let house = House::new("odd");
     let odd = Text::new(&b"a b\"'\n\xff$(x)"[..]).unwrap();
     let mut asked = command(&["/bin/sh", "-c", "printf %s \"$1\" \"$ODD\"", "sh"]);
     asked.argv.push(odd.clone());
@@ -163,7 +107,7 @@ fn odd_bytes_survive() {
 
 #[test]
 fn a_layer_keeps_its_inodes_in_another_sandbox() {
-    let first = house("inode-a", Vec::new());
+    let first = House::new("inode-a");
     assert_eq!(first.run(&["sh", "-c", "echo kept > f; stat -c %i f"]), Exit::Code(0));
     let before = first.output();
     let mounted = first.sandbox.mounted_layer().unwrap();
@@ -173,18 +117,8 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
         let copy = tempfile::tempdir().unwrap();
         std::fs::copy(first.dir.path().join("layer.img"), copy.path().join("layer.img")).unwrap();
         assert_eq!(mounted.written().unwrap(), before_copy, "nothing was written during the copy");
-        let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), "inode-b").unwrap();
-        let dir = copy.path().join("sandbox");
-        std::fs::create_dir(&dir).unwrap();
-        let plan = Plan {
-            dir,
-            root: Root::Node,
-            volumes: vec![],
-            hide: vec![],
-            criu_prefix: None,
-            side_cgroup: cgroup.side_procs(),
-        };
-        let sandbox = Sandbox::build(program(), &plan).unwrap();
+        let cgroup = cgroup("inode-b");
+        let sandbox = Sandbox::build(program(), &plan(copy.path(), &cgroup)).unwrap();
         let house = House { sandbox, cgroup, dir: copy };
         house.sandbox.attach_layer(Layer::at(house.dir.path().join("layer.img")).device().unwrap()).unwrap();
         house
@@ -195,7 +129,7 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
 
 #[test]
 fn what_a_workload_puts_in_the_place_of_its_output_is_not_followed() {
-    let house = house("planted", Vec::new());
+    let house = House::new("planted");
     let script = "cd /.migrate/layer/log && mv stdout old && ln -s /etc/passwd stdout && rm stderr && mkfifo stderr";
     assert_eq!(house.run(&["/bin/sh", "-c", script]), Exit::Code(0));
     assert!(house.sandbox.output(Output::Stdout).is_err());
@@ -204,32 +138,48 @@ fn what_a_workload_puts_in_the_place_of_its_output_is_not_followed() {
     assert!(error.to_string().contains("output"), "{error}");
 }
 
+/// A layer with a root of its own, furnished further by `more`.
+fn layer_with_root(dir: &Path, more: impl FnOnce(&Path)) -> Layer {
+    let layer = Layer::create(dir.join("layer.img"), 64 << 20).unwrap();
+    let at = dir.join("mnt");
+    std::fs::create_dir(&at).unwrap();
+    let fill = |mounted: &Path| {
+        let root = mounted.join("root");
+        std::fs::create_dir_all(root.join("bin")).unwrap();
+        // Any static program will do, and this one is at hand.
+        std::fs::copy(program(), root.join("bin/program")).unwrap();
+        more(mounted);
+    };
+    layer.fill(&at, fill).unwrap();
+    layer
+}
+
+#[test]
+fn criu_is_in_an_own_root_at_every_start() {
+    let (dir, prefix) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(prefix.path().join("criu"), "real").unwrap();
+    let layer = layer_with_root(dir.path(), |_| ());
+    for start in ["first", "second"] {
+        let (dir, cgroup) = (tempfile::tempdir().unwrap(), cgroup(&format!("own-{start}")));
+        let mut plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
+        plan.criu_prefix = Some(prefix.path().to_owned());
+        let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
+        house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
+        let inside = format!("/proc/{}/root{}/criu", house.sandbox.init().pid, prefix.path().display());
+        assert_eq!(std::fs::read_to_string(&inside).unwrap(), "real", "{start}");
+        let error = std::fs::write(&inside, "forged").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{start}");
+    }
+}
+
 #[test]
 fn links_in_an_own_root_lead_nowhere() {
     let dir = tempfile::tempdir().unwrap();
-    let layer = Layer::create(dir.path().join("layer.img"), 64 << 20).unwrap();
-    let at = dir.path().join("mnt");
-    std::fs::create_dir(&at).unwrap();
-    let init = layer
-        .fill(&at, |mounted| {
-            let root = mounted.join("root");
-            std::fs::create_dir_all(root.join("bin")).unwrap();
-            // Any static program will do, and this one is at hand; a link that would climb out leads nowhere.
-            std::fs::copy(program(), root.join("bin/program")).unwrap();
-            std::os::unix::fs::symlink("/etc", root.join("dev")).unwrap();
-        })
-        .is_ok();
-    assert!(init);
-    let cgroup = Cgroup::create(&format!("migrate-test-{}", std::process::id()), "own-root").unwrap();
-    let plan = Plan {
-        dir: dir.path().join("sandbox"),
-        root: Root::Layer,
-        volumes: Vec::new(),
-        hide: Vec::new(),
-        criu_prefix: None,
-        side_cgroup: cgroup.side_procs(),
-    };
-    std::fs::create_dir(&plan.dir).unwrap();
+    // A link that would climb out leads nowhere.
+    let layer =
+        layer_with_root(dir.path(), |mounted| std::os::unix::fs::symlink("/etc", mounted.join("root/dev")).unwrap());
+    let cgroup = cgroup("own-root");
+    let plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
     let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
     let refused = house.sandbox.attach_layer(layer.device().unwrap());
     assert!(refused.is_err(), "a /dev that is a link into nothing must be refused, not followed");

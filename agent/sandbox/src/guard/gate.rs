@@ -27,8 +27,7 @@ pub fn gate() -> ExitCode {
 fn ask(name: &str) -> std::io::Result<bool> {
     let dir = std::env::var_os("CRTOOLS_IMAGE_DIR").unwrap_or_default();
     let mut guard = UnixStream::connect(Path::new(&dir).join(GATE_SOCKET))?;
-    guard.write_all(name.as_bytes())?;
-    guard.write_all(b"\n")?;
+    guard.write_all(format!("{name}\n").as_bytes())?;
     let mut answer = [0u8];
     guard.read_exact(&mut answer)?;
     Ok(answer[0] == b'y')

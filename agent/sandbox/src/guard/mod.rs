@@ -13,6 +13,8 @@
 //! | dump | `post-dump`: frozen, image complete | continue (only after the decision `commit`) · refuse | decide `abort`, refuse |
 //! | restore | `post-restore`: rebuilt, not one instruction run | continue · refuse | wait for an agent |
 //!
+//! An agent that has not called within 10 s of a dump's hook is gone, too.
+//!
 //! From `post-dump` on the guard also holds the workload by its cgroup's freezer, so that CRIU's death cannot set it free
 //! before the decision. `refuse` lets CRIU resume its tasks, `continue` lets it kill them.
 

@@ -7,13 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migrate_proto::api::Exit;
 use migrate_proto::handover::Decision;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::{Pid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -21,9 +23,14 @@ use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, RESULT, 
 use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
-use crate::reap;
+use crate::process::Stat;
+use crate::{reap, wire};
 
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
+/// How long a dump's hook waits for an agent that has not called yet.
+const FIRST_CALL: Duration = Duration::from_secs(10);
+/// What a hook says is a word.
+const WORD: u64 = 32;
 
 /// `migrate-init guard`: reads a [`Call`] from stdin and holds it to its end.
 pub fn serve() -> ExitCode {
@@ -48,6 +55,8 @@ struct Guard {
     /// Whether an agent has ever called.
     met: bool,
     waiting: Option<(Hook, UnixStream)>,
+    /// How long a dump's hook waits for the first agent.
+    first_call: Option<Instant>,
 }
 
 fn prepare() -> Result<Guard> {
@@ -67,9 +76,10 @@ fn prepare() -> Result<Guard> {
     let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(SandboxError::system("signalfd"))?;
     let criu = start_criu(&call)?;
-    println!("ready");
+    // Nobody may listen any more; CRIU has been started all the same.
+    let _ = writeln!(std::io::stdout(), "ready");
     spawn::output_to_null()?;
-    Ok(Guard { call, agents, gates, children, criu, init, agent: None, met: false, waiting: None })
+    Ok(Guard { call, agents, gates, children, criu, init, agent: None, met: false, waiting: None, first_call: None })
 }
 
 fn open_process(pid: i32) -> Result<OwnedFd> {
@@ -140,6 +150,7 @@ impl Guard {
             }
             self.accept();
             self.hear_agent();
+            self.give_up_waiting();
         }
     }
 
@@ -152,7 +163,18 @@ impl Guard {
         if let Some(agent) = &self.agent {
             fds.push(PollFd::new(agent.as_fd(), PollFlags::POLLIN));
         }
-        let _ = poll(&mut fds, PollTimeout::NONE);
+        let left = self.first_call.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Rounded up, so that the deadline has passed when it wakes.
+        let timeout = left.map(|left| PollTimeout::try_from(left + Duration::from_millis(1)));
+        let _ = poll(&mut fds, timeout.and_then(|timeout| timeout.ok()).unwrap_or(PollTimeout::NONE));
+    }
+
+    /// An agent that never called is gone as well.
+    fn give_up_waiting(&mut self) {
+        if self.first_call.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.first_call = None;
+            self.agent_gone();
+        }
     }
 
     fn ended(&self) -> Option<Exit> {
@@ -163,11 +185,11 @@ impl Guard {
     fn accept(&mut self) {
         if let Ok((stream, _)) = self.agents.accept() {
             let _ = stream.set_nonblocking(false);
-            let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
             let _ = stream.set_write_timeout(Some(MESSAGE_TIME));
             // The newest agent is the one that lives.
             self.agent = Some(stream);
             self.met = true;
+            self.first_call = None;
             if let Some((hook, _)) = &self.waiting {
                 self.tell(Told::Hook(*hook));
             }
@@ -178,10 +200,14 @@ impl Guard {
     }
 
     fn hook_arrived(&mut self, stream: UnixStream) {
+        // The socket is within the workload's reach; and CRIU has one hook at a time.
+        if !self.is_of_criu(&stream) || self.waiting.is_some() {
+            return;
+        }
         let _ = stream.set_nonblocking(false);
-        let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
+        let word = wire::Until { socket: &stream, deadline: Instant::now() + MESSAGE_TIME };
         let mut name = String::new();
-        if BufReader::new(&stream).read_line(&mut name).is_err() {
+        if BufReader::new(word.take(WORD)).read_line(&mut name).is_err() {
             return;
         }
         let Some(hook) = Hook::parse(name.trim_end()) else { return };
@@ -194,8 +220,14 @@ impl Guard {
             Some(_) => self.tell(Told::Hook(hook)),
             None if self.met => self.agent_gone(),
             // CRIU was quicker than the agent that started it, or than the one that will take it over.
-            None => {}
+            None => self.first_call = Some(Instant::now() + FIRST_CALL),
         }
+    }
+
+    /// Whether CRIU itself has started who calls.
+    fn is_of_criu(&self, stream: &UnixStream) -> bool {
+        let Ok(caller) = getsockopt(stream, PeerCredentials) else { return false };
+        Stat::read(caller.pid()).is_ok_and(|stat| stat.parent == self.criu.as_raw())
     }
 
     /// The workload's cgroup keeps it frozen whatever becomes of CRIU. Says whether that worked.
@@ -302,7 +334,8 @@ impl Guard {
 }
 
 /// One line; `None` where the agent is gone or talks nonsense.
-fn read_order(mut agent: &UnixStream) -> Option<Order> {
+fn read_order(agent: &UnixStream) -> Option<Order> {
+    let mut agent = wire::Until { socket: agent, deadline: Instant::now() + MESSAGE_TIME };
     let mut line = Vec::new();
     let mut byte = [0u8];
     while agent.read(&mut byte).ok()? == 1 {

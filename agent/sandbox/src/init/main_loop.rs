@@ -16,8 +16,8 @@ use super::{EXIT_FILE, Parts, requests, spawn};
 use crate::control::{Reply, Status};
 use crate::{reap, wire};
 
-/// A slow or silent agent may hold its own connection, not the others.
-const MESSAGE_TIME: Duration = Duration::from_secs(5);
+/// A slow agent loses its connection, before the others wait for long.
+pub(super) const MESSAGE_TIME: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: usize = 64;
 
 /// What PID 1 knows.
@@ -63,7 +63,6 @@ pub(super) fn run(parts: Parts) -> ! {
         if let Ok((stream, _)) = listener.accept()
             && connections.len() < MAX_CONNECTIONS
         {
-            let _ = stream.set_read_timeout(Some(MESSAGE_TIME));
             let _ = stream.set_write_timeout(Some(MESSAGE_TIME));
             connections.insert(stream.as_raw_fd(), Connection { stream, watches: false });
         }

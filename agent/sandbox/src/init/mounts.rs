@@ -51,8 +51,8 @@ impl House {
         let work = plan.dir.join("work");
         let pending = Pending {
             work: take(&work, false)?,
-            gate: take(&current_program()?, false)?,
-            criu: plan.criu_prefix.as_ref().map(|path| Ok((path.clone(), take(path, false)?))).transpose()?,
+            gate: take_program(&current_program()?)?,
+            criu: plan.criu_prefix.as_ref().map(|path| Ok((path.clone(), take_program(path)?))).transpose()?,
             devices: DEVICES
                 .iter()
                 .map(|name| Ok((*name, take(&Path::new("/dev").join(name), false)?)))
@@ -77,7 +77,7 @@ impl House {
         // Everything bound so far; the tmpfs itself once it is furnished.
         make_read_only(&root, true)?;
         change_mount(&root, 0, libc::MOUNT_ATTR_RDONLY, false)?;
-        furnish(&root, pending)?;
+        furnish(&root, pending, false)?;
         for dir in LAYER_DIRS.iter().map(|dir| dir.target).chain([LAYER_MOUNT]) {
             make_dir(&inside(&root, dir), 0o755)?;
         }
@@ -131,7 +131,7 @@ impl House {
         bind(&aside.join(OWN_ROOT), &root)?;
         move_in(&root)?;
         let root = Path::new("/");
-        furnish(root, pending)?;
+        furnish(root, pending, true)?;
         make_dir(Path::new(LAYER_MOUNT), 0o700)?;
         attach(&layer, Path::new(LAYER_MOUNT))?;
         LAYER_DIRS.iter().try_for_each(|dir| make_dir(Path::new(dir.target), 0o755))
@@ -160,7 +160,7 @@ fn bind_node_directories(root: &Path) -> Result<()> {
 }
 
 /// /proc, /dev and /.migrate: what every sandbox has of its own.
-fn furnish(root: &Path, pending: Pending) -> Result<()> {
+fn furnish(root: &Path, pending: Pending, own: bool) -> Result<()> {
     let proc = root.join("proc");
     make_dir(&proc, 0o555)?;
     mount(Some("proc"), &proc, Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, NOTHING)
@@ -186,8 +186,9 @@ fn furnish(root: &Path, pending: Pending) -> Result<()> {
     File::create(&gate).map_err(SandboxError::file("create", &gate))?;
     attach(&pending.gate, &gate)?;
     match &pending.criu {
-        // With the node's root CRIU is visible already; in an own root it is bound where it is on the node.
-        Some((prefix, tree)) if !inside(root, prefix).exists() => {
+        // With the node's root CRIU is visible already, as a rule; in an own root something may be in its place, if only
+        // what an earlier start left.
+        Some((prefix, tree)) if own || !inside(root, prefix).exists() => {
             make_dir(&inside(root, prefix), 0o755)?;
             attach(tree, &inside(root, prefix))
         }
@@ -240,6 +241,13 @@ fn take(path: &Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(rustix::fs::CWD, path, flags).map_err(SandboxError::file("take", path))
 }
 
+/// A copy that can be executed and no more: what is ours is not to be changed from inside.
+fn take_program(path: &Path) -> Result<OwnedFd> {
+    let tree = take(path, false)?;
+    change_tree(&tree, path, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, 0, false)?;
+    Ok(tree)
+}
+
 fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
     move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(SandboxError::file("attach", target))
@@ -283,14 +291,19 @@ fn make_read_only(path: &Path, recursive: bool) -> Result<()> {
     change_mount(path, libc::MOUNT_ATTR_RDONLY, 0, recursive)
 }
 
-#[allow(unsafe_code)]
 fn change_mount(path: &Path, set: u64, clear: u64, recursive: bool) -> Result<()> {
-    let dir = File::open(path).map_err(SandboxError::file("open", path))?;
+    let place = File::open(path).map_err(SandboxError::file("open", path))?;
+    change_tree(&place.into(), path, set, clear, recursive)
+}
+
+/// `path` is for people.
+#[allow(unsafe_code)]
+fn change_tree(tree: &OwnedFd, path: &Path, set: u64, clear: u64, recursive: bool) -> Result<()> {
     let attr = MountAttr { set, clear, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let size = std::mem::size_of::<MountAttr>();
     // SAFETY: the path is an empty C string and attr is a mount_attr of the size given; both outlive the call.
-    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, dir.as_raw_fd(), c"".as_ptr(), flags, &attr, size) };
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), c"".as_ptr(), flags, &attr, size) };
     if result < 0 {
         return Err(SandboxError::file("change the mount of", path)(std::io::Error::last_os_error()));
     }

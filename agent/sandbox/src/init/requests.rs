@@ -1,9 +1,11 @@
 //! What PID 1 does for an agent.
 
+use std::time::Instant;
+
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::main_loop::{Connection, Keeper};
+use super::main_loop::{Connection, Keeper, MESSAGE_TIME};
 use super::spawn;
 use crate::control::{Reply, Request, Status};
 use crate::error::SandboxError;
@@ -11,7 +13,11 @@ use crate::wire;
 
 /// Reads and answers one request. False where the connection is of no more use.
 pub(super) fn serve(keeper: &mut Keeper, connection: &mut Connection) -> bool {
-    let Ok(Some((request, descriptors))) = wire::receive::<Request>(&mut connection.stream) else { return false };
+    let Ok(Some((request, descriptors))) =
+        wire::receive_until::<Request>(&connection.stream, Instant::now() + MESSAGE_TIME)
+    else {
+        return false;
+    };
     let reply = match request {
         Request::Watch => {
             connection.watches = true;

@@ -4,10 +4,13 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use migrate_proto::spec::User;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, chdir, execve, pipe2, setgid, setgroups, sethostname, setsid, setuid};
@@ -16,7 +19,7 @@ use rustix::fs::OFlags;
 use crate::beneath;
 use crate::control::Command;
 use crate::error::{Result, SandboxError};
-use crate::plan::{MAIN_PID, Output};
+use crate::plan::{MAIN_PID, Output, WORK};
 
 /// `struct clone_args` of the kernel, first version with `set_tid`.
 #[repr(C)]
@@ -55,6 +58,9 @@ pub(crate) fn fork_with_pid(pid: Option<i32>, flags: libc::c_int) -> io::Result<
 /// Starts the workload as [`MAIN_PID`], in IPC and UTS namespaces of its own. Returns when its program runs.
 pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
     let prepared = Prepared::new(command)?;
+    if let Some(user) = command.user {
+        give_work_to(user).map_err(SandboxError::file("give to its user", WORK))?;
+    }
     let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(SandboxError::system("pipe"))?;
     let namespaces = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     match fork_with_pid(Some(MAIN_PID), namespaces).map_err(SandboxError::system("clone3"))? {
@@ -76,23 +82,34 @@ pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
     }
 }
 
-/// Turns this process into a command beside the workload. Only returns where that failed.
-pub(crate) fn become_command(command: &Command) -> SandboxError {
+/// Turns this process into a command beside the workload, which ends when `keeper` does. Only returns where that failed.
+pub(crate) fn become_command(command: &Command, keeper: &OwnedFd) -> SandboxError {
     let prepared = match Prepared::new(command) {
         Ok(prepared) => prepared,
         Err(error) => return error,
     };
     let ready = chdir(command.dir.as_os_str()).and_then(|()| {
         umask(Mode::from_bits_truncate(0o022));
-        close_from(3, &[]);
+        close_from(3, &[keeper.as_raw_fd()]);
         reset_signals()?;
-        become_user(command)
+        become_user(command)?;
+        end_with(keeper)
     });
     let error = match ready {
         Ok(()) => prepared.execute(),
         Err(error) => error.into(),
     };
     SandboxError::CannotExecute { program: prepared.shown, reason: error.to_string() }
+}
+
+/// This process is killed when its parent, which `keeper` is, ends. A change of the user would undo this.
+fn end_with(keeper: &OwnedFd) -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before there was anything to be told of it.
+    match poll(&mut [PollFd::new(keeper.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)? {
+        0 => Ok(()),
+        _ => Err(nix::Error::ESRCH),
+    }
 }
 
 fn become_user(command: &Command) -> nix::Result<()> {
@@ -135,7 +152,7 @@ impl Prepared {
             sethostname(&command.hostname).map_err(step("set the host name"))?;
             chdir(command.dir.as_os_str()).map_err(step("enter its working directory"))?;
             umask(Mode::from_bits_truncate(0o022));
-            redirect_output().map_err(|error| ("open its output", error))?;
+            redirect_output(command.user).map_err(|error| ("open its output", error))?;
             close_from(3, &[keep]);
             reset_signals().map_err(step("reset signals"))?;
             become_user(command).map_err(step("change the user"))?;
@@ -174,14 +191,37 @@ impl Prepared {
     }
 }
 
-fn redirect_output() -> io::Result<()> {
+/// The working directory belongs to the workload's user from the beginning; what is in it later is the workload's affair.
+fn give_work_to(user: User) -> io::Result<()> {
+    let work = beneath::directory(File::open("/")?, Path::new(WORK), OFlags::RDONLY)?;
+    let fresh = work.metadata()?.uid() == 0 && std::fs::read_dir(WORK)?.next().is_none();
+    if fresh { std::os::unix::fs::fchown(&work, Some(user.uid), Some(user.gid)) } else { Ok(()) }
+}
+
+/// Opens a file for output; a new one belongs to the workload's user.
+fn open_output(root: &File, output: Output, user: Option<User>) -> io::Result<File> {
+    let (path, mode) = (Path::new(output.path()), rustix::fs::Mode::from_raw_mode(0o644));
+    let flags = OFlags::WRONLY | OFlags::APPEND;
+    match beneath::file(root, path, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            beneath::file(root, path, flags, rustix::fs::Mode::empty())
+        }
+        Ok(new) => {
+            if let Some(user) = user {
+                std::os::unix::fs::fchown(&new, Some(user.uid), Some(user.gid))?;
+            }
+            Ok(new)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn redirect_output(user: Option<User>) -> io::Result<()> {
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     replace(&null, 0)?;
     let root = File::open("/")?;
     for (output, descriptor) in [(Output::Stdout, 1), (Output::Stderr, 2)] {
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
-        let file = beneath::file(&root, Path::new(output.path()), flags, rustix::fs::Mode::from_raw_mode(0o644))?;
-        replace(&file, descriptor)?;
+        replace(&open_output(&root, output, user)?, descriptor)?;
     }
     Ok(())
 }

@@ -1,0 +1,101 @@
+//! The guard with a shell in CRIU's place: whom it listens to, and how long.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod house;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use house::House;
+use migrate_proto::api::Exit;
+use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, Order, Told};
+use migrate_sandbox::process;
+
+const HOOK: &str = "CRTOOLS_SCRIPT_ACTION=pre-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
+
+struct Held {
+    dir: PathBuf,
+}
+
+/// A guard that holds `script` in CRIU's place.
+fn hold(house: &House, script: &str) -> Held {
+    let dir = house.dir.path().join("guard");
+    let call = Call {
+        kind: Kind::Dump,
+        init: house.sandbox.init().pid,
+        argv: ["/bin/sh", "-c", script].map(Into::into).to_vec(),
+        dir: dir.clone(),
+        images: house.sandbox.work().join("images"),
+        side: house.cgroup.side_procs(),
+        groups: house.cgroup.side_procs(),
+        freezer: house.cgroup.freezer(),
+        criu_pid: 20_000,
+    };
+    house.sandbox.guard(&call).unwrap();
+    Held { dir }
+}
+
+impl Held {
+    fn call(&self) -> UnixStream {
+        UnixStream::connect(self.dir.join(GUARD_SOCKET)).unwrap()
+    }
+
+    fn end(&self) -> Exit {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(exit) = guard::result(&self.dir) {
+                return exit;
+            }
+            assert!(Instant::now() < deadline, "the guard does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn hear(agent: &UnixStream) -> Told {
+    let mut line = String::new();
+    BufReader::new(agent).read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[test]
+fn a_hook_waits_for_the_first_agent_and_does_what_it_says() {
+    let house = House::new("guard-waits");
+    let held = hold(&house, &format!("{HOOK}; exit $?"));
+    let is_gate = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "gate\n");
+    house::wait_until("the hook runs", || process::tree(std::process::id() as i32).into_iter().any(is_gate));
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PreDump));
+    writeln!(agent, "{}", serde_json::to_string(&Order::Continue).unwrap()).unwrap();
+    assert_eq!(held.end(), Exit::Code(0));
+}
+
+#[test]
+fn an_agent_that_is_gone_means_no() {
+    let house = House::new("guard-gone");
+    let held = hold(&house, &format!("{HOOK}; exit $?"));
+    let agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PreDump));
+    drop(agent);
+    assert_eq!(held.end(), Exit::Code(1));
+}
+
+#[test]
+fn no_agent_at_all_means_no_in_the_end() {
+    let house = House::new("guard-never");
+    let held = hold(&house, &format!("{HOOK}; exit $?"));
+    assert_eq!(held.end(), Exit::Code(1));
+}
+
+#[test]
+fn only_criu_itself_is_a_hook() {
+    let house = House::new("guard-foreign");
+    // The child of a child, as anything that a workload starts is at best.
+    let held = hold(&house, &format!("sh -c '{HOOK}; code=$?; exit $code'; exit $?"));
+    let agent = held.call();
+    assert_eq!(hear(&agent), Told::Exited(Exit::Code(1)), "the agent must not even hear of it");
+    assert_eq!(held.end(), Exit::Code(1));
+}
