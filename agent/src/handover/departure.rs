@@ -266,7 +266,7 @@ impl Departure {
         });
     }
 
-    /// What is copied ahead: the layer, then the memory.
+    /// What is copied ahead: the layer, the memory, and what was written to the layer meanwhile.
     fn copy_layer(&self) -> Result<(), Problem> {
         let speaker = self.line.speaker().ok_or_else(|| internal("there is no connection"))?;
         let sandbox = self.workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
@@ -276,12 +276,15 @@ impl Departure {
         self.beside(async move {
             let copied = async {
                 let layer = LayerOut::open(&path, sandbox, speaker.clone(), meter.clone(), pace.clone())?;
-                let copied = layer.ahead().await?;
-                let _ = cell.set(layer);
+                let (mut bytes, mut count) = layer.ahead().await?;
                 if let Some(pages) = memory_ahead::copy(main, speaker, meter, pace).await? {
                     let _ = known.set(pages);
+                    // That took its time, in which files were written.
+                    let (more, again) = layer.ahead().await?;
+                    (bytes, count) = (bytes + more, count + again);
                 }
-                Ok(copied)
+                let _ = cell.set(layer);
+                Ok((bytes, count))
             };
             match copied.await {
                 Ok((bytes, count)) => {
