@@ -4,7 +4,6 @@
 
 mod house;
 
-use std::path::Path;
 
 use house::{House, cgroup, command, plan, program};
 use migrate_proto::api::Exit;
@@ -12,7 +11,7 @@ use migrate_proto::text::Text;
 use migrate_sandbox::control::Status;
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::plan::Output;
-use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
+use migrate_sandbox::{Sandbox, SandboxError};
 
 #[test]
 fn a_workload_sees_its_own_world() {
@@ -136,53 +135,4 @@ fn what_a_workload_puts_in_the_place_of_its_output_is_not_followed() {
     assert!(house.sandbox.output(Output::Stderr).is_err(), "a pipe would be waited for");
     let error = house.sandbox.start(&command(&["true"]), &house.cgroup.load_procs()).unwrap_err();
     assert!(error.to_string().contains("output"), "{error}");
-}
-
-/// A layer with a root of its own, furnished further by `more`.
-fn layer_with_root(dir: &Path, more: impl FnOnce(&Path)) -> Layer {
-    let layer = Layer::create(dir.join("layer.img"), 64 << 20).unwrap();
-    let at = dir.join("mnt");
-    std::fs::create_dir(&at).unwrap();
-    let fill = |mounted: &Path| {
-        let root = mounted.join("root");
-        std::fs::create_dir_all(root.join("bin")).unwrap();
-        // Any static program will do, and this one is at hand.
-        std::fs::copy(program(), root.join("bin/program")).unwrap();
-        more(mounted);
-    };
-    layer.fill(&at, fill).unwrap();
-    layer
-}
-
-#[test]
-fn criu_is_in_an_own_root_at_every_start() {
-    // Not below /tmp or /work, where the layer has its own.
-    let (dir, prefix) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/opt").unwrap());
-    std::fs::write(prefix.path().join("criu"), "real").unwrap();
-    let layer = layer_with_root(dir.path(), |_| ());
-    for start in ["first", "second"] {
-        let (dir, cgroup) = (tempfile::tempdir().unwrap(), cgroup(&format!("own-{start}")));
-        let mut plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
-        plan.criu_prefix = Some(prefix.path().to_owned());
-        let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
-        house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
-        let inside = format!("/proc/{}/root{}/criu", house.sandbox.init().pid, prefix.path().display());
-        assert_eq!(std::fs::read_to_string(&inside).unwrap(), "real", "{start}");
-        let error = std::fs::write(&inside, "forged").unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{start}");
-    }
-}
-
-#[test]
-fn links_in_an_own_root_lead_nowhere() {
-    let dir = tempfile::tempdir().unwrap();
-    // A link that would climb out leads nowhere.
-    let layer =
-        layer_with_root(dir.path(), |mounted| std::os::unix::fs::symlink("/etc", mounted.join("root/dev")).unwrap());
-    let cgroup = cgroup("own-root");
-    let plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
-    let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
-    let refused = house.sandbox.attach_layer(layer.device().unwrap());
-    assert!(refused.is_err(), "a /dev that is a link into nothing must be refused, not followed");
-    assert!(!Path::new("/etc/null").exists());
 }

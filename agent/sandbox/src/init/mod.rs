@@ -6,6 +6,7 @@
 
 mod main_loop;
 mod mounts;
+mod powers;
 mod requests;
 pub(crate) mod spawn;
 
@@ -106,14 +107,16 @@ fn be_init(plan: &Plan, parent: OwnedFd) -> ! {
 /// What the main loop works with.
 pub(crate) struct Parts {
     listener: UnixListener,
-    /// The sandbox's directory: out of sight after the pivot, but this descriptor still reaches it.
+    /// The sandbox's directory: out of sight after the pivot, but this descriptor still reaches it. It is of a mount of its own,
+    /// so that nothing above the directory can be reached through it.
     directory: File,
     house: mounts::House,
 }
 
 fn set_up(plan: &Plan, parent: i32) -> Result<Parts> {
     spawn::close_from(3, &[parent]);
-    let directory = File::open(&plan.dir).map_err(SandboxError::file("open", &plan.dir))?;
+    mounts::make_private()?;
+    let directory = File::from(mounts::take(&plan.dir, false)?);
     let listener = listen(&plan.dir)?;
     spawn::output_to_null()?;
     let house = mounts::House::build(plan)?;

@@ -9,15 +9,31 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use migrate_proto::spec::Volume;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
+use rustix::fs::OFlags;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use crate::beneath;
 use crate::error::{Result, SandboxError};
 use crate::plan::{GATE, LAYER_DIRS, LAYER_MOUNT, OWN_ROOT, Plan, RUN, Root};
 
 const NOTHING: Option<&str> = None;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Below /proc, what only the node may write to.
+const KERNELS_OWN: [&str; 10] = [
+    "sysrq-trigger",
+    "irq",
+    "bus",
+    "sys/vm",
+    "sys/dev",
+    "sys/kernel/core_pattern",
+    "sys/kernel/modprobe",
+    "sys/kernel/hotplug",
+    "sys/kernel/poweroff_cmd",
+    "sys/kernel/usermodehelper",
+];
 /// Top-level directories that the sandbox makes itself.
 const OWN_DIRS: [&str; 7] = ["proc", "dev", "run", "tmp", "work", ".migrate", "lost+found"];
 
@@ -41,8 +57,8 @@ struct Pending {
 impl House {
     /// Builds what can be built before the layer is there, and moves in.
     pub(crate) fn build(plan: &Plan) -> Result<House> {
-        mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
-            .map_err(SandboxError::system("make mounts private"))?;
+        let hidden: Vec<PathBuf> = plan.hide.iter().map(|path| resolve(path)).collect();
+        plan.volumes.iter().try_for_each(|volume| shows_nothing_hidden(volume, &hidden))?;
         let volumes = plan
             .volumes
             .iter()
@@ -60,18 +76,18 @@ impl House {
         };
         let mut house = House { plan: plan.clone(), volumes, pending: Some(pending), layer_attached: false };
         if plan.root == Root::Node {
-            house.move_into_node_root()?;
+            house.move_into_node_root(&hidden)?;
         }
         Ok(house)
     }
 
-    fn move_into_node_root(&mut self) -> Result<()> {
+    fn move_into_node_root(&mut self, hidden: &[PathBuf]) -> Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
         let root = self.plan.dir.join("root");
         make_dir(&root, 0o755)?;
         mount_tmpfs(&root, "mode=0755,size=1m")?;
         bind_node_directories(&root)?;
-        for path in &self.plan.hide {
+        for path in hidden {
             hide(&root, path)?;
         }
         // Everything bound so far; the tmpfs itself once it is furnished.
@@ -128,14 +144,31 @@ impl House {
         let layer = take(&aside, false)?;
         let root = self.plan.dir.join("root");
         make_dir(&root, 0o755)?;
-        bind(&aside.join(OWN_ROOT), &root)?;
+        attach(&take_own_root(&aside)?, &root)?;
         move_in(&root)?;
         let root = Path::new("/");
         furnish(root, pending, true)?;
         make_dir(Path::new(LAYER_MOUNT), 0o700)?;
         attach(&layer, Path::new(LAYER_MOUNT))?;
+        make_read_only(Path::new("/.migrate"), false)?;
         LAYER_DIRS.iter().try_for_each(|dir| make_dir(Path::new(dir.target), 0o755))
     }
+}
+
+/// Nothing that is done here is seen outside.
+pub(super) fn make_private() -> Result<()> {
+    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)
+        .map_err(SandboxError::system("make mounts private"))
+}
+
+/// The workload can write to its layer, so that its root may have become a link to anything by the next start.
+fn take_own_root(layer: &Path) -> Result<OwnedFd> {
+    let path = layer.join(OWN_ROOT);
+    let root = File::open(layer)
+        .and_then(|layer| beneath::directory(layer, Path::new(OWN_ROOT), OFlags::PATH))
+        .map_err(SandboxError::file("open", &path))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(root, "", flags).map_err(SandboxError::file("take", &path))
 }
 
 /// Binds every top-level directory of the node that the sandbox does not make itself; links stay links.
@@ -161,10 +194,14 @@ fn bind_node_directories(root: &Path) -> Result<()> {
 
 /// /proc, /dev and /.migrate: what every sandbox has of its own.
 fn furnish(root: &Path, pending: Pending, own: bool) -> Result<()> {
+    for dir in ["proc", "dev", ".migrate"] {
+        refuse_link(&root.join(dir))?;
+    }
     let proc = root.join("proc");
     make_dir(&proc, 0o555)?;
     mount(Some("proc"), &proc, Some("proc"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, NOTHING)
         .map_err(SandboxError::file("mount proc on", &proc))?;
+    protect_kernel(&proc)?;
     let dev = root.join("dev");
     make_dir(&dev, 0o755)?;
     mount_tmpfs(&dev, "mode=0755,size=64k")?;
@@ -175,6 +212,11 @@ fn furnish(root: &Path, pending: Pending, own: bool) -> Result<()> {
     }
     for (name, link) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         symlink(link, dev.join(name)).map_err(SandboxError::file("link", dev.join(name)))?;
+    }
+    if own {
+        let ours = root.join(".migrate");
+        make_dir(&ours, 0o755)?;
+        mount_tmpfs(&ours, "mode=0755,size=64k")?;
     }
     let run = inside(root, RUN);
     make_dir(&run, 0o700)?;
@@ -190,10 +232,46 @@ fn furnish(root: &Path, pending: Pending, own: bool) -> Result<()> {
         // what an earlier start left.
         Some((prefix, tree)) if own || !inside(root, prefix).exists() => {
             make_dir(&inside(root, prefix), 0o755)?;
+            if own {
+                pin(&inside(root, prefix))?;
+            }
             attach(tree, &inside(root, prefix))
         }
         _ => Ok(()),
     }
+}
+
+/// In a root that is the workload's, it could put a directory of its own in the place of one that leads to a mount of ours;
+/// but not in the place of a mount. So every directory on the way is made one.
+fn pin(path: &Path) -> Result<()> {
+    let mut way: Vec<&Path> = path.ancestors().skip(1).filter(|dir| dir.parent().is_some()).collect();
+    way.reverse();
+    for dir in way {
+        refuse_link(dir)?;
+        bind(dir, dir)?;
+    }
+    refuse_link(path)
+}
+
+fn refuse_link(path: &Path) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        let reason = format!("{} is a link, and has to be a directory", path.display());
+        return Err(SandboxError::Init { step: "use the workload's root".into(), reason });
+    }
+    Ok(())
+}
+
+/// What of /proc makes the kernel run programs on the node, or changes the node itself, asks for no capability but only for
+/// root. The rest of /proc/sys stays as it is: CRIU writes to it.
+fn protect_kernel(proc: &Path) -> Result<()> {
+    for name in KERNELS_OWN {
+        let path = proc.join(name);
+        if path.exists() {
+            bind(&path, &path)?;
+            make_read_only(&path, true)?;
+        }
+    }
+    Ok(())
 }
 
 fn move_in(root: &Path) -> Result<()> {
@@ -210,11 +288,29 @@ fn mount_layer(device: &OwnedFd, target: &Path) -> Result<()> {
         .map_err(SandboxError::file("mount the layer on", target))
 }
 
-/// Covers a path of the node with nothing.
+/// Where a path of the node really is, as far as it exists.
+fn resolve(path: &Path) -> PathBuf {
+    let real = |part: &Path| Some(fs::canonicalize(part).ok()?.join(path.strip_prefix(part).ok()?));
+    path.ancestors().find_map(real).unwrap_or_else(|| path.to_owned())
+}
+
+/// A volume is put beside what hides paths, and would show them again.
+fn shows_nothing_hidden(volume: &Volume, hidden: &[PathBuf]) -> Result<()> {
+    let source = resolve(Path::new(volume.source.as_os_str()));
+    match hidden.iter().find(|path| path.starts_with(&source) || source.starts_with(path)) {
+        None => Ok(()),
+        Some(path) => Err(SandboxError::Init {
+            step: format!("show the volume {}", volume.source),
+            reason: format!("{} is hidden from every workload of this node", path.display()),
+        }),
+    }
+}
+
+/// Covers a path of the node, which is its real one, with nothing.
 fn hide(root: &Path, path: &Path) -> Result<()> {
     let target = inside(root, path);
-    // What does not exist on this node needs no hiding; a link is followed on purpose: what it leads to is hidden.
-    match fs::metadata(&target) {
+    // What does not exist on this node, or is not shown anyway, needs no hiding.
+    match fs::symlink_metadata(&target) {
         Ok(found) if found.is_dir() => {
             mount_tmpfs(&target, "mode=0000,size=4k")?;
             make_read_only(&target, false)
@@ -233,7 +329,7 @@ fn current_program() -> Result<PathBuf> {
 }
 
 /// A detached copy of a mount, which can be placed anywhere later.
-fn take(path: &Path, recursive: bool) -> Result<OwnedFd> {
+pub(super) fn take(path: &Path, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;

@@ -11,15 +11,19 @@ use std::path::{Path, PathBuf};
 
 use migrate_proto::spec::User;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, chdir, execve, pipe2, setgid, setgroups, sethostname, setsid, setuid};
 use rustix::fs::OFlags;
 
+use super::powers;
 use crate::beneath;
 use crate::control::Command;
 use crate::error::{Result, SandboxError};
 use crate::plan::{MAIN_PID, Output, WORK};
+
+/// How many signals there are.
+const SIGNALS: libc::c_int = 64;
 
 /// `struct clone_args` of the kernel, first version with `set_tid`.
 #[repr(C)]
@@ -92,6 +96,8 @@ pub(crate) fn become_command(command: &Command, keeper: &OwnedFd) -> SandboxErro
         umask(Mode::from_bits_truncate(0o022));
         close_from(3, &[keeper.as_raw_fd()]);
         reset_signals()?;
+        reset_oom_score();
+        powers::give_up().map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
         become_user(command)?;
         end_with(keeper)
     });
@@ -155,6 +161,8 @@ impl Prepared {
             redirect_output(command.user).map_err(|error| ("open its output", error))?;
             close_from(3, &[keep]);
             reset_signals().map_err(step("reset signals"))?;
+            reset_oom_score();
+            powers::give_up().map_err(|error| ("give up capabilities", error.into()))?;
             become_user(command).map_err(step("change the user"))?;
             Err(("execute it", self.execute()))
         })();
@@ -243,15 +251,26 @@ pub(crate) fn replace(file: &File, descriptor: RawFd) -> io::Result<()> {
     if unsafe { libc::dup2(file.as_raw_fd(), descriptor) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Every signal as it is after a boot: default action, not blocked.
+/// Every signal as it is after a boot: default action, not blocked. By the system calls themselves, since libraries know
+/// neither all real-time signals nor those that a C library keeps for itself.
 #[allow(unsafe_code)]
 pub(crate) fn reset_signals() -> nix::Result<()> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        unsafe { sigaction(signal, &default) }?;
+    // `struct sigaction` of the kernel, at most 4 words: all zero is the default action and nothing else.
+    let (default, none, size) = ([0u64; 4], 0u64, std::mem::size_of::<u64>());
+    let null = std::ptr::null_mut::<u64>();
+    for signal in (1..=SIGNALS).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the kernel reads a struct sigaction from the pointer, which outlives the call; the default action runs no
+        // code of ours.
+        nix::Error::result(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, size) })?;
     }
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+    // SAFETY: the kernel reads a mask of `size` bytes from the pointer, which outlives the call.
+    let unblocked = unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &none, null, size) };
+    nix::Error::result(unblocked).map(drop)
+}
+
+/// An agent that is protected from the kernel's killer does not protect what it runs. Where that is not allowed it is no harm.
+fn reset_oom_score() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
 }
 
 /// Closes every descriptor from `first` on, but those in `keep`: one that came in by accident would break a dump.
