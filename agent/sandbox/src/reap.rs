@@ -59,6 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::zombie_processes, reason = "it is waited for by what is tested")]
     fn every_way_to_end_is_understood() {
         for (script, expected) in [
             ("exit 7", Exit::Code(7)),
@@ -66,6 +67,8 @@ mod tests {
             ("kill -34 $$", Exit::Signal(34)),
             ("kill -64 $$", Exit::Signal(64)),
         ] {
+            // Waited for below, which is what this is about.
+            #[allow(clippy::zombie_processes)]
             let child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
             assert_eq!(await_end(Pid::from_raw(child.id() as i32)).unwrap(), expected, "{script}");
         }

@@ -327,7 +327,7 @@ impl Guard {
     /// A committed dump leaves nothing of the workload. Where its group cannot be killed, its sandbox is.
     fn end_source(&self) {
         let group = self.call.freezer.as_ref().map(|path| path.with_file_name("cgroup.kill"));
-        if !group.is_some_and(|path| std::fs::write(path, "1").is_ok()) {
+        if group.is_none_or(|path| std::fs::write(path, "1").is_err()) {
             let _ = pidfd_send_signal(&self.init, rustix::process::Signal::KILL);
         }
     }
