@@ -97,7 +97,8 @@ impl Hands {
     pub(super) fn build(&self, reception: &watch::Sender<Option<Arc<Reception>>>) -> Result<(), Problem> {
         let workload = self.workload()?;
         let expected = self.offer.memory_bytes;
-        let budget = expected.saturating_mul(2) + IMAGE_MARGIN;
+        // What was copied ahead and then changed is there twice.
+        let budget = expected.saturating_mul(3) + IMAGE_MARGIN;
         let made =
             Reception::prepare(&workload.place().layer(), self.offer.layer_bytes, &self.image_dir, expected, budget)?;
         reception.send_replace(Some(Arc::new(made)));
