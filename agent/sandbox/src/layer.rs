@@ -19,6 +19,12 @@ use crate::{beneath, loopdev};
 /// The smallest layer that makes sense.
 pub const MIN_BYTES: u64 = 16 << 20;
 
+/// What every kernel since 3.18 can mount.
+const FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,\
+                        huge_file,dir_nlink,extra_isize,metadata_csum";
+/// No lazy initialisation: nothing may write to a layer but its workload. What was deleted becomes a hole, and does not travel.
+pub(crate) const MOUNT_OPTIONS: &str = "noinit_itable,discard";
+
 /// A layer's file on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
@@ -49,7 +55,8 @@ impl Layer {
     }
 
     /// A small journal keeps crashes harmless without many blocks to send; one inode per 32 KiB is plenty; the inode tables
-    /// are left as holes.
+    /// are left as holes. Everything is said here and nothing is left to the node's configuration: any node must be able to
+    /// mount what any other has made.
     fn format(&self) -> Result<()> {
         let mut command = Command::new("mkfs.ext4");
         command.args([
@@ -61,15 +68,19 @@ impl Layer {
             "32768",
             "-J",
             "size=4",
+            "-b",
+            "4096",
+            "-I",
+            "256",
             "-O",
-            "^resize_inode",
+            FEATURES,
             "-L",
             "migrate-layer",
         ]);
         command.args(["-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]);
         command.arg(&self.path);
         // mkfs.ext4 lives in sbin, which not everybody has in PATH.
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("MKE2FS_CONFIG", "/dev/null");
         let output = command.output().map_err(SandboxError::file("run mkfs.ext4 for", &self.path))?;
         if output.status.success() {
             return Ok(());
@@ -108,7 +119,7 @@ impl Layer {
     pub fn fill<T>(&self, at: &Path, fill: impl FnOnce(&Path) -> T) -> Result<T> {
         let device = self.device()?;
         let source = format!("/proc/self/fd/{}", device.as_raw_fd());
-        mount(Some(source.as_str()), at, Some("ext4"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some("noinit_itable"))
+        mount(Some(source.as_str()), at, Some("ext4"), MsFlags::MS_NODEV | MsFlags::MS_NOSUID, Some(MOUNT_OPTIONS))
             .map_err(SandboxError::file("mount the layer on", at))?;
         drop(device);
         let result = fill(at);
@@ -172,6 +183,42 @@ impl Mounted {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_layer_is_the_same_whatever_the_node_prefers() {
+        let dir = tempfile::tempdir().unwrap();
+        for bytes in [MIN_BYTES, 8 << 30] {
+            let layer = Layer::create(dir.path().join(bytes.to_string()), bytes).unwrap();
+            let shown = Command::new("/usr/sbin/dumpe2fs").arg("-h").arg(layer.path()).output().unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+            assert_eq!((value("Block size:"), value("Inode size:")), ("4096", "256"));
+            let features: Vec<&str> = value("Filesystem features:").split(' ').collect();
+            assert_eq!(features.join(","), FEATURES.strip_prefix("none,").unwrap());
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = Layer::create(dir.path().join("layer.img"), 256 << 20).unwrap();
+        let at = dir.path().join("mnt");
+        std::fs::create_dir(&at).unwrap();
+        layer.fill(&at, |mounted| std::fs::write(mounted.join("f"), vec![7; 64 << 20]).unwrap()).unwrap();
+        assert!(layer.used().unwrap() > 64 << 20);
+        let delete = |mounted: &Path| {
+            std::fs::remove_file(mounted.join("f")).unwrap();
+            rustix::fs::syncfs(File::open(mounted).unwrap()).unwrap();
+            // The kernel does it soon after, but not when the file system is taken down.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            while layer.used().unwrap() > 16 << 20 && std::time::Instant::now() < deadline {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            layer.used().unwrap()
+        };
+        let used = layer.fill(&at, delete).unwrap();
+        assert!(used < 16 << 20, "{used}");
+    }
 
     #[test]
     fn a_new_layer_is_large_and_costs_little() {

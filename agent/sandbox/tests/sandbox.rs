@@ -4,7 +4,6 @@
 
 mod house;
 
-
 use house::{House, cgroup, command, plan, program};
 use migrate_proto::api::Exit;
 use migrate_proto::text::Text;

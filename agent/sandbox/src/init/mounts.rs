@@ -17,6 +17,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::beneath;
 use crate::error::{Result, SandboxError};
+use crate::layer::MOUNT_OPTIONS;
 use crate::plan::{GATE, LAYER_DIRS, LAYER_MOUNT, OWN_ROOT, Plan, RUN, Root};
 
 const NOTHING: Option<&str> = None;
@@ -283,8 +284,7 @@ fn move_in(root: &Path) -> Result<()> {
 
 fn mount_layer(device: &OwnedFd, target: &Path) -> Result<()> {
     let source = format!("/proc/self/fd/{}", device.as_raw_fd());
-    // No lazy initialisation: nothing may write to a layer but its workload.
-    mount(Some(source.as_str()), target, Some("ext4"), MsFlags::MS_NODEV, Some("noinit_itable"))
+    mount(Some(source.as_str()), target, Some("ext4"), MsFlags::MS_NODEV, Some(MOUNT_OPTIONS))
         .map_err(SandboxError::file("mount the layer on", target))
 }
 
