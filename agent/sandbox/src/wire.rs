@@ -45,7 +45,11 @@ impl Until<'_> {
 impl Read for Until<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.prepare()?;
-        self.socket.read(into)
+        // A socket's own word for it.
+        self.socket.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+            _ => error,
+        })
     }
 }
 

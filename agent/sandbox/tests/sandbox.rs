@@ -4,7 +4,7 @@
 
 mod house;
 
-use house::{House, cgroup, command, plan, program};
+use house::{House, cgroup, command, plan, program, volume};
 use migrate_proto::api::Exit;
 use migrate_proto::text::Text;
 use migrate_sandbox::control::Status;
@@ -30,6 +30,45 @@ fn the_agents_files_are_out_of_sight() {
     let script = format!("ls /usr/share | wc -l; cat {}/key 2>/dev/null || echo nothing", secret.path().display());
     assert_eq!(house.run(&["/bin/sh", "-c", &script]), Exit::Code(0));
     assert_eq!(house.output(), "0\nnothing\n");
+}
+
+#[test]
+fn ordinary_programs_find_terminals() {
+    let house = House::new("terminals");
+    let program = "import os; a, b = os.openpty(); print(os.ttyname(b)); os.write(a, b'x\\n'); print(os.read(b, 9))";
+    assert_eq!(house.run(&["python3", "-c", program]), Exit::Code(0), "{}", house.output());
+    assert_eq!(house.output(), "/dev/pts/0\nb'x\\n'\n");
+}
+
+#[test]
+fn a_file_is_a_volume_too() {
+    let shared = tempfile::tempdir().unwrap();
+    let source = shared.path().join("settings");
+    std::fs::write(&source, "shared\n").unwrap();
+    let house = House::with("file-volume", |plan| {
+        plan.volumes = vec![volume(&source, "/settings"), volume(&source, "/work/deep/settings")];
+    });
+    let house = house.unwrap();
+    assert_eq!(house.run(&["cat", "/settings", "/work/deep/settings"]), Exit::Code(0), "{}", house.output());
+    assert_eq!(house.output(), "shared\nshared\n");
+}
+
+/// As systemd-resolved has it. The helper that builds the sandbox sees another /etc and /run than this machine's.
+#[test]
+fn names_are_looked_up_as_the_node_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrapper = dir.path().join("with-a-link");
+    let script = "#!/bin/sh\nexec unshare -m --propagation private sh -c 'mount -t tmpfs none /run && mount -t tmpfs none /etc && \
+                  echo from-the-node > /run/resolv && ln -s ../run/resolv /etc/resolv.conf && exec \"$0\" \"$1\"'";
+    std::fs::write(&wrapper, format!("{script} {} \"$1\"\n", program().display())).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let cgroup = cgroup("resolver");
+    let sandbox = Sandbox::build(&wrapper, &plan(dir.path(), &cgroup)).unwrap();
+    let house = House { sandbox, cgroup, dir };
+    let layer = Layer::create(house.dir.path().join("layer.img"), 64 << 20).unwrap();
+    house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
+    assert_eq!(house.run(&["cat", "/etc/resolv.conf"]), Exit::Code(0), "{}", house.output());
+    assert_eq!(house.output(), "from-the-node\n");
 }
 
 #[test]

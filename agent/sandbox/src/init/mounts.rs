@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use migrate_proto::spec::Volume;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::beneath;
@@ -95,6 +95,7 @@ impl House {
         make_read_only(&root, true)?;
         change_mount(&root, 0, libc::MOUNT_ATTR_RDONLY, false)?;
         furnish(&root, pending, false)?;
+        show_resolver(&root)?;
         for dir in LAYER_DIRS.iter().map(|dir| dir.target).chain([LAYER_MOUNT]) {
             make_dir(&inside(&root, dir), 0o755)?;
         }
@@ -102,9 +103,9 @@ impl House {
         for dir in ["tmp", "run"] {
             mount_tmpfs(&root.join(dir), "mode=0700,size=1m")?;
         }
-        for volume in &self.plan.volumes {
+        for (volume, tree) in self.plan.volumes.iter().zip(&self.volumes) {
             // Best effort: a volume may also go into a directory that comes with the layer.
-            let _ = make_dir(&inside(&root, Path::new(volume.target.as_os_str())), 0o755);
+            let _ = make_mount_point(tree, &inside(&root, Path::new(volume.target.as_os_str())));
         }
         move_in(&root)?;
         make_read_only(Path::new("/"), false)
@@ -211,7 +212,14 @@ fn furnish(root: &Path, pending: Pending, own: bool) -> Result<()> {
         File::create(&target).map_err(SandboxError::file("create", &target))?;
         attach(tree, &target)?;
     }
-    for (name, link) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    let terminals = dev.join("pts");
+    make_dir(&terminals, 0o755)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("devpts"), &terminals, Some("devpts"), flags, Some("newinstance,ptmxmode=0666,mode=0620"))
+        .map_err(SandboxError::file("mount devpts on", &terminals))?;
+    for (name, link) in
+        [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         symlink(link, dev.join(name)).map_err(SandboxError::file("link", dev.join(name)))?;
     }
     if own {
@@ -351,10 +359,38 @@ fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
 
 /// Attaches a volume, whose mount point may have to be made on the layer first.
 fn place(tree: &OwnedFd, target: &Path) -> Result<()> {
-    if !target.exists() {
-        make_dir(target, 0o755)?;
-    }
+    make_mount_point(tree, target)?;
     attach(tree, target)
+}
+
+/// A directory for a directory and a file for a file, where there is nothing yet.
+fn make_mount_point(tree: &OwnedFd, target: &Path) -> Result<()> {
+    if target.exists() {
+        return Ok(());
+    }
+    let source = rustix::fs::fstat(tree).map_err(SandboxError::file("look at what goes to", target))?;
+    if FileType::from_raw_mode(source.st_mode).is_dir() {
+        return make_dir(target, 0o755);
+    }
+    if let Some(parent) = target.parent() {
+        make_dir(parent, 0o755)?;
+    }
+    File::create(target).map(drop).map_err(SandboxError::file("create", target))
+}
+
+/// The node's resolver configuration is often a link into /run, which is the workload's own inside. What it leads to is put in
+/// the link's place: each node has its own name servers.
+fn show_resolver(root: &Path) -> Result<()> {
+    let link = Path::new("/etc/resolv.conf");
+    let leads_to_run = fs::canonicalize(link).is_ok_and(|found| found.starts_with("/run"));
+    if !leads_to_run || !fs::symlink_metadata(link).is_ok_and(|found| found.is_symlink()) {
+        return Ok(());
+    }
+    let copy = inside(root, "/.migrate/resolv.conf");
+    let text = fs::read(link).map_err(SandboxError::file("read", link))?;
+    fs::write(&copy, text).map_err(SandboxError::file("write", &copy))?;
+    // On the link itself, which is not followed.
+    attach(&take(&copy, false)?, &inside(root, link))
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {
