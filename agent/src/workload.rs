@@ -3,7 +3,6 @@
 //! Whoever changes a workload holds its turn ([`Workload::turn`]): start, stop, remove and move exclude each other. The
 //! workload itself depends on none of this; after a restart the agent finds it by its record and its sandbox's directory.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -376,12 +375,6 @@ impl Workload {
             exit,
             reason,
         })
-    }
-
-    /// The directory with its output, as this node sees it.
-    pub fn output(&self) -> Option<PathBuf> {
-        let sandbox = self.sandbox()?;
-        Some(PathBuf::from(format!("/proc/{}/root/.migrate/layer/log", sandbox.init().pid)))
     }
 
     fn problem(&self, action: &str, error: &SandboxError) -> Problem {
