@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::ahead::KnownPages;
-use crate::buffers::{Buffer, Pool};
-use crate::chunk::{Chunk, ChunkHeader, Encoding, PAGE_BYTES, is_zero, zero_digest};
+use crate::buffers::Pool;
+use crate::chunk::{CHUNK_BYTES, Chunk, ChunkHeader, Encoding, PAGE_BYTES, is_zero, zero_digest};
 use crate::lock;
 use crate::pace::{Level, Passed, Probe, SharedPace};
 use crate::refs;
@@ -38,20 +38,16 @@ pub(crate) struct Encoder {
     probe: Probe,
     pace: SharedPace,
     raw: Arc<Pool>,
-    packed: Arc<Pool>,
+    room: Box<[u8]>,
     out: mpsc::Sender<Chunk>,
     known: Arc<OnceLock<KnownPages>>,
 }
 
 impl Encoder {
-    /// `raw` is where chunks come from, `packed` where compressed bytes are put. What was sent holds its buffer until it is on
-    /// its way, so a slow link shows in either pool before it shows in the queue `out`.
-    pub(crate) fn new(
-        pace: SharedPace,
-        raw: Arc<Pool>,
-        packed: Arc<Pool>,
-        out: mpsc::Sender<Chunk>,
-    ) -> Result<Encoder, EncodeError> {
+    /// `raw` is where chunks come from. What is sent as it is holds its buffer until it has arrived, so a slow link shows in
+    /// the pool before it shows in the queue `out`. What is compressed takes no more than it needs: how many chunks are under
+    /// way must follow from their bytes, by which the other side gives credit, and not from a number of buffers.
+    pub(crate) fn new(pace: SharedPace, raw: Arc<Pool>, out: mpsc::Sender<Chunk>) -> Result<Encoder, EncodeError> {
         let level = 1;
         Ok(Encoder {
             zstd: zstd::bulk::Compressor::new(level)?,
@@ -59,7 +55,7 @@ impl Encoder {
             probe: Probe::new()?,
             pace,
             raw,
-            packed,
+            room: vec![0; CHUNK_BYTES].into(),
             out,
             known: Arc::default(),
         })
@@ -80,34 +76,33 @@ impl Encoder {
             return Ok(Sent { digest, bytes: 0 });
         }
         let digest = Digest::of(&raw);
-        if let Some(body) = self.refer(offset, &raw)? {
+        if let Some(body) = self.refer(offset, &raw) {
             // The buffer goes back before anything is waited for.
             drop(raw);
             let bytes = body.len();
             self.queue((ChunkHeader { stream, offset, raw_len, encoding: Encoding::Refs, digest }, body))?;
             // It says nothing about levels.
-            let _ = (self.raw.waited(), self.packed.waited());
+            let _ = self.raw.waited();
             return Ok(Sent { digest, bytes });
         }
         let level = lock(&self.pace).level();
-        let mut waited = Duration::ZERO;
         let packed = match level {
-            Level::Zstd(level) if self.probe.compressible(&raw) => {
-                let room = self.packed.take().ok_or(EncodeError::Closed)?;
-                waited = self.packed.waited();
-                self.compress(level, &raw, room)?
-            }
+            Level::Zstd(level) if self.probe.compressible(&raw) => self.compress(level, &raw)?,
             _ => None,
         };
         let at_level = level == Level::Raw || packed.is_some();
         let (encoding, body) = match packed {
-            Some(packed) => (Encoding::Zstd, packed),
+            // The raw buffer goes back before anything is waited for.
+            Some(packed) => (Encoding::Zstd, {
+                drop(raw);
+                packed
+            }),
             None => (Encoding::Raw, raw),
         };
-        let encode_time = begun.elapsed().saturating_sub(waited);
+        let encode_time = begun.elapsed();
         let bytes = body.len();
-        waited += self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
-        waited += self.raw.waited();
+        let queued = self.queue((ChunkHeader { stream, offset, raw_len, encoding, digest }, body))?;
+        let waited = queued + self.raw.waited();
         let passed = Passed {
             at: Instant::now(),
             raw_bytes: raw_len as usize,
@@ -121,24 +116,23 @@ impl Encoder {
     }
 
     /// The chunk as references to pages that are known; `None` where too few are.
-    fn refer(&self, offset: u64, raw: &[u8]) -> Result<Option<Bytes>, EncodeError> {
+    fn refer(&mut self, offset: u64, raw: &[u8]) -> Option<Bytes> {
         let known = self.known.get().filter(|_| offset.is_multiple_of(PAGE_BYTES as u64));
-        let Some(runs) = known.and_then(|known| refs::plan(known, raw)) else { return Ok(None) };
-        let mut room = self.packed.take().ok_or(EncodeError::Closed)?;
-        let len = refs::write(&runs, raw, &mut room);
-        Ok(Some(room.freeze(len)))
+        let runs = known.and_then(|known| refs::plan(known, raw))?;
+        let len = refs::write(&runs, raw, &mut self.room);
+        Some(Bytes::copy_from_slice(&self.room[..len]))
     }
 
     /// `None` where it saves less than a sixteenth.
-    fn compress(&mut self, level: i32, raw: &[u8], mut room: Buffer) -> Result<Option<Bytes>, EncodeError> {
+    fn compress(&mut self, level: i32, raw: &[u8]) -> Result<Option<Bytes>, EncodeError> {
         if self.level != level {
             self.zstd.set_compression_level(level)?;
             self.level = level;
         }
         let limit = raw.len() - raw.len() / 16;
         // Too little room is how zstd says that it did not shrink.
-        match self.zstd.compress_to_buffer(raw, &mut room[..limit]) {
-            Ok(len) => Ok(Some(room.freeze(len))),
+        match self.zstd.compress_to_buffer(raw, &mut self.room[..limit]) {
+            Ok(len) => Ok(Some(Bytes::copy_from_slice(&self.room[..len]))),
             Err(_) => Ok(None),
         }
     }

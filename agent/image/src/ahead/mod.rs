@@ -28,7 +28,6 @@ use crate::pace::SharedPace;
 
 /// Buffers, here and under way: enough for a link to be busy while the next pages are read.
 const RAW_CHUNKS: usize = 8;
-const PACKED_CHUNKS: usize = 4;
 
 /// Why copying ahead ended before its end. That a process cannot be read is no reason.
 #[derive(Debug, Error)]
@@ -68,7 +67,7 @@ pub struct Stats {
 /// Ends early, with what it has, when [`KnownPages::LIMIT`] pages are known.
 pub fn copy(pids: &[i32], pace: SharedPace, out: &mpsc::Sender<Chunk>) -> Result<(KnownPages, Stats), AheadError> {
     let raw = Pool::new(RAW_CHUNKS);
-    let encoder = Encoder::new(pace, raw.clone(), Pool::new(PACKED_CHUNKS), out.clone())?;
+    let encoder = Encoder::new(pace, raw.clone(), out.clone())?;
     let mut copying = Copying { known: KnownPages::default(), encoder, raw, offset: 0, stats: Stats::default() };
     let mut gathered = Gathered { room: copying.room()?, len: 0 };
     for pid in pids {

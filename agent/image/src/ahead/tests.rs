@@ -60,7 +60,7 @@ fn put(store: &Store, chunk: &Chunk) -> Result<(), StoreError> {
 fn encode(known: KnownPages, image: &[u8]) -> (Vec<Chunk>, StreamSummary) {
     let (out, mut taken) = mpsc::channel(1000);
     let cell = OnceLock::from(known);
-    let encoder = Encoder::new(Pace::shared(), Pool::new(1), Pool::new(1), out).unwrap();
+    let encoder = Encoder::new(Pace::shared(), Pool::new(1), out).unwrap();
     let mut encoder = encoder.naming(Arc::new(cell));
     let mut chunks = Vec::new();
     for (number, raw) in image.chunks(CHUNK_BYTES).enumerate() {

@@ -20,7 +20,7 @@ pub(crate) fn content() -> impl Strategy<Value = Vec<u8>> {
 
 fn encode(raw: &[u8]) -> Chunk {
     let (out, mut chunks) = mpsc::channel(1);
-    let mut encoder = Encoder::new(Pace::compressing(), Pool::new(1), Pool::new(1), out).unwrap();
+    let mut encoder = Encoder::new(Pace::compressing(), Pool::new(1), out).unwrap();
     let sent = encoder.send(7, 4096, Bytes::copy_from_slice(raw)).unwrap();
     let chunk = chunks.try_recv().unwrap();
     assert_eq!((sent.digest, sent.bytes), (chunk.0.digest, chunk.1.len()));
@@ -140,6 +140,6 @@ fn zero_means_every_byte() {
 fn the_receiver_gone_is_told() {
     let (out, chunks) = mpsc::channel(1);
     drop(chunks);
-    let mut encoder = Encoder::new(Pace::shared(), Pool::new(1), Pool::new(1), out).unwrap();
+    let mut encoder = Encoder::new(Pace::shared(), Pool::new(1), out).unwrap();
     assert!(encoder.send(0, 0, Bytes::from_static(b"x")).is_err());
 }

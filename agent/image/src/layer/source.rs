@@ -20,7 +20,6 @@ use crate::pace::{Pace, SharedPace};
 
 /// How many raw and how many compressed chunks are in flight at most.
 const RAW_CHUNKS: usize = 8;
-const PACKED_CHUNKS: usize = 6;
 
 /// What can be chosen.
 #[derive(Debug, Clone)]
@@ -76,7 +75,6 @@ pub struct LayerSource {
     known: Vec<Known>,
     options: Options,
     raw: Arc<Pool>,
-    packed: Arc<Pool>,
     broken: bool,
 }
 
@@ -87,8 +85,7 @@ impl LayerSource {
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (size, file) = opened.map_err(|source| LayerError::Io { path: path.clone(), source })?;
         let known = vec![None; size.div_ceil(BLOCK_BYTES as u64) as usize];
-        let (raw, packed) = (Pool::new(RAW_CHUNKS), Pool::new(PACKED_CHUNKS.max(options.threads)));
-        Ok(LayerSource { path, file, size, known, options, raw, packed, broken: false })
+        Ok(LayerSource { path, file, size, known, options, raw: Pool::new(RAW_CHUNKS), broken: false })
     }
 
     /// The size of the file, which the target must be given.
@@ -104,7 +101,7 @@ impl LayerSource {
         if std::mem::replace(&mut self.broken, true) {
             return Err(LayerError::Broken { path: self.path.clone() });
         }
-        let LayerSource { path, file, size, known, options, raw, packed, .. } = self;
+        let LayerSource { path, file, size, known, options, raw, .. } = self;
         let unreadable = |source| LayerError::Io { path: path.clone(), source };
         let now = file.metadata().map_err(unreadable)?.len();
         if now != *size {
@@ -117,8 +114,8 @@ impl LayerSource {
         let reader = Reader { path, file, size: *size, pool: raw };
         let stats: Result<RoundStats, LayerError> = std::thread::scope(|scope| {
             let work = || -> Result<RoundStats, LayerError> {
-                let mut encoder = Encoder::new(options.pace.clone(), raw.clone(), packed.clone(), out.clone())
-                    .map_err(encode_failure)?;
+                let mut encoder =
+                    Encoder::new(options.pace.clone(), raw.clone(), out.clone()).map_err(encode_failure)?;
                 let mut stats = RoundStats::default();
                 while let Some((part, (known, data))) = next() {
                     stats += send_part(&reader, &mut encoder, part, known, data)?;

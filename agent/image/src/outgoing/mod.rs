@@ -1,9 +1,10 @@
 //! The source's side: many byte streams in, chunks out, in a fixed window of memory.
 //!
 //! One thread drains each pipe; a few encoder threads hash and compress; chunks leave in any order through a bounded
-//! queue. The window is made of two pools of buffers, for raw and for compressed bytes. A chunk that has left still
-//! holds its buffer until its [`Bytes`] is dropped, so a slow link reaches back to CRIU's pipes. The receiver must
-//! therefore drop what it has sent, and copy what it means to keep.
+//! queue. The window is made of a pool of buffers for raw bytes. A chunk that has left uncompressed still holds its buffer
+//! until its [`Bytes`] is dropped, so a slow link reaches back to CRIU's pipes. The receiver must therefore drop what it has
+//! sent, and copy what it means to keep. Compressed chunks are as large as they are; their number is bounded by the queue,
+//! and by how many bytes the receiver keeps under way.
 //!
 //! A pipe that is silent holds no buffer: it takes one when bytes are there, and what it has gathered leaves as a short
 //! chunk when no more come for a moment. So any number of open pipes cannot starve the one that CRIU waits for.
@@ -32,7 +33,7 @@ use crate::encode::{EncodeError, Encoder};
 use crate::lock;
 use crate::pace::{Pace, SharedPace};
 
-/// The most memory that an [`Outgoing`] holds, with everything that has left and is not yet dropped.
+/// The most memory that an [`Outgoing`] holds in buffers for raw bytes, with those that have left and are not yet dropped.
 pub const WINDOW_BYTES: usize = 32 << 20;
 
 /// How many chunks wait for the link.
@@ -118,7 +119,6 @@ struct Shared {
     streams: Mutex<BTreeMap<u32, Stream>>,
     failure: Mutex<Option<OutgoingError>>,
     raw: Arc<Pool>,
-    packed: Arc<Pool>,
     stop: Stop,
 }
 
@@ -128,7 +128,6 @@ impl Shared {
         lock(&self.failure).get_or_insert(failure);
         self.stop.stop();
         self.raw.close();
-        self.packed.close();
     }
 }
 
@@ -156,14 +155,12 @@ impl Outgoing {
     pub fn start(options: Options) -> Result<(Outgoing, mpsc::Receiver<Chunk>), OutgoingError> {
         let encoders = options.encoders.max(1);
         let buffers = options.window_bytes.min(WINDOW_BYTES) / CHUNK_BYTES;
-        let packed = (buffers * 3 / 8).max(encoders);
-        // One is left for small chunks, which have allocations of their own.
-        let raw = buffers.saturating_sub(packed + 1).max(2);
+        // The rest is for small and for compressed chunks, which have allocations of their own, and for encoding.
+        let raw = (buffers * 3 / 4).max(2);
         let shared = Arc::new(Shared {
             streams: Mutex::default(),
             failure: Mutex::new(None),
             raw: Pool::new(raw),
-            packed: Pool::new(packed),
             stop: Stop::new().map_err(|source| OutgoingError::Start { name: String::new(), source })?,
         });
         let (jobs, jobs_out) = sync::sync_channel(encoders * 2);
@@ -172,7 +169,7 @@ impl Outgoing {
         let mut outgoing = Outgoing { shared: shared.clone(), jobs, threads: Vec::new(), next_stream: 0, stopper };
         let jobs_out = Arc::new(Mutex::new(jobs_out));
         for _ in 0..encoders {
-            let encoder = Encoder::new(options.pace.clone(), shared.raw.clone(), shared.packed.clone(), chunks.clone());
+            let encoder = Encoder::new(options.pace.clone(), shared.raw.clone(), chunks.clone());
             let encoder = encoder.map_err(encode_failure)?.naming(options.known.clone());
             let (shared, jobs_out) = (shared.clone(), jobs_out.clone());
             outgoing.spawn("image-encode", "", move || run_encoder(&shared, encoder, &jobs_out))?;

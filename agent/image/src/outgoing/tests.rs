@@ -207,3 +207,20 @@ async fn a_link_that_holds_all_buffers_is_compressed_for() {
     drop((under_way, chunks, outgoing));
     writer.join().unwrap();
 }
+
+/// Credit is given for bytes and told in lumps: whatever has left compressed must not keep what comes after from leaving.
+#[tokio::test]
+async fn any_number_of_small_chunks_may_be_under_way() {
+    let options = Options { pace: Pace::compressing(), ..Options::default() };
+    let (mut outgoing, mut chunks) = Outgoing::start(options).unwrap();
+    // Half of each chunk is noise: too much for a small allocation.
+    let half = [noise(CHUNK_BYTES / 2, 6), vec![0; CHUNK_BYTES / 2]].concat();
+    let mut under_way = Vec::new();
+    outgoing.add_bytes("halves", Bytes::from(half.repeat(20))).unwrap();
+    for _ in 0..20 {
+        let (header, bytes) = chunks.recv().await.unwrap();
+        assert_eq!(header.encoding, crate::chunk::Encoding::Zstd);
+        under_way.push(bytes);
+    }
+    outgoing.finish().await.unwrap();
+}
