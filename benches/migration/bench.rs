@@ -5,9 +5,10 @@
 //! means more than its parts. The pause is what the moved process sees of it: the longest gap in its CLOCK_REALTIME.
 //!
 //! `pause`, `memory`, `idle` and `link` each measure one group of figures; `lab`, `burrow`, `naive` and `wire` are what they
-//! measure in; `observer` and `resident` are how.
+//! measure in; `observer`, `resident` and `crossing` are how.
 
 mod burrow;
+mod crossing;
 mod figure;
 mod idle;
 mod lab;

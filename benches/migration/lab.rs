@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use migrate_proto::api::{MoveReport, Outcome};
-use migrate_proto::phase::Phase;
 use serde::Deserialize;
 
 use crate::observer::Observer;
@@ -115,11 +114,6 @@ impl Workload<'_> {
     pub(crate) fn remove(self) -> Result<()> {
         self.lab.migrate(["rm", "-f", &self.name]).map(drop)
     }
-}
-
-/// How long a phase took, in milliseconds.
-pub(crate) fn phase(report: &MoveReport, name: Phase) -> f64 {
-    report.phases.iter().filter(|phase| phase.name == name).map(|phase| phase.ms).sum()
 }
 
 /// Runs a command to its end; what it wrote to stdout.

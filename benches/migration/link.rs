@@ -1,25 +1,25 @@
 //! How a narrow link is used: text must cross faster than it could uncompressed, and what does not compress as fast as it can.
 //!
-//! Crossing is the transfer phase, which begins with the freeze and ends when the target has all. How fast the link is says a
-//! plain TCP stream, in turns with the moves.
+//! How fast the link is says a plain TCP stream, in turns with the moves.
 
 use anyhow::{Context, Result};
-use migrate_proto::phase::Phase;
 
+use crate::crossing::Crossing;
 use crate::figure::{Bound, Figures, Unit, median};
-use crate::lab::{self, Lab, Workload};
+use crate::lab::{Lab, Node, Workload};
 use crate::{tell, wire};
 
 const RATE: &str = "1gbit";
-const MIB: &str = "1024";
+const MIB: u64 = 1024;
 const PLAIN_BYTES: u64 = 256 << 20;
 
 pub(crate) fn measure(lab: &Lab, runs: usize, figures: &mut Figures) -> Result<()> {
     // The way from node1 to the others and back: its link is the narrow one.
     lab.migrate(["lab", "slow", "node1", "--rate", RATE])?;
     let nodes = lab.nodes()?;
-    let text = lab.specimen("text", &["pause", "--mib", MIB, "--kind", "text"])?;
-    let random = lab.specimen("random", &["pause", "--mib", MIB, "--kind", "random"])?;
+    let mib = MIB.to_string();
+    let text = lab.specimen("text", &["pause", "--mib", &mib, "--kind", "text"])?;
+    let random = lab.specimen("random", &["pause", "--mib", &mib, "--kind", "random"])?;
     text.observer()?;
     random.observer()?;
     let (mut plain, mut text_speed, mut random_speed, mut ratio) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -28,10 +28,10 @@ pub(crate) fn measure(lab: &Lab, runs: usize, figures: &mut Figures) -> Result<(
         let (from, to) = if run % 2 == 0 { (0, 1) } else { (1, 0) };
         let (from, to) = (nodes.get(from).context("no node1")?, nodes.get(to).context("no node2")?);
         plain.push(wire::speed(lab, &from.name, &to.name, &to.address, PLAIN_BYTES)?);
-        let crossed = cross(&text, &to.name)?;
+        let crossed = cross(&text, from, to)?;
         text_speed.push(crossed.speed);
         ratio.push(crossed.ratio);
-        random_speed.push(cross(&random, &to.name)?.speed);
+        random_speed.push(cross(&random, from, to)?.speed);
         tell(format_args!(
             "{RATE}, run {}: plain TCP {:.0} MB/s, text {:.0} MB/s, random {:.0} MB/s",
             run + 1,
@@ -50,16 +50,18 @@ pub(crate) fn measure(lab: &Lab, runs: usize, figures: &mut Figures) -> Result<(
     Ok(())
 }
 
-struct Crossed {
-    /// Of its memory, in megabytes a second.
+/// How the memory of a workload crossed.
+struct Speed {
+    /// Megabytes of memory in a second, from the first byte of anything to the last.
     speed: f64,
-    /// What was read for each byte that was sent.
+    /// Bytes of memory for each byte on the link.
     ratio: f64,
 }
 
-fn cross(workload: &Workload<'_>, node: &str) -> Result<Crossed> {
-    let report = workload.move_to(node)?;
-    let seconds = lab::phase(&report, Phase::Transfer) / 1e3;
-    let read = report.bytes_memory + report.bytes_files;
-    Ok(Crossed { speed: report.bytes_memory as f64 / 1e6 / seconds, ratio: read as f64 / report.bytes_sent as f64 })
+fn cross(workload: &Workload<'_>, from: &Node, to: &Node) -> Result<Speed> {
+    let crossing = Crossing::watch(from.agent_pid.context("a node has no agent")?);
+    workload.move_to(&to.name)?;
+    let crossed = crossing.end()?;
+    let memory = (MIB << 20) as f64;
+    Ok(Speed { speed: memory / 1e6 / crossed.time.as_secs_f64(), ratio: memory / crossed.bytes as f64 })
 }
