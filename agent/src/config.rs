@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use migrate_proto::handover::Budgets;
 use migrate_proto::name::NodeName;
 use thiserror::Error;
 use tracing::Level;
@@ -58,6 +59,10 @@ pub struct Config {
     pub link_timeout: Duration,
     /// How long requests may go on when the agent ends.
     pub shutdown_timeout: Duration,
+    /// How long each phase of a move may take.
+    pub budgets: Budgets,
+    /// Where moves look for a FIFO to wait at, in rehearsals.
+    pub halts: Option<PathBuf>,
     /// The log's level.
     pub log_level: Level,
     /// The log's form.
@@ -181,12 +186,31 @@ impl Config {
             stop_timeout: given.one(&settings::STOP_TIMEOUT, values::duration)?,
             link_timeout: given.one(&settings::LINK_TIMEOUT, values::duration)?,
             shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
+            budgets: Config::budgets(given)?,
+            halts: match given.said(&settings::HALTS) {
+                true => Some(given.one(&settings::HALTS, values::path)?),
+                false => None,
+            },
             log_level: given.one(&settings::LOG_LEVEL, values::level)?,
             log_format: given.one(&settings::LOG_FORMAT, values::format)?,
             node,
             peers,
             run,
             socket,
+        })
+    }
+
+    fn budgets(given: &Given) -> Result<Budgets, ConfigError> {
+        let limit = |setting| given.one(setting, values::budget);
+        Ok(Budgets {
+            talk: limit(&settings::TALK_LIMIT)?,
+            prepare: limit(&settings::PREPARE_LIMIT)?,
+            freeze: limit(&settings::FREEZE_LIMIT)?,
+            transfer: limit(&settings::TRANSFER_LIMIT)?,
+            verify: limit(&settings::VERIFY_LIMIT)?,
+            restore: limit(&settings::RESTORE_LIMIT)?,
+            decision: limit(&settings::COMMIT_REPEAT)?,
+            again: limit(&settings::RESUME_REPEAT)?,
         })
     }
 }

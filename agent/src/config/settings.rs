@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 15] = [
+pub const SETTINGS: [&Setting; 24] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -55,6 +55,15 @@ pub const SETTINGS: [&Setting; 15] = [
     &STOP_TIMEOUT,
     &LINK_TIMEOUT,
     &SHUTDOWN_TIMEOUT,
+    &TALK_LIMIT,
+    &PREPARE_LIMIT,
+    &FREEZE_LIMIT,
+    &TRANSFER_LIMIT,
+    &VERIFY_LIMIT,
+    &RESTORE_LIMIT,
+    &COMMIT_REPEAT,
+    &RESUME_REPEAT,
+    &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
 ];
@@ -196,6 +205,95 @@ pub(super) const SHUTDOWN_TIMEOUT: Setting = Setting {
     value: "DURATION",
     default: Default::Value("10s"),
     help: "How long requests may go on when the agent is told to end",
+    ..PLAIN
+};
+
+pub(super) const TALK_LIMIT: Setting = Setting {
+    key: "talk_limit",
+    env: &["MIGRATE_TALK_LIMIT"],
+    flag: "talk-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("30s/15s"),
+    help: "How long negotiate and preflight may each take, and without a sign of life",
+    ..PLAIN
+};
+
+pub(super) const PREPARE_LIMIT: Setting = Setting {
+    key: "prepare_limit",
+    env: &["MIGRATE_PREPARE_LIMIT"],
+    flag: "prepare-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("4h/60s"),
+    help: "How long a move may prepare while the workload runs, and without any progress",
+    ..PLAIN
+};
+
+pub(super) const FREEZE_LIMIT: Setting = Setting {
+    key: "freeze_limit",
+    env: &["MIGRATE_FREEZE_LIMIT"],
+    flag: "freeze-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("60s/30s"),
+    help: "How long until every task stands still; then the move is given up",
+    ..PLAIN
+};
+
+pub(super) const TRANSFER_LIMIT: Setting = Setting {
+    key: "transfer_limit",
+    env: &["MIGRATE_TRANSFER_LIMIT"],
+    flag: "transfer-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("1h/30s"),
+    help: "How long the pause's bytes may take to cross, and without any progress",
+    ..PLAIN
+};
+
+pub(super) const VERIFY_LIMIT: Setting = Setting {
+    key: "verify_limit",
+    env: &["MIGRATE_VERIFY_LIMIT"],
+    flag: "verify-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("10m"),
+    help: "How long the target may compare digests",
+    ..PLAIN
+};
+
+pub(super) const RESTORE_LIMIT: Setting = Setting {
+    key: "restore_limit",
+    env: &["MIGRATE_RESTORE_LIMIT"],
+    flag: "restore-limit",
+    value: "DURATION[/DURATION]",
+    default: Default::Value("10m"),
+    help: "How long the target may rebuild the processes",
+    ..PLAIN
+};
+
+pub(super) const COMMIT_REPEAT: Setting = Setting {
+    key: "commit_repeat",
+    env: &["MIGRATE_COMMIT_REPEAT"],
+    flag: "commit-repeat",
+    value: "DURATION",
+    default: Default::Value("5s"),
+    help: "How often what was decided is asked again",
+    ..PLAIN
+};
+
+pub(super) const RESUME_REPEAT: Setting = Setting {
+    key: "resume_repeat",
+    env: &["MIGRATE_RESUME_REPEAT"],
+    flag: "resume-repeat",
+    value: "DURATION",
+    default: Default::Value("5s"),
+    help: "How often the commit, and what follows it, is said again until it is answered",
+    ..PLAIN
+};
+
+pub(super) const HALTS: Setting = Setting {
+    key: "halts",
+    env: &["MIGRATE_HALTS"],
+    flag: "halts",
+    value: "DIR",
+    help: "For rehearsals of faults: a directory of FIFOs (source-freeze, target-restore-begun …) at which moves wait",
     ..PLAIN
 };
 

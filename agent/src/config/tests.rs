@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use migrate_proto::handover::Budget;
 use tempfile::TempDir;
 
 use super::settings::SETTINGS;
@@ -66,6 +67,8 @@ fn defaults_are_those_of_the_table() {
         stop_timeout: Duration::from_secs(10),
         link_timeout: Duration::from_secs(10),
         shutdown_timeout: Duration::from_secs(10),
+        budgets: Budgets::default(),
+        halts: None,
         log_level: Level::INFO,
         log_format: Format::Human,
     };
@@ -215,6 +218,11 @@ fn wrong_values_are_refused() {
         ("--stop-timeout", "10"),
         ("--stop-timeout", "0s"),
         ("--stop-timeout", "99999999999999999h"),
+        ("--freeze-limit", "1s/2s"),
+        ("--freeze-limit", "1s/"),
+        ("--freeze-limit", "1s/1s/1s"),
+        ("--commit-repeat", "0s"),
+        ("--halts", "here"),
         ("--log-level", "loud"),
         ("--log-format", "xml"),
     ] {
@@ -235,6 +243,13 @@ fn unknown_flags_are_errors_and_help_names_every_setting() {
         assert!(help.contains(&format!("--{} <{}>", setting.flag, setting.value)), "{}", setting.flag);
         assert!(setting.env.iter().all(|name| help.contains(name)), "{}", setting.key);
     }
+}
+
+#[test]
+fn the_limits_of_a_phase_are_one_duration_or_two() {
+    let config = Case::file("restore_limit = \"5s\"").flags(&["--freeze-limit", "2m/250ms"]).load().unwrap();
+    assert_eq!(config.budgets.restore, Budget { total: 5000, stall: 5000 });
+    assert_eq!(config.budgets.freeze, Budget { total: 120_000, stall: 250 });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use migrate_proto::handover::Budget;
 use migrate_proto::name::{InvalidName, NodeName};
 use thiserror::Error;
 use tracing::Level;
@@ -60,6 +61,9 @@ pub enum BadValue {
     /// No duration.
     #[error("must be a duration above zero, as in 250ms, 10s or 5m: {0}")]
     NotDuration(String),
+    /// No limits.
+    #[error("must be a duration, or two as in 1h/30s: for the whole, and (not more) without progress: {0}")]
+    NotBudget(String),
     /// No level.
     #[error("must be one of error, warn, info, debug and trace: {0}")]
     NotLevel(String),
@@ -144,6 +148,17 @@ pub(super) fn duration(word: OsString) -> Result<Duration, BadValue> {
     };
     let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).filter(|ms| *ms > 0);
     ms.map(Duration::from_millis).ok_or(BadValue::NotDuration(word))
+}
+
+/// The limits of a phase: for the whole, and for standing still; one duration stands for both.
+pub(super) fn budget(word: OsString) -> Result<Budget, BadValue> {
+    let word = text(word)?;
+    let (total, stall) = word.split_once('/').unwrap_or((&word, &word));
+    let ms = |part: &str| duration(part.into()).map(|limit| limit.as_millis() as u64);
+    match (ms(total), ms(stall)) {
+        (Ok(total), Ok(stall)) if stall <= total => Ok(Budget { total, stall }),
+        _ => Err(BadValue::NotBudget(word)),
+    }
 }
 
 pub(super) fn level(word: OsString) -> Result<Level, BadValue> {

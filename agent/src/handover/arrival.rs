@@ -1,39 +1,31 @@
 //! A workload comes to this node: does what the target's machine commands.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use migrate_proto::api::Outcome;
 use migrate_proto::error::Problem;
-use migrate_proto::handover::Budgets;
 use migrate_proto::handover::target::{Command, Entry, Event, Target};
 use migrate_proto::message::{Message, Offer};
 use migrate_proto::phase::Phase;
-use tokio::sync::{OwnedMutexGuard, mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::departure::until;
+use super::Ground;
+use super::drive::{PULSE, Reins, Side, drive};
 use super::dump::internal;
 use super::hands::Hands;
-use super::line::Line;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
-use super::{Ground, Input};
 use crate::events::Kind;
 use crate::talk::Talk;
 use crate::workload::Workload;
 use crate::{clock, durable};
 
-/// How often it is looked whether bytes moved.
-const PULSE: Duration = Duration::from_millis(500);
-
 /// An arrival under way.
 struct Arrival {
     ground: Ground,
-    machine: Target,
-    line: Line<Event>,
-    inputs: mpsc::UnboundedReceiver<Input<Event>>,
-    tell: mpsc::UnboundedSender<Input<Event>>,
+    reins: Reins<Target>,
     meter: Arc<Meter>,
     reception: watch::Sender<Option<Arc<Reception>>>,
     hands: Hands,
@@ -48,36 +40,32 @@ pub async fn take(ground: Ground, talk: Talk, offer: Box<Offer>) {
     if offer.from != talk.peer.node {
         return tracing::warn!(peer = %talk.peer.node, says = %offer.from, "an offer of somebody else's workload was ignored");
     }
-    let machine = Target::new(offer, ground.host.node().clone(), Budgets::default());
+    let machine = Target::new(offer, ground.host.node().clone(), ground.host.config.budgets.clone());
     let mut arrival = Arrival::new(ground, machine);
     arrival.connect(talk);
-    let first = arrival.machine.step(clock::now(), Event::Offered);
+    let first = arrival.reins.machine.step(clock::now(), Event::Offered);
     arrival.run(first).await;
     super::rest().await;
 }
 
 /// Finishes, or takes back, what an agent that is no more has begun.
 pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
-    let (machine, first) = Target::recover(entry, Budgets::default(), clock::now());
+    let (machine, first) = Target::recover(entry, ground.host.config.budgets.clone(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
     arrival.hands.take_up(workload, turn).await;
-    arrival.line.redial();
+    arrival.reins.line.redial();
     arrival.run(first).await;
 }
 
 impl Arrival {
     fn new(ground: Ground, machine: Target) -> Arrival {
-        let (tell, inputs) = mpsc::unbounded_channel();
         let offer = machine.offer().clone();
-        let line = Line::new(ground.clone(), offer.from.clone(), tell.clone());
-        ground.handovers.enlist(offer.handover, tell.clone());
-        let hands = Hands::empty(&ground, offer, tell.clone());
+        let reins = Reins::new(&ground, machine, offer.from.clone(), "target");
+        ground.handovers.enlist(offer.handover, reins.tell.clone());
+        let hands = Hands::empty(&ground, offer, reins.tell.clone());
         Arrival {
             ground,
-            machine,
-            line,
-            inputs,
-            tell,
+            reins,
             meter: Arc::default(),
             reception: watch::channel(None).0,
             hands,
@@ -86,19 +74,10 @@ impl Arrival {
         }
     }
 
-    fn connect(&mut self, talk: Talk) {
-        let desk = ReceptionDesk {
-            reception: self.reception.subscribe(),
-            inputs: self.tell.clone(),
-            meter: self.meter.clone(),
-        };
-        self.line.connect(talk, desk);
-    }
-
     async fn run(mut self, first: Vec<Command>) {
-        let (outcome, problem) = self.drive(first).await;
+        let (outcome, problem) = drive(&mut self, first, CancellationToken::new(), None).await;
         let offer = self.hands.offer.clone();
-        self.line.part().await;
+        self.reins.line.part().await;
         self.ground.handovers.discharge(offer.handover);
         let events = &self.ground.host.events;
         match outcome {
@@ -120,79 +99,16 @@ impl Arrival {
         }
     }
 
-    async fn drive(&mut self, first: Vec<Command>) -> (Outcome, Option<Problem>) {
-        let mut commands = first;
-        let mut pulse = tokio::time::interval(PULSE);
-        let mut moved = 0;
-        loop {
-            for command in std::mem::take(&mut commands) {
-                if let Command::Finish(outcome, problem) = command {
-                    self.finish(outcome).await;
-                    return (outcome, problem);
-                }
-                if let Err(problem) = self.insist(command).await {
-                    // What follows in this batch must not happen without it.
-                    let _ = self.tell.send(Input::Event(Event::ReceiveFailed(problem)));
-                    break;
-                }
-            }
-            let deadline = self.machine.deadline();
-            let event = tokio::select! {
-                biased;
-                input = self.inputs.recv() => self.understand(input),
-                () = until(deadline) => Some(Event::Tick),
-                _ = pulse.tick() => {
-                    let now = self.meter.moved();
-                    (std::mem::replace(&mut moved, now) != now).then_some(Event::Progress)
-                }
-            };
-            if let Some(event) = event {
-                commands = self.machine.step(clock::now(), event);
-            }
-        }
-    }
-
-    fn understand(&mut self, input: Option<Input<Event>>) -> Option<Event> {
-        match input? {
-            Input::Event(event) => Some(event),
-            Input::Talk(talk) => {
-                self.connect(*talk);
-                Some(Event::LinkBack)
-            }
-            Input::Silence => {
-                self.line.hang_up();
-                self.line.redial();
-                Some(Event::LinkLost)
-            }
-            Input::Heard(message) => self.machine.heard(message),
-        }
-    }
-
-    /// After the commit there is no way back: what has to be written down is tried until it is.
-    async fn insist(&mut self, command: Command) -> Result<(), Problem> {
-        let committed = matches!(command, Command::Journal(phase) if phase >= Phase::Resume)
-            || matches!(command, Command::AdoptOwner(_));
-        loop {
-            match self.execute(command.clone()).await {
-                Err(problem) if committed => {
-                    tracing::error!(%problem, "the workload waits until this can be written down");
-                    tokio::time::sleep(PULSE).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    async fn execute(&mut self, command: Command) -> Result<(), Problem> {
+    async fn do_once(&mut self, command: Command) -> Result<(), Problem> {
         let hands = self.hands.clone();
         match command {
             Command::Journal(phase) => self.journal(phase)?,
-            Command::Send(message) => self.line.say(message),
+            Command::Send(message) => self.reins.line.say(message),
             Command::Check => {
-                self.building = Some(self.beside(async move { Event::Checked(hands.check().await) }));
+                self.building = Some(self.reins.beside(async move { Event::Checked(hands.check().await) }));
             }
             Command::BuildSandbox => self.building = Some(self.build_sandbox()),
-            Command::StartRestore => drop(self.beside(async move {
+            Command::StartRestore => drop(self.reins.beside(async move {
                 match hands.start_restore().await {
                     Ok(()) => Event::RestoreReady,
                     Err(problem) => Event::ReceiveFailed(problem),
@@ -200,14 +116,14 @@ impl Arrival {
             })),
             Command::Verify(manifest) => {
                 let reception = self.reception.borrow().clone().ok_or_else(|| internal("nothing was received"))?;
-                drop(self.beside(async move {
+                drop(self.reins.beside(async move {
                     match hands.verify(&reception, &manifest).await {
                         Ok(()) => Event::DigestsMatch,
                         Err(problem) => Event::DigestsDiffer(problem),
                     }
                 }));
             }
-            Command::Restore => drop(self.beside(async move { held(hands.restore().await) })),
+            Command::Restore => drop(self.reins.beside(async move { held(hands.restore().await) })),
             Command::AdoptOwner(epoch) => tokio::task::block_in_place(|| self.hands.adopt(epoch))?,
             Command::Resume => self.revive(async move {
                 match hands.resume().await {
@@ -221,29 +137,21 @@ impl Arrival {
                 self.hands.drop_everything().await;
             }
             Command::KeepFrozen(problem) => self.hands.keep_frozen(&problem),
-            Command::AskSource => self.line.say(Message::Ask { handover: self.hands.offer.handover }),
+            Command::AskSource => self.reins.line.say(Message::Ask { handover: self.hands.offer.handover }),
             Command::ForgetImage => {
                 self.reception.send_replace(None);
                 self.hands.forget_image().await;
                 // It runs, and is this node's: what follows is between the agents alone.
                 self.hands.give_back_turn();
             }
-            Command::Finish(..) => {}
+            Command::Finish(outcome, _) => self.finish(outcome).await,
         }
         Ok(())
     }
 
-    /// Runs something beside the loop; what it returns is the next event.
-    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) -> JoinHandle<()> {
-        let tell = self.tell.clone();
-        tokio::spawn(async move {
-            let _ = tell.send(Input::Event(work.await));
-        })
-    }
-
     fn revive(&mut self, work: impl Future<Output = Event> + Send + 'static) {
         if self.reviving.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.reviving = Some(self.beside(work));
+            self.reviving = Some(self.reins.beside(work));
         }
     }
 
@@ -259,7 +167,7 @@ impl Arrival {
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);
         let path = self.ground.registry.place(&self.hands.offer.spec.name).arrival();
-        let entry = self.machine.entry(phase);
+        let entry = self.reins.machine.entry(phase);
         match phase {
             Phase::Prepare | Phase::Commit => {
                 tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
@@ -272,7 +180,7 @@ impl Arrival {
     fn build_sandbox(&self) -> JoinHandle<()> {
         let hands = self.hands.clone();
         let reception = self.reception.clone();
-        self.beside(async move {
+        self.reins.beside(async move {
             match tokio::task::spawn_blocking(move || hands.build(&reception)).await.map_err(internal) {
                 Ok(Ok(())) => Event::SandboxReady,
                 Ok(Err(problem)) | Err(problem) => Event::ReceiveFailed(problem),
@@ -298,6 +206,46 @@ impl Arrival {
             && entry.offer.handover == self.hands.offer.handover
         {
             let _ = durable::remove(&path);
+        }
+    }
+}
+
+impl Side for Arrival {
+    type Machine = Target;
+
+    fn reins(&mut self) -> &mut Reins<Target> {
+        &mut self.reins
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn failed(problem: Problem) -> Event {
+        Event::ReceiveFailed(problem)
+    }
+
+    fn connect(&mut self, talk: Talk) {
+        let desk = ReceptionDesk {
+            reception: self.reception.subscribe(),
+            inputs: self.reins.tell.clone(),
+            meter: self.meter.clone(),
+        };
+        self.reins.line.connect(talk, desk);
+    }
+
+    /// After the commit there is no way back: what has to be written down is tried until it is.
+    async fn execute(&mut self, command: Command) -> Result<(), Problem> {
+        let committed = matches!(command, Command::Journal(phase) if phase >= Phase::Resume)
+            || matches!(command, Command::AdoptOwner(_));
+        loop {
+            match self.do_once(command.clone()).await {
+                Err(problem) if committed => {
+                    tracing::error!(%problem, "the workload waits until this can be written down");
+                    tokio::time::sleep(PULSE).await;
+                }
+                done => return done,
+            }
         }
     }
 }

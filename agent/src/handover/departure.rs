@@ -9,32 +9,31 @@ use migrate_image::pace::{Pace, SharedPace};
 use migrate_proto::api::{MoveReport, Outcome};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::source::{Command, Entry, Event, Source};
-use migrate_proto::handover::{Budgets, Decision, Millis, Terms};
+use migrate_proto::handover::{Decision, Terms};
 use migrate_proto::id::HandoverId;
 use migrate_proto::manifest::{Manifest, Stream, StreamName};
 use migrate_proto::message::{Message, Offer};
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Hook, Order, decision};
-use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::drive::{Reins, Side, drive};
 use super::dump::{CriuCall, Dump, internal};
 use super::layer_out::LayerOut;
-use super::line::{Line, NoBulk};
+use super::line::NoBulk;
 use super::meter::Meter;
 use super::{Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::guardline::Standing;
 use crate::offer;
 use crate::peers::random_bytes;
-use crate::talk::Purpose;
+use crate::talk::{Purpose, Talk};
 use crate::workload::Workload;
 use crate::{clock, durable};
 
-/// How often it is looked whether bytes moved.
-const PULSE: Duration = Duration::from_millis(500);
 /// How long CRIU, whose images have ended too early, may take to end as well.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a guard may take to write down that its CRIU is gone.
@@ -44,10 +43,7 @@ const GUARDS_LAST_WORDS: Duration = Duration::from_secs(5);
 pub struct Departure {
     ground: Ground,
     workload: Arc<Workload>,
-    machine: Source,
-    line: Line<Event>,
-    inputs: mpsc::UnboundedReceiver<Input<Event>>,
-    tell: mpsc::UnboundedSender<Input<Event>>,
+    reins: Reins<Source>,
     meter: Arc<Meter>,
     pace: SharedPace,
     dump: Option<Dump>,
@@ -70,20 +66,16 @@ impl Departure {
             to,
             epoch: workload.record().epoch,
         };
-        let machine = Source::new(terms, Budgets::default());
+        let machine = Source::new(terms, ground.host.config.budgets.clone());
         Ok(Departure::with(ground, workload, machine, meter))
     }
 
     fn with(ground: Ground, workload: Arc<Workload>, machine: Source, meter: Arc<Meter>) -> Departure {
-        let (tell, inputs) = mpsc::unbounded_channel();
-        let line = Line::new(ground.clone(), machine.terms().to.clone(), tell.clone());
+        let to = machine.terms().to.clone();
         Departure {
+            reins: Reins::new(&ground, machine, to, "source"),
             ground,
             workload,
-            machine,
-            line,
-            inputs,
-            tell,
             meter,
             pace: Pace::shared(),
             dump: None,
@@ -103,11 +95,11 @@ impl Departure {
         self.note(Kind::Moving, None, format!("moving to {to}"));
         let (outcome, problem) = match self.ground.peers.call(&to, Purpose::Handover).await {
             Ok(talk) => {
-                self.line.connect(talk, NoBulk);
-                self.ground.handovers.enlist(self.terms().handover, self.tell.clone());
+                self.connect(talk);
+                self.ground.handovers.enlist(self.terms().handover, self.reins.tell.clone());
                 self.follow_end();
-                let first = self.machine.step(clock::now(), Event::Begin);
-                self.drive(first, cancel).await
+                let first = self.reins.machine.step(clock::now(), Event::Begin);
+                drive(&mut self, first, cancel, Some(Event::Cancelled)).await
             }
             Err(problem) => (Outcome::Stayed, Some(problem)),
         };
@@ -126,12 +118,12 @@ impl Departure {
                 return ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
             }
         };
-        let (machine, first) = Source::recover(entry, decided, Budgets::default(), clock::now());
+        let (machine, first) = Source::recover(entry, decided, ground.host.config.budgets.clone(), clock::now());
         let mut departure = Departure::with(ground, workload, machine, Arc::default());
         departure.workload.watch(&departure.ground.host);
-        departure.ground.handovers.enlist(departure.terms().handover, departure.tell.clone());
-        departure.line.redial();
-        let (outcome, problem) = departure.drive(first, CancellationToken::new()).await;
+        departure.ground.handovers.enlist(departure.terms().handover, departure.reins.tell.clone());
+        departure.reins.line.redial();
+        let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
         let (ground, terms) = (departure.ground.clone(), departure.terms().clone());
         let report = departure.conclude(outcome, problem).await;
         drop(turn);
@@ -141,101 +133,11 @@ impl Departure {
     }
 
     fn terms(&self) -> &Terms {
-        self.machine.terms()
+        self.reins.machine.terms()
     }
 
     fn note(&self, kind: Kind, phase: Option<Phase>, message: impl Into<String>) {
         self.ground.host.events.record(kind, Some(self.workload.name()), phase, message);
-    }
-
-    // ---- the loop ------------------------------------------------------------------------------------------------
-
-    async fn drive(&mut self, first: Vec<Command>, cancel: CancellationToken) -> (Outcome, Option<Problem>) {
-        let mut commands = first;
-        let mut pulse = tokio::time::interval(PULSE);
-        let (mut moved, mut cancelled) = (0, false);
-        loop {
-            for command in std::mem::take(&mut commands) {
-                if let Command::Finish(outcome, problem) = command {
-                    return (outcome, problem);
-                }
-                if let Err(problem) = self.execute(command).await {
-                    // What follows in this batch must not happen without it.
-                    let _ = self.tell.send(Input::Event(Event::DumpFailed(problem)));
-                    break;
-                }
-            }
-            let deadline = self.machine.deadline();
-            let event = tokio::select! {
-                biased;
-                input = self.inputs.recv() => self.understand(input),
-                () = cancel.cancelled(), if !cancelled => {
-                    cancelled = true;
-                    Some(Event::Cancelled)
-                }
-                () = until(deadline) => Some(Event::Tick),
-                _ = pulse.tick() => {
-                    let now = self.meter.moved();
-                    (std::mem::replace(&mut moved, now) != now).then_some(Event::Progress)
-                }
-            };
-            if let Some(event) = event {
-                commands = self.machine.step(clock::now(), event);
-            }
-        }
-    }
-
-    fn understand(&mut self, input: Option<Input<Event>>) -> Option<Event> {
-        match input? {
-            Input::Event(event) => Some(event),
-            Input::Talk(talk) => {
-                self.line.connect(*talk, NoBulk);
-                Some(Event::LinkBack)
-            }
-            Input::Silence => {
-                self.line.hang_up();
-                self.line.redial();
-                Some(Event::LinkLost)
-            }
-            Input::Heard(message) => {
-                let event = self.machine.heard(message)?;
-                if event == Event::PeerResumed {
-                    self.resumed.get_or_insert_with(Instant::now);
-                }
-                Some(event)
-            }
-        }
-    }
-
-    async fn execute(&mut self, command: Command) -> Result<(), Problem> {
-        match command {
-            Command::Journal(phase) => self.journal(phase)?,
-            Command::Send(message) => self.line.say(message),
-            Command::InspectWorkload => self.inspect(),
-            Command::CopyLayer => self.copy_layer()?,
-            Command::StartDump => self.start_dump().await,
-            Command::ReleaseDump => {
-                self.released = Some(Instant::now());
-                if let Some(dump) = &self.dump {
-                    dump.release().await;
-                }
-            }
-            Command::StreamChanges => self.finish_transfer(),
-            Command::Decide(wish) => self.decide(wish),
-            Command::EndSource => self.end_source(),
-            Command::ResumeSource => self.resume_source(),
-            Command::DropCopy => self.drop_copy(),
-            Command::Finish(..) => {}
-        }
-        Ok(())
-    }
-
-    /// Runs something beside the loop; what it returns is the next event.
-    fn beside(&self, work: impl Future<Output = Event> + Send + 'static) {
-        let tell = self.tell.clone();
-        tokio::spawn(async move {
-            let _ = tell.send(Input::Event(work.await));
-        });
     }
 
     // ---- commands ------------------------------------------------------------------------------------------------
@@ -247,14 +149,14 @@ impl Departure {
         if phase != Phase::Prepare {
             return Ok(());
         }
-        let (path, entry) = (self.workload.place().departure(), self.machine.entry(phase));
+        let (path, entry) = (self.workload.place().departure(), self.reins.machine.entry(phase));
         tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
     }
 
     fn inspect(&self) {
         let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
         let meter = self.meter.clone();
-        self.beside(async move {
+        self.reins.beside(async move {
             let made = tokio::task::spawn_blocking(move || offer::make(&host, &workload, &terms)).await;
             match made.map_err(internal).and_then(std::convert::identity) {
                 Ok(offer) => {
@@ -268,12 +170,12 @@ impl Departure {
 
     /// What is copied ahead: the layer, the memory, and what was written to the layer meanwhile.
     fn copy_layer(&self) -> Result<(), Problem> {
-        let speaker = self.line.speaker().ok_or_else(|| internal("there is no connection"))?;
+        let speaker = self.reins.line.speaker().ok_or_else(|| internal("there is no connection"))?;
         let sandbox = self.workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
         let (path, meter, pace) = (self.workload.place().layer(), self.meter.clone(), self.pace.clone());
         let main = self.workload.pid().ok_or_else(|| internal("the workload does not run"))?;
         let (cell, known, rounds) = (self.layer.clone(), self.known.clone(), self.rounds.clone());
-        self.beside(async move {
+        self.reins.beside(async move {
             let copied = async {
                 let layer = LayerOut::open(&path, sandbox, speaker.clone(), meter.clone(), pace.clone())?;
                 let (mut bytes, mut count) = layer.ahead().await?;
@@ -298,7 +200,7 @@ impl Departure {
     }
 
     async fn start_dump(&mut self) {
-        let Some(speaker) = self.line.speaker() else { return };
+        let Some(speaker) = self.reins.line.speaker() else { return };
         let started = Dump::start(
             &self.ground.host,
             &self.workload,
@@ -311,7 +213,7 @@ impl Departure {
         let event = match started {
             Ok(mut dump) => {
                 let frozen = std::mem::replace(&mut dump.frozen, tokio::sync::oneshot::channel().1);
-                let tell = self.tell.clone();
+                let tell = self.reins.tell.clone();
                 tokio::spawn(async move {
                     if frozen.await.is_ok() {
                         let _ = tell.send(Input::Event(Event::Frozen));
@@ -323,12 +225,12 @@ impl Departure {
             }
             Err(problem) => Event::DumpFailed(problem),
         };
-        let _ = self.tell.send(Input::Event(event));
+        let _ = self.reins.tell.send(Input::Event(event));
     }
 
     /// CRIU's early end is a failure; after the decision the machine does not care.
     fn watch_criu(&self, call: Arc<CriuCall>) {
-        self.beside(async move {
+        self.reins.beside(async move {
             call.guard.end().await;
             Event::DumpFailed(call.failure(Code::DumpFailed, call.guard.standing()))
         });
@@ -336,7 +238,7 @@ impl Departure {
 
     fn follow_end(&self) {
         let mut ended = self.workload.ended();
-        self.beside(async move {
+        self.reins.beside(async move {
             let known = ended.wait_for(Option::is_some).await.is_ok();
             if known { Event::WorkloadEnded } else { pending().await }
         });
@@ -344,11 +246,11 @@ impl Departure {
 
     /// During the pause: the layer's last changes beside CRIU's images, then what all of it is.
     fn finish_transfer(&mut self) {
-        let (Some(dump), Some(speaker)) = (&mut self.dump, self.line.speaker()) else { return };
+        let (Some(dump), Some(speaker)) = (&mut self.dump, self.reins.line.speaker()) else { return };
         let streams = std::mem::replace(&mut dump.streams, tokio::sync::oneshot::channel().1);
         let (call, layer, terms) = (dump.call.clone(), self.layer.clone(), self.terms().clone());
         let criu_version = self.ground.host.criu_version().unwrap_or_default();
-        self.beside(async move {
+        self.reins.beside(async move {
             let complete = async {
                 let layer = layer.get().ok_or_else(|| internal("the layer was not copied"))?;
                 let mut summaries = Vec::new();
@@ -386,7 +288,7 @@ impl Departure {
 
     fn decide(&self, wish: Decision) {
         let dir = self.workload.place().dump();
-        self.beside(async move {
+        self.reins.beside(async move {
             let decided = tokio::task::spawn_blocking(move || {
                 std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish))
             });
@@ -456,7 +358,7 @@ impl Departure {
         if self.settling.as_ref().is_some_and(|settling| !settling.is_finished()) {
             return;
         }
-        let tell = self.tell.clone();
+        let tell = self.reins.tell.clone();
         self.settling = Some(tokio::spawn(async move {
             if let Some(event) = work.await {
                 let _ = tell.send(Input::Event(event));
@@ -480,8 +382,8 @@ impl Departure {
     async fn conclude(mut self, outcome: Outcome, problem: Option<Problem>) -> MoveReport {
         let pause = self.released.zip(self.resumed).map(|(from, to)| to - from);
         let rounds = self.rounds.load(std::sync::atomic::Ordering::Relaxed);
-        let report = self.meter.report(self.terms(), self.machine.timeline(), outcome, problem, pause, rounds);
-        self.line.part().await;
+        let report = self.meter.report(self.terms(), self.reins.machine.timeline(), outcome, problem, pause, rounds);
+        self.reins.line.part().await;
         self.ground.handovers.discharge(self.terms().handover);
         self.workload.set_moving(false);
         let place = self.workload.place();
@@ -516,6 +418,55 @@ impl Departure {
     }
 }
 
+impl Side for Departure {
+    type Machine = Source;
+
+    fn reins(&mut self) -> &mut Reins<Source> {
+        &mut self.reins
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn failed(problem: Problem) -> Event {
+        Event::DumpFailed(problem)
+    }
+
+    fn connect(&mut self, talk: Talk) {
+        self.reins.line.connect(talk, NoBulk);
+    }
+
+    fn note_heard(&mut self, event: &Event) {
+        if *event == Event::PeerResumed {
+            self.resumed.get_or_insert_with(Instant::now);
+        }
+    }
+
+    async fn execute(&mut self, command: Command) -> Result<(), Problem> {
+        match command {
+            Command::Journal(phase) => self.journal(phase)?,
+            Command::Send(message) => self.reins.line.say(message),
+            Command::InspectWorkload => self.inspect(),
+            Command::CopyLayer => self.copy_layer()?,
+            Command::StartDump => self.start_dump().await,
+            Command::ReleaseDump => {
+                self.released = Some(Instant::now());
+                if let Some(dump) = &self.dump {
+                    dump.release().await;
+                }
+            }
+            Command::StreamChanges => self.finish_transfer(),
+            Command::Decide(wish) => self.decide(wish),
+            Command::EndSource => self.end_source(),
+            Command::ResumeSource => self.resume_source(),
+            Command::DropCopy => self.drop_copy(),
+            Command::Finish(..) => {}
+        }
+        Ok(())
+    }
+}
+
 /// The machine was done before there was a connection again. The target would find out by itself, later.
 async fn tell_target(ground: Ground, terms: Terms, problem: Problem) {
     if let Ok(talk) = ground.peers.call(&terms.to, Purpose::Handover).await
@@ -527,11 +478,4 @@ async fn tell_target(ground: Ground, terms: Terms, problem: Problem) {
 
 fn expected_bytes(offer: &Offer) -> u64 {
     offer.memory_bytes + offer.layer_used_bytes
-}
-
-pub(super) async fn until(deadline: Option<Millis>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(clock::instant(at)).await,
-        None => pending().await,
-    }
 }

@@ -1,16 +1,19 @@
 //! Moving workloads: the executors of the two machines in `migrate_proto::handover`.
 //!
-//! [`departure`] does what the source's machine commands, [`arrival`] what the target's does. Both are loops around
-//! `step`: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
+//! [`departure`] does what the source's machine commands, [`arrival`] what the target's does. `drive` is the loop around
+//! `step` for both: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
 //!
 //! - `line`: the connection to the peer, which is made anew when it is lost.
 //! - `dump`, `layer_out`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
+//! - `halts`: rehearsals of faults in a phase.
 //! - `meter`: bytes and phases, for progress and report.
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
 
 pub mod arrival;
 pub mod departure;
+mod drive;
 mod dump;
+mod halts;
 mod hands;
 mod layer_out;
 mod line;
