@@ -261,22 +261,6 @@ pub enum Message {
         /// Of the decoded bytes.
         digest: Digest,
     },
-    /// A stream is complete.
-    CloseStream {
-        /// Which.
-        stream: u32,
-        /// How long it became.
-        length: u64,
-        /// Of all of it.
-        digest: Digest,
-    },
-    /// Target → source: this chunk arrived damaged; send it again.
-    BadChunk {
-        /// Which stream.
-        stream: u32,
-        /// Where it begins.
-        offset: u64,
-    },
     /// A piece of a request's body.
     RequestBody(Vec<u8>),
     /// The request's body is complete.
@@ -310,13 +294,11 @@ impl Message {
             Message::Done { .. } => 21,
             Message::OpenStream { .. } => 22,
             Message::Chunk { .. } => 23,
-            Message::CloseStream { .. } => 24,
-            Message::BadChunk { .. } => 25,
-            Message::RequestBody(_) => 26,
-            Message::RequestEnd => 27,
+            Message::RequestBody(_) => 24,
+            Message::RequestEnd => 25,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 27;
+    pub const LAST_KIND: u16 = 25;
 }

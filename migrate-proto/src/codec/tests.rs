@@ -112,8 +112,6 @@ fn samples() -> Vec<Message> {
         chunk(Encoding::Zstd),
         chunk(Encoding::Zero),
         chunk(Encoding::Refs),
-        Message::CloseStream { stream: 1, length: 12, digest: Digest([6; 32]) },
-        Message::BadChunk { stream: 1, offset: 300 },
         Message::RequestBody(b"in".to_vec()),
         Message::RequestEnd,
     ]
@@ -240,9 +238,9 @@ proptest! {
 
     #[test]
     fn a_flipped_byte_never_panics(
-        sample in 0..31_usize, at in any::<prop::sample::Index>(), value: u8
+        sample: prop::sample::Index, at in any::<prop::sample::Index>(), value: u8
     ) {
-        let mut frame = encode(&samples()[sample]).unwrap();
+        let mut frame = encode(sample.get(&samples())).unwrap();
         let at = at.index(frame.len());
         frame[at] = value;
         if at < 4 && value != MAGIC[at] {
