@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use migrate_proto::api::Event;
+use migrate_proto::api::{Event, MoveFigures};
 use migrate_proto::name::{NodeName, WorkloadName};
 use migrate_proto::phase::Phase;
 use thiserror::Error;
@@ -170,7 +170,16 @@ impl EventLog {
         phase: Option<Phase>,
         message: impl Into<String>,
     ) {
-        let mut event = self.event(kind, workload, phase, shorten(message.into()));
+        self.keep(kind, self.event(kind, workload, phase, shorten(message.into())));
+    }
+
+    /// The same, of a move that is over: with what it took.
+    pub fn record_move(&self, kind: Kind, workload: &WorkloadName, message: impl Into<String>, figures: MoveFigures) {
+        let event = self.event(kind, Some(workload), None, shorten(message.into()));
+        self.keep(kind, Event { figures: Some(figures), ..event });
+    }
+
+    fn keep(&self, kind: Kind, mut event: Event) {
         log(kind, &event);
         let written = {
             let mut kept = self.kept();
@@ -210,6 +219,7 @@ impl EventLog {
             kind: kind.as_str().to_owned(),
             phase,
             message,
+            figures: None,
         }
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
 use crate::id::Epoch;
+use crate::message::Severity;
 use crate::name::{NodeName, WorkloadName};
 use crate::phase::Phase;
 use crate::spec::WorkloadSpec;
@@ -237,6 +238,105 @@ pub struct MoveReport {
     pub phases: Vec<PhaseTime>,
     /// Why it did not move.
     pub error: Option<Problem>,
+    /// The pause that was predicted.
+    #[serde(default)]
+    pub predicted_downtime_ms: Option<f64>,
+    /// The whole time that was predicted.
+    #[serde(default)]
+    pub predicted_total_ms: Option<f64>,
+}
+
+/// Would it move?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As far as anybody can tell.
+    Yes,
+    /// No.
+    No,
+    /// Probably not; only the attempt can tell.
+    Unlikely,
+}
+
+/// Something that speaks against a move, or that a person should know before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What it is.
+    pub what: String,
+    /// What to do. May be empty.
+    pub hint: String,
+}
+
+/// The answer to `GET /v1/workloads/{name}/check`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// Where to; null where no node could take it.
+    pub to: Option<NodeName>,
+    /// Would it move?
+    pub verdict: Verdict,
+    /// Why not, and what else is worth knowing; what weighs most comes first.
+    pub reasons: Vec<Reason>,
+    /// The pause that is expected; null where that cannot be said.
+    pub predicted_downtime_ms: Option<f64>,
+    /// The whole time that is expected; null where that cannot be said.
+    pub predicted_total_ms: Option<f64>,
+}
+
+/// How well a node predicts its moves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PredictionView {
+    /// How many of its last moves this is about.
+    pub moves: u32,
+    /// By how much predicted pauses were off: the mean of |predicted − measured| / measured. Null without moves.
+    pub downtime_error: Option<f64>,
+    /// The same of the whole time.
+    pub total_error: Option<f64>,
+}
+
+/// A handover that is not settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsettled {
+    /// The node on which its journal is.
+    pub on: NodeName,
+    /// The other node.
+    pub peer: NodeName,
+    /// Whether it leaves `on`; else it comes to it.
+    pub leaves: bool,
+    /// The phase that was written down last.
+    pub phase: Phase,
+    /// What it waits for, and what to do.
+    pub waits_for: String,
+}
+
+/// The answer to `GET /v1/workloads/{name}/why`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyView {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// Where it is.
+    pub node: NodeName,
+    /// Its state.
+    pub state: State,
+    /// How often its owner changed.
+    pub epoch: Epoch,
+    /// Since when it is there, RFC 3339; null where nobody remembers.
+    pub since: Option<String>,
+    /// Where it came from; null where it was started there.
+    pub came_from: Option<NodeName>,
+    /// What holds it, where something does: what, and what to do.
+    pub held: Option<Problem>,
+    /// Its handovers that are not settled.
+    pub unsettled: Vec<Unsettled>,
+    /// What happened to it lately, on all nodes that answered, oldest first.
+    pub history: Vec<Event>,
+    /// Nodes that did not answer.
+    pub silent: Vec<NodeName>,
+    /// How well its node predicts its moves.
+    pub prediction: PredictionView,
 }
 
 /// How long a phase took.
@@ -263,6 +363,22 @@ pub struct Event {
     pub phase: Option<Phase>,
     /// In words.
     pub message: String,
+    /// What a move took, and what was predicted.
+    #[serde(default)]
+    pub figures: Option<MoveFigures>,
+}
+
+/// What a move took, beside what was predicted before it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MoveFigures {
+    /// The pause, as far as it is known.
+    pub downtime_ms: Option<f64>,
+    /// The pause that was predicted.
+    pub predicted_downtime_ms: Option<f64>,
+    /// The whole time.
+    pub total_ms: f64,
+    /// The whole time that was predicted.
+    pub predicted_total_ms: Option<f64>,
 }
 
 /// `POST /v1/workloads/{name}/exec`: the first line of the request's body; what follows is the command's stdin.

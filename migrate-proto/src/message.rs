@@ -125,6 +125,80 @@ impl Offer {
     }
 }
 
+/// What a workload asks of its node beyond what an [`Offer`] says. Everything here may be unknown: then it is not judged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demands {
+    /// The version of the source's agent.
+    pub agent_version: String,
+    /// How the source's CPU lays out what it saves of a thread; `None` where it has no such thing.
+    pub xsave: Option<Xsave>,
+    /// Ports that it holds in the node's own network.
+    pub ports: Vec<Port>,
+    /// The highest hard limits of its processes; unlimited ones too.
+    pub limits: Vec<Limit>,
+}
+
+/// The layout of a CPU's extended state: a thread's registers are restored byte by byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xsave {
+    /// Which components the system has switched on: XCR0.
+    pub enabled: u64,
+    /// How many bytes they take together.
+    pub bytes: u32,
+    /// Where each of them lies, from the third on: number, offset, length.
+    pub components: Vec<(u32, u32, u32)>,
+}
+
+/// A port that is taken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Port {
+    /// UDP; else TCP that listens.
+    pub udp: bool,
+    /// On which address, as the kernel writes it in hexadecimal; all zero means every address.
+    pub address: String,
+    /// Its number.
+    pub port: u16,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// As `/proc/PID/limits` names it.
+    pub name: String,
+    /// The hard limit; `None` where there is none.
+    pub hard: Option<u64>,
+}
+
+/// How much a finding weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It would not move.
+    No,
+    /// It would probably not move; only the attempt can tell.
+    Unlikely,
+    /// It moves, and this is different afterwards.
+    Note,
+}
+
+/// Something that speaks against a move, or that a person should know before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What it is, and what to do. Does not say where the workload is.
+    pub problem: Problem,
+}
+
+/// What a target thinks of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Considered {
+    /// What there is to say; a move is refused with the first `No`.
+    pub findings: Vec<Finding>,
+    /// The target's time of day, in milliseconds since 1970.
+    pub clock_ms: u64,
+}
+
 /// How the bytes of a chunk travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Encoding {
@@ -265,6 +339,10 @@ pub enum Message {
     RequestBody(Vec<u8>),
     /// The request's body is complete.
     RequestEnd,
+    /// Source → target, before an `Offer`: what else the workload asks of its node.
+    Demands(Box<Demands>),
+    /// The answer to an `Offer` that only asks: what the target thinks of it. Nothing was touched.
+    Considered(Box<Considered>),
 }
 
 impl Message {
@@ -296,9 +374,11 @@ impl Message {
             Message::Chunk { .. } => 23,
             Message::RequestBody(_) => 24,
             Message::RequestEnd => 25,
+            Message::Demands(_) => 26,
+            Message::Considered(_) => 27,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 25;
+    pub const LAST_KIND: u16 = 27;
 }

@@ -200,6 +200,8 @@ fn reconstruct(
         epoch: after.map_or(before.epoch, |view| view.epoch),
         phases: Vec::new(),
         error,
+        predicted_downtime_ms: None,
+        predicted_total_ms: None,
     }
 }
 

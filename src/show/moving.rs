@@ -130,6 +130,8 @@ mod tests {
                 PhaseTime { name: Phase::Commit, ms: 0.0 },
             ],
             error: None,
+            predicted_downtime_ms: None,
+            predicted_total_ms: None,
         }
     }
 

@@ -120,6 +120,8 @@ impl Meter {
             epoch: if moved { terms.epoch.next() } else { terms.epoch },
             phases: phases.into_iter().map(|(name, ms)| PhaseTime { name, ms: ms as f64 }).collect(),
             error,
+            predicted_downtime_ms: None,
+            predicted_total_ms: None,
         }
     }
 

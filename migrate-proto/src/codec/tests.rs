@@ -9,7 +9,9 @@ use crate::frame::MAGIC;
 use crate::handover::Decision;
 use crate::id::{Digest, Epoch, HandoverId};
 use crate::manifest::{Manifest, Stream, StreamName};
-use crate::message::{AgentFacts, Encoding, FileIdentity, MappedFile, Needs, Offer};
+use crate::message::{
+    AgentFacts, Considered, Demands, Encoding, FileIdentity, Finding, Limit, MappedFile, Needs, Offer, Port, Severity, Xsave,
+};
 use crate::spec::{User, Volume, WorkloadSpec};
 use crate::text::Text;
 use crate::version::Versions;
@@ -71,6 +73,18 @@ fn offer() -> Offer {
     }
 }
 
+fn demands() -> Demands {
+    Demands {
+        agent_version: "0.1.0".to_owned(),
+        xsave: Some(Xsave { enabled: 0xe7, bytes: 2696, components: vec![(2, 576, 256), (9, 2688, 8)] }),
+        ports: vec![Port { udp: false, address: "00000000".to_owned(), port: 6379 }],
+        limits: vec![
+            Limit { name: "Max open files".to_owned(), hard: Some(1 << 20) },
+            Limit { name: "Max cpu time".to_owned(), hard: None },
+        ],
+    }
+}
+
 fn manifest() -> Manifest {
     let stream = |name, length| Stream { name, length, digest: Digest([3; 32]) };
     let streams = vec![stream(StreamName::image("inventory.img").unwrap(), 60), stream(StreamName::layer(), 1 << 33)];
@@ -114,6 +128,11 @@ fn samples() -> Vec<Message> {
         chunk(Encoding::Refs),
         Message::RequestBody(b"in".to_vec()),
         Message::RequestEnd,
+        Message::Demands(Box::new(demands())),
+        Message::Considered(Box::new(Considered {
+            findings: vec![Finding { severity: Severity::Unlikely, problem: problem() }],
+            clock_ms: 1_795_255_872_123,
+        })),
     ]
 }
 

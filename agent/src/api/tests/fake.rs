@@ -233,6 +233,7 @@ pub(super) fn event() -> Event {
         kind: "warning".to_owned(),
         phase: None,
         message: "mind".to_owned(),
+        figures: None,
     }
 }
 
@@ -260,6 +261,8 @@ pub(super) fn report(name: &WorkloadName, from: &NodeName) -> MoveReport {
         epoch: Epoch::FIRST,
         phases: vec![],
         error: None,
+        predicted_downtime_ms: None,
+        predicted_total_ms: None,
     }
 }
 
