@@ -1,12 +1,11 @@
 //! The agent's line to a guard: hears CRIU's hooks, and gives orders.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use migrate_proto::api::Exit;
 use migrate_sandbox::guard::{self, GUARD_SOCKET, Hook, Order, Told};
+use migrate_sandbox::nearby;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -41,10 +40,9 @@ impl Drop for GuardLine {
 impl GuardLine {
     /// Calls the guard of `dir`.
     pub async fn call(dir: &Path) -> io::Result<GuardLine> {
-        let directory = File::open(dir)?;
-        // A socket's address has room for 108 bytes only.
-        let short = format!("/proc/self/fd/{}/{GUARD_SOCKET}", directory.as_raw_fd());
-        let (read, write) = UnixStream::connect(short).await?.into_split();
+        let stream = nearby::connect(dir, GUARD_SOCKET)?;
+        stream.set_nonblocking(true)?;
+        let (read, write) = UnixStream::from_std(stream)?.into_split();
         let (tell, standing) = watch::channel(Standing::Working);
         let reader = tokio::spawn(listen(read, tell, dir.to_owned())).abort_handle();
         Ok(GuardLine { orders: Mutex::new(write), standing, reader })

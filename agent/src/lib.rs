@@ -6,6 +6,7 @@
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
 
 pub mod api;
+pub mod channel;
 pub mod clock;
 pub mod config;
 pub mod control;

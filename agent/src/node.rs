@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
     Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, RunRequest,
@@ -17,6 +16,7 @@ use migrate_sandbox::layer::Layer;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::channel;
 use crate::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, Health, Lines, Scope};
 use crate::events::Kind;
 use crate::figures::Figures;
@@ -240,7 +240,7 @@ fn follow_move(meter: Arc<crate::handover::Meter>, report: oneshot::Receiver<Mov
             let _ = tell.try_send(MoveLine::Progress(meter.progress()));
         }
     });
-    futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
+    channel::stream(receiver)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::channel;
 use crate::control::{ByteStream, Lines};
 use crate::host::Host;
 use crate::workload::Workload;
@@ -29,10 +30,6 @@ const LOOK: Duration = Duration::from_millis(200);
 const QUEUE: usize = 16;
 
 type Wrap = fn(String) -> ExecLine;
-
-fn lines(receiver: mpsc::Receiver<ExecLine>) -> Lines<ExecLine> {
-    futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
-}
 
 /// What a workload has written so far, or what it writes until it is no longer here.
 pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
@@ -63,7 +60,7 @@ pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<
             gone.cancel();
         });
     }
-    Ok(lines(receiver))
+    Ok(channel::stream(receiver))
 }
 
 struct Followed {
@@ -223,7 +220,7 @@ pub fn exec(
         };
         let _ = tell.send(last).await;
     });
-    Ok(lines(receiver))
+    Ok(channel::stream(receiver))
 }
 
 async fn copy_pipe(pipe: Option<impl AsyncRead + Unpin>, tell: &mpsc::Sender<ExecLine>, wrap: Wrap) {

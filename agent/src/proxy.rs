@@ -10,6 +10,7 @@ use migrate_proto::name::NodeName;
 use tokio::sync::mpsc;
 
 use crate::api;
+use crate::channel;
 use crate::control::{ByteStream, ForwardedRequest, ForwardedResponse};
 use crate::peers::Peers;
 use crate::talk::{self, Listener, Purpose, Speaker, Talk};
@@ -95,7 +96,7 @@ fn receive_answer(mut listener: Listener, speaker: Speaker, sending: tokio::task
         sending.abort();
         let _ = speaker.close().await;
     });
-    stream(receiver)
+    channel::stream(receiver)
 }
 
 /// The request's body as it comes. Where nobody wants it, it is heard to its end all the same: a conversation of which a
@@ -114,7 +115,7 @@ fn receive_request(mut listener: Listener) -> ByteStream {
         // Whoever asked says when it is done.
         let _ = listener.hear().await;
     });
-    stream(receiver)
+    channel::stream(receiver)
 }
 
 type Piece = std::io::Result<Bytes>;
@@ -129,8 +130,4 @@ async fn next_piece(listener: &mut Listener) -> Option<Piece> {
         Ok(None) => broken("the other agent broke off".into()),
         Err(problem) => broken(problem.message),
     }
-}
-
-fn stream(receiver: mpsc::Receiver<Piece>) -> ByteStream {
-    futures_util::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
 }

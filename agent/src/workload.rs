@@ -135,7 +135,7 @@ impl Workload {
         let mut live = self.live();
         let mut record = live.record.clone();
         change(&mut record);
-        durable::write(&self.place.record(), &record).map_err(internal)?;
+        durable::write(&self.place.record(), &record).map_err(Problem::internal)?;
         live.record = record;
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Workload {
         cgroup
             .limit(Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli })
             .map_err(|error| self.problem("limit", &error))?;
-        let dir = host.sandbox_dir(self.name.as_str()).map_err(internal)?;
+        let dir = host.sandbox_dir(self.name.as_str()).map_err(Problem::internal)?;
         let plan = Plan {
             dir,
             root: if spec.own_root { Root::Layer } else { Root::Node },
@@ -394,8 +394,4 @@ fn state_of(doing: &Doing, moving: bool, frozen: Option<String>) -> (State, Opti
         Doing::Failed(why) => (State::Failed, None, Some(why.clone())),
         Doing::Lost(why) => (State::Lost, None, Some(why.clone())),
     }
-}
-
-fn internal(error: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::Internal, error.to_string())
 }

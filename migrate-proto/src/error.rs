@@ -89,6 +89,11 @@ impl Problem {
         Problem { code, message: message.into(), hint: String::new() }
     }
 
+    /// Something of ours failed that nobody expected to fail.
+    pub fn internal(what: impl fmt::Display) -> Problem {
+        Problem::new(Code::Internal, what.to_string())
+    }
+
     /// The same problem with a hint.
     pub fn hint(self, hint: impl Into<String>) -> Problem {
         Problem { hint: hint.into(), ..self }

@@ -31,6 +31,7 @@ pub mod guard;
 pub mod init;
 pub mod layer;
 mod loopdev;
+pub mod nearby;
 pub mod plan;
 pub mod process;
 mod reap;

@@ -20,7 +20,7 @@ use crate::init::{EXIT_FILE, Launched, SOCKET};
 use crate::layer::Mounted;
 use crate::plan::{Output, Plan};
 use crate::process::{self, Identity};
-use crate::{beneath, wire};
+use crate::{beneath, nearby, wire};
 
 const IDENTITY: &str = "sandbox.json";
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -250,11 +250,8 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Connects by a short path (a socket's address has room for 108 bytes).
 fn connect_in(dir: &Path, name: &str) -> Result<UnixStream> {
-    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
-    let short = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
-    UnixStream::connect(short).map_err(SandboxError::file("connect to", dir.join(name)))
+    nearby::connect(dir, name).map_err(SandboxError::file("connect to", dir.join(name)))
 }
 
 fn done(reply: Reply) -> Result<()> {

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ground;
 use super::drive::{PULSE, Reins, Side, drive};
-use super::dump::internal;
 use super::hands::Hands;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
@@ -115,7 +114,8 @@ impl Arrival {
                 }
             })),
             Command::Verify(manifest) => {
-                let reception = self.reception.borrow().clone().ok_or_else(|| internal("nothing was received"))?;
+                let reception =
+                    self.reception.borrow().clone().ok_or_else(|| Problem::internal("nothing was received"))?;
                 drop(self.reins.beside(async move {
                     match hands.verify(&reception, &manifest).await {
                         Ok(()) => Event::DigestsMatch,
@@ -170,9 +170,9 @@ impl Arrival {
         let entry = self.reins.machine.entry(phase);
         match phase {
             Phase::Prepare | Phase::Commit => {
-                tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
+                tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(Problem::internal)
             }
-            Phase::Resume | Phase::CleanUp => durable::write_soon(&path, &entry).map_err(internal),
+            Phase::Resume | Phase::CleanUp => durable::write_soon(&path, &entry).map_err(Problem::internal),
             _ => Ok(()),
         }
     }
@@ -181,7 +181,7 @@ impl Arrival {
         let hands = self.hands.clone();
         let reception = self.reception.clone();
         self.reins.beside(async move {
-            match tokio::task::spawn_blocking(move || hands.build(&reception)).await.map_err(internal) {
+            match tokio::task::spawn_blocking(move || hands.build(&reception)).await.map_err(Problem::internal) {
                 Ok(Ok(())) => Event::SandboxReady,
                 Ok(Err(problem)) | Err(problem) => Event::ReceiveFailed(problem),
             }

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{Reins, Side, drive};
-use super::dump::{CriuCall, Dump, internal};
+use super::dump::{CriuCall, Dump};
 use super::layer_out::LayerOut;
 use super::line::NoBulk;
 use super::meter::Meter;
@@ -150,7 +150,7 @@ impl Departure {
             return Ok(());
         }
         let (path, entry) = (self.workload.place().departure(), self.reins.machine.entry(phase));
-        tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(internal)
+        tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(Problem::internal)
     }
 
     fn inspect(&self) {
@@ -158,7 +158,7 @@ impl Departure {
         let meter = self.meter.clone();
         self.reins.beside(async move {
             let made = tokio::task::spawn_blocking(move || offer::make(&host, &workload, &terms)).await;
-            match made.map_err(internal).and_then(std::convert::identity) {
+            match made.map_err(Problem::internal).and_then(std::convert::identity) {
                 Ok(offer) => {
                     meter.expect(expected_bytes(&offer));
                     Event::Inspected(Box::new(offer))
@@ -170,10 +170,10 @@ impl Departure {
 
     /// What is copied ahead: the layer, the memory, and what was written to the layer meanwhile.
     fn copy_layer(&self) -> Result<(), Problem> {
-        let speaker = self.reins.line.speaker().ok_or_else(|| internal("there is no connection"))?;
-        let sandbox = self.workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
+        let speaker = self.reins.line.speaker().ok_or_else(|| Problem::internal("there is no connection"))?;
+        let sandbox = self.workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
         let (path, meter, pace) = (self.workload.place().layer(), self.meter.clone(), self.pace.clone());
-        let main = self.workload.pid().ok_or_else(|| internal("the workload does not run"))?;
+        let main = self.workload.pid().ok_or_else(|| Problem::internal("the workload does not run"))?;
         let (cell, known, rounds) = (self.layer.clone(), self.known.clone(), self.rounds.clone());
         self.reins.beside(async move {
             let copied = async {
@@ -252,10 +252,10 @@ impl Departure {
         let criu_version = self.ground.host.criu_version().unwrap_or_default();
         self.reins.beside(async move {
             let complete = async {
-                let layer = layer.get().ok_or_else(|| internal("the layer was not copied"))?;
+                let layer = layer.get().ok_or_else(|| Problem::internal("the layer was not copied"))?;
                 let mut summaries = Vec::new();
                 let criu_done = async {
-                    summaries = streams.await.map_err(internal)??;
+                    summaries = streams.await.map_err(Problem::internal)??;
                     match call.guard.past(Some(Hook::PreDump)).await {
                         Standing::At(Hook::PostDump) => Ok(()),
                         other => Err(call.failure(Code::DumpFailed, other)),
@@ -265,7 +265,7 @@ impl Departure {
                 speaker.flush().await?;
                 let mut streams = vec![Stream { name: StreamName::layer(), length: sent.size, digest: sent.digest }];
                 for summary in summaries {
-                    let name = StreamName::image(&summary.name).map_err(internal)?;
+                    let name = StreamName::image(&summary.name).map_err(Problem::internal)?;
                     streams.push(Stream { name, length: summary.length, digest: summary.digest });
                 }
                 Ok(Manifest::new(criu_version, terms.from, terms.epoch, streams))
@@ -320,7 +320,7 @@ impl Departure {
                 // CRIU went with the sandbox, and its guard is writing that down in a directory that goes next.
                 let _ = tokio::time::timeout(GUARDS_LAST_WORDS, dump.call.guard.end()).await;
             }
-            match ended.map_err(internal).and_then(std::convert::identity) {
+            match ended.map_err(Problem::internal).and_then(std::convert::identity) {
                 Ok(()) => Some(Event::SourceEnded),
                 Err(problem) => {
                     tracing::error!(%problem, "the source's copy is frozen, but not yet removed");
@@ -345,7 +345,7 @@ impl Departure {
                 None => true,
             };
             let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload, clean)).await;
-            Some(match checked.map_err(internal) {
+            Some(match checked.map_err(Problem::internal) {
                 Ok(Ok(true)) => Event::SourceResumed,
                 Ok(Ok(false)) => Event::WorkloadEnded,
                 Ok(Err(problem)) | Err(problem) => Event::SourceResumeFailed(problem),
@@ -369,7 +369,7 @@ impl Departure {
     fn drop_copy(&self) {
         let dropped = tokio::task::block_in_place(|| {
             self.workload.drop_sandbox(&self.ground.host)?;
-            self.ground.registry.remove(self.workload.name()).map_err(internal)
+            self.ground.registry.remove(self.workload.name()).map_err(Problem::internal)
         });
         if let Err(problem) = dropped {
             let message = format!("what is left of it here could not be removed: {problem}");

@@ -90,8 +90,11 @@ impl CriuCall {
             criu_pid: largest_pid(sandbox) - PID_DISTANCE,
         };
         let starting = sandbox.clone();
-        tokio::task::spawn_blocking(move || starting.guard(&call)).await.map_err(internal)?.map_err(internal)?;
-        let guard = GuardLine::call(&places.guard).await.map_err(internal)?;
+        tokio::task::spawn_blocking(move || starting.guard(&call))
+            .await
+            .map_err(Problem::internal)?
+            .map_err(Problem::internal)?;
+        let guard = GuardLine::call(&places.guard).await.map_err(Problem::internal)?;
         Ok(CriuCall { guard, images, guard_dir: places.guard })
     }
 
@@ -184,23 +187,23 @@ impl Dump {
         pace: SharedPace,
         known: Arc<OnceLock<KnownPages>>,
     ) -> Result<Dump, Problem> {
-        let sandbox = workload.sandbox().ok_or_else(|| internal("the workload has no sandbox"))?;
+        let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("the workload has no sandbox"))?;
         let guard_dir = workload.place().dump();
         let _ = std::fs::remove_dir_all(&guard_dir);
-        guard::decision::prepare(&guard_dir).map_err(internal)?;
+        guard::decision::prepare(&guard_dir).map_err(Problem::internal)?;
         let name = "dump".to_owned();
         let images = sandbox.work().join(&name);
         let _ = std::fs::remove_dir_all(&images);
-        std::fs::create_dir_all(&images).map_err(internal)?;
-        let capture = Capture::bind(&images).map_err(internal)?;
+        std::fs::create_dir_all(&images).map_err(Problem::internal)?;
+        let capture = Capture::bind(&images).map_err(Problem::internal)?;
         let places = Places { guard: guard_dir, images: name, groups: Vec::new() };
         let call = Arc::new(CriuCall::start(host, workload, &sandbox, Kind::Dump, places).await?);
         let started = tokio::task::spawn_blocking(|| Outgoing::start(Options { pace, known, ..Options::default() }));
-        let (outgoing, chunks) = started.await.map_err(internal)?.map_err(internal)?;
+        let (outgoing, chunks) = started.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
         let (tell_frozen, frozen) = oneshot::channel();
         let (tell_streams, streams) = oneshot::channel();
         let streaming = tokio::spawn(async move {
-            let accepted = capture.accept().await.map_err(internal);
+            let accepted = capture.accept().await.map_err(Problem::internal);
             let outcome = match accepted {
                 Ok(capturing) => stream(capturing, outgoing, chunks, speaker, &meter, tell_frozen).await,
                 Err(problem) => Err(problem),
@@ -235,19 +238,19 @@ async fn stream(
     let sending = tokio::spawn(send_chunks(chunks, speaker.clone(), move |raw, sent| counting.memory(raw, sent)));
     let mut tell_frozen = Some(tell_frozen);
     while !capturing.is_last() {
-        let Some(image) = capturing.next().await.map_err(internal)? else {
+        let Some(image) = capturing.next().await.map_err(Problem::internal)? else {
             return Err(Problem::new(Code::DumpFailed, "CRIU ended before its image was complete"));
         };
         if let Some(tell) = tell_frozen.take() {
             let _ = tell.send(());
         }
-        let name = StreamName::image(&image.name).map_err(internal)?;
+        let name = StreamName::image(&image.name).map_err(Problem::internal)?;
         let stream = outgoing.next_stream();
         speaker.say(&Message::OpenStream { stream, name }).await?;
-        outgoing.add_pipe(image.name, image.pipe).map_err(internal)?;
+        outgoing.add_pipe(image.name, image.pipe).map_err(Problem::internal)?;
     }
-    let summaries = outgoing.finish().await.map_err(internal)?;
-    sending.await.map_err(internal)??;
+    let summaries = outgoing.finish().await.map_err(Problem::internal)?;
+    sending.await.map_err(Problem::internal)??;
     Ok(summaries)
 }
 
@@ -263,8 +266,4 @@ pub(super) async fn send_chunks(
         count(raw, sent);
     }
     Ok(())
-}
-
-pub(super) fn internal(error: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::Internal, error.to_string())
 }

@@ -16,7 +16,6 @@ use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::dump::internal;
 use super::receive::Reception;
 use super::restore::Restore;
 use super::{Ground, Input};
@@ -67,7 +66,7 @@ impl Hands {
     }
 
     pub(super) fn workload(&self) -> Result<Arc<Workload>, Problem> {
-        self.workload.get().cloned().ok_or_else(|| internal("the workload is not known here"))
+        self.workload.get().cloned().ok_or_else(|| Problem::internal("the workload is not known here"))
     }
 
     /// Others may change the workload again.
@@ -78,7 +77,8 @@ impl Hands {
     /// Compares, and takes the name.
     pub(super) async fn check(&self) -> Result<Room, Problem> {
         let (host, offered) = (self.ground.host.clone(), self.offer.clone());
-        let room = tokio::task::spawn_blocking(move || offer::check(&host, &offered)).await.map_err(internal)??;
+        let room =
+            tokio::task::spawn_blocking(move || offer::check(&host, &offered)).await.map_err(Problem::internal)??;
         let record = Record {
             spec: self.offer.spec.clone(),
             epoch: self.offer.epoch,
@@ -89,7 +89,9 @@ impl Hands {
             pid: None,
         };
         let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
-        tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn)).await.map_err(internal)??;
+        tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn))
+            .await
+            .map_err(Problem::internal)??;
         Ok(room)
     }
 
@@ -119,7 +121,7 @@ impl Hands {
 
     async fn start_criu(&self) -> Result<(), Problem> {
         let workload = self.workload()?;
-        let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
+        let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
         let restore = Arc::new(Restore::start(&self.ground.host, &workload, &sandbox).await?);
         *look(&self.restore) = Some(restore.clone());
         restore.ready().await
@@ -128,13 +130,13 @@ impl Hands {
     /// Mounts the layer and has CRIU rebuild the processes, up to the hold.
     pub(super) async fn restore(&self) -> Result<i32, Problem> {
         let workload = self.workload()?;
-        let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
-        tokio::task::spawn_blocking(move || workload.attach_layer(&sandbox)).await.map_err(internal)??;
+        let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
+        tokio::task::spawn_blocking(move || workload.attach_layer(&sandbox)).await.map_err(Problem::internal)??;
         if look(&self.restore).is_none() {
             self.start_criu().await?;
         }
-        let image = look(&self.image).clone().ok_or_else(|| internal("there is no image"))?;
-        let restore = look(&self.restore).clone().ok_or_else(|| internal("CRIU was not started"))?;
+        let image = look(&self.image).clone().ok_or_else(|| Problem::internal("there is no image"))?;
+        let restore = look(&self.restore).clone().ok_or_else(|| Problem::internal("CRIU was not started"))?;
         let pid = restore.restore(image).await?;
         self.follow_held(&restore);
         Ok(pid)
@@ -165,12 +167,12 @@ impl Hands {
             workload.drop_sandbox(&hands.ground.host)?;
             drop(look(&hands.restore).take());
             if look(&hands.image).is_none() {
-                let image = StoredImage::open(&hands.image_dir).map_err(internal)?;
+                let image = StoredImage::open(&hands.image_dir).map_err(Problem::internal)?;
                 *look(&hands.image) = Some(Arc::new(image));
             }
             workload.build_sandbox(&hands.ground.host).map(drop)
         };
-        tokio::task::spawn_blocking(rebuilt).await.map_err(internal)??;
+        tokio::task::spawn_blocking(rebuilt).await.map_err(Problem::internal)??;
         self.restore().await
     }
 
@@ -189,12 +191,12 @@ impl Hands {
         self.stop_following();
         let workload = self.workload()?;
         if !workload.record().owned {
-            return Err(internal("this node does not own the workload yet"));
+            return Err(Problem::internal("this node does not own the workload yet"));
         }
-        let sandbox = workload.sandbox().ok_or_else(|| internal("there is no sandbox"))?;
+        let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
         let last_pid = self.offer.last_pid;
         let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
-        tokio::task::spawn_blocking(prepare).await.map_err(internal)?.map_err(internal)?;
+        tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
         let restore = look(&self.restore).clone();
         match restore {
             Some(restore) => restore.resume().await?,
@@ -217,9 +219,9 @@ impl Hands {
             let _ = std::fs::remove_dir_all(&hands.image_dir);
             let Ok(workload) = hands.workload() else { return Ok(()) };
             workload.drop_sandbox(&hands.ground.host)?;
-            hands.ground.registry.remove(workload.name()).map_err(internal)
+            hands.ground.registry.remove(workload.name()).map_err(Problem::internal)
         });
-        match dropped.await.map_err(internal) {
+        match dropped.await.map_err(Problem::internal) {
             Ok(Ok(())) => {}
             Ok(Err(problem)) | Err(problem) => tracing::error!(%problem, "what had arrived could not be removed"),
         }
@@ -284,7 +286,7 @@ fn take_name(
     }
     *look(turn) = workload.turn().ok();
     let _ = std::fs::remove_dir_all(place.dir());
-    let made = std::fs::create_dir_all(place.dir()).map_err(internal).and_then(|()| workload.update(|_| {}));
+    let made = std::fs::create_dir_all(place.dir()).map_err(Problem::internal).and_then(|()| workload.update(|_| {}));
     match made {
         Ok(()) => {
             let _ = taken.set(workload);

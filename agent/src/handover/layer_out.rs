@@ -9,7 +9,7 @@ use migrate_proto::id::Digest;
 use migrate_sandbox::Sandbox;
 use tokio::sync::mpsc;
 
-use super::dump::{internal, send_chunks};
+use super::dump::send_chunks;
 use super::meter::Meter;
 use crate::talk::Speaker;
 
@@ -45,7 +45,7 @@ impl LayerOut {
         meter: Arc<Meter>,
         pace: SharedPace,
     ) -> Result<LayerOut, Problem> {
-        let source = LayerSource::open(path, Options { pace, ..Options::default() }).map_err(internal)?;
+        let source = LayerSource::open(path, Options { pace, ..Options::default() }).map_err(Problem::internal)?;
         Ok(LayerOut { source: Arc::new(Mutex::new(source)), sandbox, speaker, meter })
     }
 
@@ -81,23 +81,24 @@ impl LayerOut {
             let source = source.lock().unwrap_or_else(PoisonError::into_inner);
             Sent { size: source.size(), digest: source.digest() }
         };
-        tokio::task::spawn_blocking(sent).await.map_err(internal)
+        tokio::task::spawn_blocking(sent).await.map_err(Problem::internal)
     }
 
     async fn round(&self) -> Result<Round, Problem> {
         let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
         let this = self.clone();
         let work = tokio::task::spawn_blocking(move || -> Result<Round, Problem> {
-            let mounted = this.sandbox.mounted_layer().map_err(internal)?;
-            mounted.sync().map_err(internal)?;
-            let before = mounted.written().map_err(internal)?;
-            let stats = this.source.lock().unwrap_or_else(PoisonError::into_inner).round(&chunks).map_err(internal)?;
-            let stood_still = mounted.written().map_err(internal)? == before;
+            let mounted = this.sandbox.mounted_layer().map_err(Problem::internal)?;
+            mounted.sync().map_err(Problem::internal)?;
+            let before = mounted.written().map_err(Problem::internal)?;
+            let stats =
+                this.source.lock().unwrap_or_else(PoisonError::into_inner).round(&chunks).map_err(Problem::internal)?;
+            let stood_still = mounted.written().map_err(Problem::internal)? == before;
             Ok(Round { stats, stood_still: stood_still.then_some(before) })
         });
         let meter = self.meter.clone();
         send_chunks(queue, self.speaker.clone(), move |raw, sent| meter.files(raw, sent)).await?;
-        work.await.map_err(internal)?
+        work.await.map_err(Problem::internal)?
     }
 
     /// How much has been written to the layer's device, with everything that was only in the cache.
@@ -108,7 +109,7 @@ impl LayerOut {
             mounted.sync()?;
             mounted.written()
         };
-        tokio::task::spawn_blocking(look).await.map_err(internal)?.map_err(internal)
+        tokio::task::spawn_blocking(look).await.map_err(Problem::internal)?.map_err(Problem::internal)
     }
 }
 

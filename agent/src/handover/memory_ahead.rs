@@ -8,7 +8,7 @@ use migrate_proto::error::Problem;
 use migrate_sandbox::process;
 use tokio::sync::mpsc;
 
-use super::dump::{internal, send_chunks};
+use super::dump::send_chunks;
 use super::meter::Meter;
 use crate::talk::Speaker;
 
@@ -31,7 +31,7 @@ pub(super) async fn copy(
         ahead::copy(&large, pace, &chunks)
     });
     send_chunks(queue, speaker, move |raw, sent| meter.ahead(raw, sent)).await?;
-    let (known, stats) = work.await.map_err(internal)?.map_err(internal)?;
+    let (known, stats) = work.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     tracing::debug!(?stats, "memory was copied ahead");
     Ok((!known.is_empty()).then_some(known))
 }

@@ -17,7 +17,6 @@ use migrate_proto::message::{self, Message};
 use tokio::sync::{mpsc, watch};
 
 use super::Input;
-use super::dump::internal;
 use super::line::Intake;
 use super::meter::Meter;
 
@@ -43,11 +42,11 @@ impl Reception {
         expected: u64,
         budget: u64,
     ) -> Result<Reception, Problem> {
-        let layer_target = Arc::new(LayerTarget::create(layer, layer_bytes).map_err(internal)?);
+        let layer_target = Arc::new(LayerTarget::create(layer, layer_bytes).map_err(Problem::internal)?);
         if let Some(parent) = image.parent() {
-            std::fs::create_dir_all(parent).map_err(internal)?;
+            std::fs::create_dir_all(parent).map_err(Problem::internal)?;
         }
-        let store = Arc::new(Store::create(image, budget).map_err(internal)?);
+        let store = Arc::new(Store::create(image, budget).map_err(Problem::internal)?);
         store
             .reserve(expected)
             .map_err(|error| Problem::new(Code::NoMemory, format!("cannot set memory aside for the image: {error}")))?;
@@ -73,7 +72,7 @@ impl Reception {
     async fn settle_layer(&self) -> Result<(), Problem> {
         self.layer.drained().await.map_err(|error| Problem::new(Code::Corrupt, error.to_string()))?;
         let target = self.layer_target.clone();
-        tokio::task::spawn_blocking(move || target.sync()).await.map_err(internal)?.map_err(internal)
+        tokio::task::spawn_blocking(move || target.sync()).await.map_err(Problem::internal)?.map_err(Problem::internal)
     }
 
     /// Waits until all memory that was copied ahead is there: from now on images may refer to it.
@@ -87,14 +86,15 @@ impl Reception {
         self.settle_layer().await?;
         self.settle_memory().await?;
         let target = self.layer_target.clone();
-        let layer = tokio::task::spawn_blocking(move || target.digest()).await.map_err(internal)?;
+        let layer = tokio::task::spawn_blocking(move || target.digest()).await.map_err(Problem::internal)?;
         let expected = manifest.stream(&StreamName::layer()).map(|stream| stream.digest);
         if expected != Some(layer) {
             return Err(corrupt("the layer that arrived is not the one that was sent".into()));
         }
         let streams = self.summaries(manifest)?;
         let store = self.store.clone();
-        let complete = tokio::task::spawn_blocking(move || store.complete(&streams)).await.map_err(internal)?;
+        let complete =
+            tokio::task::spawn_blocking(move || store.complete(&streams)).await.map_err(Problem::internal)?;
         complete.map(Arc::new).map_err(|error| corrupt(error.to_string()))
     }
 
@@ -138,8 +138,8 @@ pub(super) struct ReceptionDesk {
 
 impl ReceptionDesk {
     async fn reception(&mut self) -> Result<Arc<Reception>, Problem> {
-        let ready = self.reception.wait_for(Option::is_some).await.map_err(internal)?;
-        ready.clone().ok_or_else(|| internal("the reception is closed"))
+        let ready = self.reception.wait_for(Option::is_some).await.map_err(Problem::internal)?;
+        ready.clone().ok_or_else(|| Problem::internal("the reception is closed"))
     }
 
     async fn handle(&mut self, message: Message, bulk: Bytes) -> Result<Option<Message>, Problem> {

@@ -15,7 +15,7 @@ use migrate_sandbox::guard::{Hook, Kind, Order};
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{oneshot, watch};
 
-use super::dump::{CriuCall, Places, internal};
+use super::dump::{CriuCall, Places};
 use crate::guardline::Standing;
 use crate::host::Host;
 use crate::workload::Workload;
@@ -43,8 +43,8 @@ impl Restore {
     ) -> Result<Restore, Problem> {
         let name = "restore".to_owned();
         let images = sandbox.work().join(&name);
-        std::fs::create_dir_all(&images).map_err(internal)?;
-        let serve = Serve::bind(&images).map_err(internal)?;
+        std::fs::create_dir_all(&images).map_err(Problem::internal)?;
+        let serve = Serve::bind(&images).map_err(Problem::internal)?;
         let guard = sandbox.dir().join("guard");
         let groups = host.cgroup(workload.name().as_str())?.load_procs();
         let places = Places { guard, images: name, groups };
@@ -54,7 +54,7 @@ impl Restore {
         let serving = tokio::spawn(async move {
             let served = match serve.accept().await {
                 Ok(serving) => serve_all(serving, tell_asked, arriving).await,
-                Err(error) => Err(internal(error)),
+                Err(error) => Err(Problem::internal(error)),
             };
             if let Err(problem) = served {
                 tracing::warn!(%problem, "CRIU was not served to its end");
@@ -132,15 +132,15 @@ async fn serve_all(
 ) -> Result<(), Problem> {
     let mut arriving = Some(arriving);
     let mut image: Option<Arc<StoredImage>> = None;
-    while let Some(request) = serving.next().await.map_err(internal)? {
+    while let Some(request) = serving.next().await.map_err(Problem::internal)? {
         if let Some(arriving) = arriving.take() {
             tell_asked.send_replace(true);
-            image = Some(arriving.await.map_err(internal)?);
+            image = Some(arriving.await.map_err(Problem::internal)?);
         }
         let name = request.name().to_owned();
         match &image {
             Some(image) if image.contains(&name) => {
-                let pipe = request.present().await.map_err(internal)?;
+                let pipe = request.present().await.map_err(Problem::internal)?;
                 let image = image.clone();
                 tokio::task::spawn_blocking(move || {
                     if let Err(error) = give(&image, &name, pipe) {
@@ -148,7 +148,7 @@ async fn serve_all(
                     }
                 });
             }
-            _ => request.absent().await.map_err(internal)?,
+            _ => request.absent().await.map_err(Problem::internal)?,
         }
     }
     Ok(())
@@ -157,18 +157,18 @@ async fn serve_all(
 /// Writes an image into CRIU's pipe, mended where CRIU would restore something else than what was dumped. Blocks.
 fn give(image: &StoredImage, name: &str, pipe: OwnedFd) -> Result<(), Problem> {
     if !mend::knows(name) {
-        return image.serve(name, pipe).map(drop).map_err(internal);
+        return image.serve(name, pipe).map(drop).map_err(Problem::internal);
     }
     let bytes = match image.read(name, mend::MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::warn!(%error, image = name, "passed on as it is");
-            return image.serve(name, pipe).map(drop).map_err(internal);
+            return image.serve(name, pipe).map(drop).map_err(Problem::internal);
         }
     };
     match File::from(pipe).write_all(&mended(name, bytes)) {
         // CRIU may close its end early.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(internal(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Problem::internal(error)),
         _ => Ok(()),
     }
 }

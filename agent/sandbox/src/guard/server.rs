@@ -3,7 +3,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +23,7 @@ use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
 use crate::process::Stat;
-use crate::{reap, wire};
+use crate::{nearby, reap, wire};
 
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
 /// How long a dump's hook waits for an agent that has not called yet.
@@ -88,17 +87,12 @@ fn open_process(pid: i32) -> Result<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).map_err(SandboxError::system("pidfd_open"))
 }
 
-/// Binds by a short path (a socket's address has room for 108 bytes).
 fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
-    use std::os::fd::AsRawFd;
-    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
-    let short = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
-    let path = dir.join(name);
-    let listener = UnixListener::bind(short).map_err(SandboxError::file("bind", &path))?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
-        .map_err(SandboxError::file("protect", &path))?;
-    listener.set_nonblocking(true).map_err(SandboxError::file("prepare", &path))?;
-    Ok(listener)
+    let listener = nearby::listen(dir, name).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(SandboxError::file("listen at", dir.join(name)))
 }
 
 fn start_criu(call: &Call) -> Result<Pid> {

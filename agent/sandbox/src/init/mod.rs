@@ -14,15 +14,14 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, fork, pipe, setsid};
 use serde::{Deserialize, Serialize};
 
-use crate::enter;
 use crate::error::{Result, SandboxError};
 use crate::plan::Plan;
+use crate::{enter, nearby};
 
 /// How the socket of a sandbox's PID 1 is called in its directory.
 pub(crate) const SOCKET: &str = "control.sock";
@@ -117,18 +116,8 @@ fn set_up(plan: &Plan, parent: i32) -> Result<Parts> {
     spawn::close_from(3, &[parent]);
     mounts::make_private()?;
     let directory = File::from(mounts::take(&plan.dir, false)?);
-    let listener = listen(&plan.dir)?;
+    let listener = nearby::listen(&plan.dir, SOCKET).map_err(SandboxError::file("listen at", plan.dir.join(SOCKET)))?;
     spawn::output_to_null()?;
     let house = mounts::House::build(plan)?;
     Ok(Parts { listener, directory, house })
-}
-
-/// Binds by a short path: a socket's address has room for 108 bytes, directories may be longer.
-fn listen(dir: &Path) -> Result<UnixListener> {
-    let directory = File::open(dir).map_err(SandboxError::file("open", dir))?;
-    let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
-    let listener = UnixListener::bind(&path).map_err(SandboxError::file("bind", dir.join(SOCKET)))?;
-    std::fs::set_permissions(dir.join(SOCKET), std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .map_err(SandboxError::file("protect", dir.join(SOCKET)))?;
-    Ok(listener)
 }
