@@ -13,14 +13,7 @@ use super::quantity;
 #[derive(Debug, Subcommand)]
 pub(crate) enum LabCommand {
     /// Start a lab; its nodes are node1, node2, …
-    Up {
-        /// How many nodes
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
-        nodes: u8,
-        /// Memory of each node (not there yet)
-        #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
-        memory: Option<u64>,
-    },
+    Up(Up),
     /// End the lab and remove everything it made
     Down,
     /// What the lab consists of
@@ -64,7 +57,7 @@ pub(crate) enum LabCommand {
         #[arg(value_name = "NODE[:NODE]", value_parser = parse_cut)]
         what: Cut,
     },
-    /// End all network faults
+    /// End all faults: of the network, and full disks
     Heal,
     /// A narrow link
     Slow {
@@ -76,8 +69,25 @@ pub(crate) enum LabCommand {
     },
     /// Packet loss (not there yet)
     Drop(NotThereYet),
-    /// A full disk (not there yet)
-    Fill(NotThereYet),
+    /// A full disk, on a lab whose nodes have disks of their own (`lab up --disk`)
+    Fill {
+        /// Which node
+        node: NodeName,
+    },
+}
+
+/// What kind of lab to start.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) nodes: u8,
+    /// Memory of each node; without, all that the host has
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub(crate) memory: Option<u64>,
+    /// Give each node a disk of this size of its own; without, they share the host's
+    #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
+    pub(crate) disk: Option<u64>,
 }
 
 /// What `lab cut` cuts.

@@ -109,9 +109,7 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
 
 fn run_lab(session: &Session, command: LabCommand) -> Result<u8, Failure> {
     match command {
-        LabCommand::Up { memory: Some(_), .. } => Err(Failure::NotThereYet { what: "lab up --memory" }),
         LabCommand::Drop(_) => Err(Failure::NotThereYet { what: "lab drop" }),
-        LabCommand::Fill(_) => Err(Failure::NotThereYet { what: "lab fill" }),
         command => lab::run(session, command),
     }
 }

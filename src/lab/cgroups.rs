@@ -13,15 +13,20 @@ use super::holder::Process;
 /// How long the kernel may take to let go of a group whose last process has ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every directory of the group `name`: one below the root of each hierarchy that has it.
-fn directories(name: &str) -> Result<BTreeSet<PathBuf>, LabError> {
+/// Where the hierarchies are mounted.
+pub(crate) fn mounts() -> Result<Vec<PathBuf>, LabError> {
     let path = Path::new("/proc/self/mountinfo");
     let mounts = std::fs::read_to_string(path).map_err(|source| LabError::File {
         doing: "read",
         path: path.to_owned(),
         source,
     })?;
-    let candidates = mounts.lines().filter_map(cgroup_mount).map(|mount| mount.join(name));
+    Ok(mounts.lines().filter_map(cgroup_mount).map(Path::to_owned).collect())
+}
+
+/// Every directory of the group `name`: one below the root of each hierarchy that has it.
+fn directories(name: &str) -> Result<BTreeSet<PathBuf>, LabError> {
+    let candidates = mounts()?.into_iter().map(|mount| mount.join(name));
     Ok(candidates.filter(|directory| directory.is_dir()).collect())
 }
 

@@ -1,4 +1,4 @@
-//! Network faults of a lab, and stopping all that runs on a node. What is in force is in the layout, so that a node that boots
+//! Faults of a lab's network and disks, and stopping all that runs on a node. What is in force is in the layout, so that a node that boots
 //! gets it again.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::holder::{self, Process};
 use super::layout::Layout;
 use super::power::running_switch;
-use super::{LabError, network, node};
+use super::{LabError, disk, network, node};
 use crate::cli::lab::Cut;
 
 /// Adds a partition.
@@ -43,7 +43,18 @@ pub(crate) fn slow(lab: &Path, layout: &mut Layout, name: &NodeName, rate: u64) 
     apply_to(lab, layout, name)
 }
 
-/// Ends every network fault. What is in force is forgotten last: a heal that failed half way can be repeated.
+/// Fills a node's disk.
+pub(crate) fn fill(lab: &Path, layout: &mut Layout, name: &NodeName) -> Result<(), LabError> {
+    layout.node(name)?;
+    if layout.disk.is_none() {
+        return Err(LabError::NoDisk { name: name.clone() });
+    }
+    layout.faults.filled.insert(name.clone());
+    layout.save(lab)?;
+    apply_to(lab, layout, name)
+}
+
+/// Ends every fault. What is in force is forgotten last: a heal that failed half way can be repeated.
 pub(crate) fn heal(lab: &Path, layout: &mut Layout) -> Result<(), LabError> {
     let switch = running_switch(lab)?;
     for identity in &layout.nodes {
@@ -53,6 +64,9 @@ pub(crate) fn heal(lab: &Path, layout: &mut Layout) -> Result<(), LabError> {
         }
         for peer in peers_cut_from(layout, &identity.name) {
             network::find_again(first.pid(), layout.node(&peer)?.address)?;
+        }
+        if layout.disk.is_some() {
+            disk::free(lab, &first, &identity.name)?;
         }
         if layout.faults.slow.contains_key(&identity.name) {
             network::widen(switch.pid(), first.pid(), &identity.name)?;
@@ -75,7 +89,12 @@ pub(crate) fn apply_to(lab: &Path, layout: &Layout, name: &NodeName) -> Result<(
     if let Some(rate) = layout.faults.slow.get(name) {
         network::narrow(switch.pid(), first.pid(), name, *rate)?;
     }
-    Ok(())
+    match layout.disk {
+        Some(_) if layout.faults.filled.contains(name) => disk::fill(lab, &first, name),
+        // Healed while the node was off.
+        Some(_) => disk::free(lab, &first, name),
+        None => Ok(()),
+    }
 }
 
 fn peers_cut_from(layout: &Layout, name: &NodeName) -> Vec<NodeName> {
@@ -96,6 +115,9 @@ pub(crate) fn in_words(layout: &Layout, name: &NodeName) -> Vec<String> {
     words.extend(peers_cut_from(layout, name).iter().map(|peer| format!("cut from {peer}")));
     if let Some(rate) = layout.faults.slow.get(name) {
         words.push(rate_in_words(*rate));
+    }
+    if layout.faults.filled.contains(name) {
+        words.push("disk full".to_owned());
     }
     words
 }

@@ -29,7 +29,13 @@ pub(crate) struct Layout {
     pub(crate) agent: PathBuf,
     /// The nodes, in order.
     pub(crate) nodes: Vec<LabNode>,
-    /// Network faults that are in force.
+    /// The size of each node's own disk, where it has one.
+    #[serde(default)]
+    pub(crate) disk: Option<u64>,
+    /// The memory of each node, where it is limited.
+    #[serde(default)]
+    pub(crate) memory: Option<u64>,
+    /// Faults that are in force.
     #[serde(default)]
     pub(crate) faults: Faults,
 }
@@ -44,7 +50,7 @@ pub(crate) struct LabNode {
     pub(crate) address: Ipv4Addr,
 }
 
-/// Network faults; they outlive a node's reboot.
+/// Faults; they outlive a node's reboot.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Faults {
@@ -54,6 +60,9 @@ pub(crate) struct Faults {
     pub(crate) cut_pairs: BTreeSet<(NodeName, NodeName)>,
     /// Narrow links, in bits a second.
     pub(crate) slow: BTreeMap<NodeName, u64>,
+    /// Full disks.
+    #[serde(default)]
+    pub(crate) filled: BTreeSet<NodeName>,
 }
 
 impl LabNode {
@@ -74,6 +83,8 @@ impl Layout {
             id,
             agent,
             nodes: (1..=nodes).map(node).collect::<Result<_, LabError>>()?,
+            disk: None,
+            memory: None,
             faults: Faults::default(),
         })
     }

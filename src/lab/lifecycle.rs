@@ -8,16 +8,20 @@ use migrate_proto::name::NodeName;
 
 use super::layout::Layout;
 use super::lock::LabLock;
-use super::{LabError, agent, cgroups, holder, loops, node, power, switch};
+use super::{LabError, agent, cgroups, disk, holder, loops, node, power, switch};
+use crate::cli::lab::Up;
 use crate::command::Session;
 use crate::command::key::{self, KeyError};
 use crate::failure::Failure;
 
 /// Starts a lab and waits until all agents answer. What fails half way is cleaned up.
-pub(super) fn up(session: &Session, lab: &Path, nodes: u8, deadline: Instant) -> Result<(), Failure> {
+pub(super) fn up(session: &Session, lab: &Path, asked: &Up, deadline: Instant) -> Result<(), Failure> {
     let program = agent::program()?;
     let id = key::hex(&key::random_bytes::<4>().map_err(KeyError::Random)?);
-    let layout = Layout::new(id, program, nodes)?;
+    let layout = Layout { disk: asked.disk, memory: asked.memory, ..Layout::new(id, program, asked.nodes)? };
+    if asked.disk.is_some_and(|bytes| bytes < disk::LEAST) {
+        return Err(LabError::SmallDisk.into());
+    }
     if lab.starts_with("/run") || lab.starts_with("/proc") {
         let why = "every node has a /run and a /proc of its own";
         return Err(LabError::Directory { directory: lab.to_owned(), why }.into());
@@ -30,7 +34,7 @@ pub(super) fn up(session: &Session, lab: &Path, nodes: u8, deadline: Instant) ->
     let _lock = LabLock::take(lab)?;
     refuse_a_used_directory(lab)?;
     layout.save(lab)?;
-    session.remarks.say(format_args!("starting {nodes} nodes in {}", lab.display()));
+    session.remarks.say(format_args!("starting {} nodes in {}", asked.nodes, lab.display()));
     let started = start_all(lab, &layout).map_err(Failure::from);
     let ready = started.and_then(|()| {
         let names = layout.nodes.iter().map(|identity| &identity.name);

@@ -7,6 +7,7 @@
 pub(crate) mod agent;
 mod cgroups;
 mod detach;
+mod disk;
 mod faults;
 mod holder;
 mod inside;
@@ -15,6 +16,7 @@ mod lifecycle;
 mod lock;
 mod log_tail;
 mod loops;
+mod memory;
 mod network;
 pub(crate) mod node;
 mod power;
@@ -61,6 +63,10 @@ pub(crate) enum LabError {
     NotRunning { name: NodeName },
     #[error("{name} is running already")]
     AlreadyRunning { name: NodeName },
+    #[error("a node's disk has at least {} MiB", disk::LEAST >> 20)]
+    SmallDisk,
+    #[error("{name} has no disk of its own that could be filled")]
+    NoDisk { name: NodeName },
     #[error("{name} has no agent at the moment")]
     NoAgent { name: NodeName },
     #[error("there is no agent program at {}", path.display())]
@@ -104,6 +110,7 @@ impl LabError {
             LabError::NotRoot | LabError::NoLab { .. } | LabError::AlreadyUp { .. } | LabError::Directory { .. } => 2,
             LabError::UnknownNode { .. } | LabError::NotRunning { .. } | LabError::AlreadyRunning { .. } => 2,
             LabError::NoAgentProgram { .. } | LabError::Layout { .. } => 2,
+            LabError::NoDisk { .. } | LabError::SmallDisk => 2,
             _ => 1,
         }
     }
@@ -115,6 +122,7 @@ impl LabError {
             LabError::AlreadyUp { .. } => "migrate lab down ends it; $MIGRATE_LAB names another directory",
             LabError::NoSwitch | LabError::Undead { .. } => "migrate lab down cleans up",
             LabError::NotRunning { .. } => "migrate lab start boots it",
+            LabError::NoDisk { .. } => "migrate lab up --disk 512MiB gives every node one",
             LabError::NoAgentProgram { .. } => "$MIGRATE_AGENT_BIN names it",
             LabError::Tool(ToolError::Start { .. }) => "iproute2 and util-linux are needed",
             _ => "",
@@ -158,8 +166,8 @@ pub(crate) fn run(session: &Session, command: LabCommand) -> Result<u8, Failure>
     })?;
     let deadline = Instant::now() + session.everywhere.timeout.unwrap_or(PATIENCE);
     match command {
-        LabCommand::Up { nodes, .. } => {
-            lifecycle::up(session, &lab, nodes, deadline)?;
+        LabCommand::Up(up) => {
+            lifecycle::up(session, &lab, &up, deadline)?;
             status::show(session, &lab)
         }
         LabCommand::Down => Ok(lifecycle::down(&lab).map(|()| 0)?),
@@ -186,6 +194,7 @@ fn change(lab: &Path, layout: &mut Layout, command: LabCommand) -> Result<(), La
         LabCommand::Cut { what } => faults::cut(lab, layout, what),
         LabCommand::Heal => faults::heal(lab, layout),
         LabCommand::Slow { node, rate } => faults::slow(lab, layout, &node, rate),
+        LabCommand::Fill { node } => faults::fill(lab, layout, &node),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::layout::Layout;
 use super::supervisor::Supervisor;
 use super::tool::ToolError;
-use super::{LabError, detach, holder, network};
+use super::{LabError, detach, disk, holder, memory, network};
 
 /// Why a node did not come up; it ends up in the node's log.
 #[derive(Debug, Error)]
@@ -62,6 +62,10 @@ pub(crate) fn be_node(lab: &Path, name: &NodeName) -> Result<(), LabError> {
     layout.node(name)?;
     nix::unistd::setsid().map_err(system("cannot begin a session"))?;
     set_up(name)?;
+    disk::mount(lab, &layout, name)?;
+    if let Some(bytes) = layout.memory {
+        memory::confine(&layout.cgroup(name), bytes)?;
+    }
     let _held = holder::hold(&directory(lab, name))?;
     detach::report_held().map_err(system("not told to go on"))?;
     Supervisor::new(lab, &layout, name).run()

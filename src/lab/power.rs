@@ -10,7 +10,7 @@ use super::detach::Starting;
 use super::holder::{self, Process};
 use super::layout::{LabNode, Layout};
 use super::log_tail::LogTail;
-use super::{LabError, cgroups, faults, network, node, switch};
+use super::{LabError, cgroups, disk, faults, network, node, switch};
 
 /// How long a node may take to be gone after SIGKILL when nothing in it is frozen.
 const PROMPT: Duration = Duration::from_millis(500);
@@ -64,6 +64,7 @@ pub(crate) fn boot(lab: &Path, layout: &Layout, identity: &LabNode) -> Result<()
         }
         _ => {}
     }
+    disk::make(lab, layout, &identity.name)?;
     let starting = Starting::start(&[&args[..], &[lab.as_os_str()]].concat(), &log)?;
     let first = running(lab, layout, &identity.name)?;
     network::plug(switch.pid(), first.pid(), identity)?;

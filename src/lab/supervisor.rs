@@ -174,7 +174,7 @@ fn agent_args(lab: &Path, layout: &Layout, name: &NodeName) -> Vec<OsString> {
             add("--peer", format!("{}={}", node.name, node.listen()).into());
         }
     }
-    add("--state", own.join("state").into());
+    add("--state", super::disk::state(lab, name).into());
     add("--run", "/run/migrate".into());
     add("--key", lab.join("cluster.key").into());
     add("--socket", own.join("agent.sock").into());
