@@ -9,6 +9,7 @@
 //! The source remembers a hash of each page ([`KnownPages`]). The hash only proposes: the target compares the BLAKE3 digest
 //! of every chunk that it puts together, so a collision ends the transfer and never changes a byte.
 
+mod encoders;
 mod pages;
 mod process;
 
@@ -19,11 +20,12 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::encoders::Encoders;
 pub use self::pages::KnownPages;
 use self::process::Process;
 use crate::buffers::{Buffer, Pool};
-use crate::chunk::{AHEAD_STREAM, CHUNK_BYTES, Chunk, PAGE_BYTES, is_zero};
-use crate::encode::{EncodeError, Encoder};
+use crate::chunk::{CHUNK_BYTES, Chunk, PAGE_BYTES, is_zero};
+use crate::encode::EncodeError;
 use crate::pace::SharedPace;
 
 /// Buffers, here and under way: enough for a link to be busy while the next pages are read.
@@ -35,6 +37,12 @@ pub enum AheadError {
     /// zstd failed.
     #[error("cannot compress memory: {0}")]
     Compress(std::io::Error),
+    /// A thread could not be started.
+    #[error("cannot start compressing memory: {0}")]
+    Start(std::io::Error),
+    /// A thread panicked.
+    #[error("a thread that compresses memory panicked")]
+    Panicked,
     /// Nobody takes chunks any more.
     #[error("copying memory ahead was stopped")]
     Stopped,
@@ -67,16 +75,13 @@ pub struct Stats {
 /// Ends early, with what it has, when [`KnownPages::LIMIT`] pages are known.
 pub fn copy(pids: &[i32], pace: SharedPace, out: &mpsc::Sender<Chunk>) -> Result<(KnownPages, Stats), AheadError> {
     let raw = Pool::new(RAW_CHUNKS);
-    let encoder = Encoder::new(pace, raw.clone(), out.clone())?;
-    let mut copying = Copying { known: KnownPages::default(), encoder, raw, offset: 0, stats: Stats::default() };
-    let mut gathered = Gathered { room: copying.room()?, len: 0 };
-    for pid in pids {
-        if copying.process(*pid, &mut gathered)?.is_none() {
-            copying.stats.skipped += 1;
-        }
-    }
-    copying.send(gathered)?;
-    Ok((copying.known.finish(), copying.stats))
+    let encoders = Encoders::start(&pace, &raw, out)?;
+    let mut copying = Copying { known: KnownPages::default(), encoders, raw, offset: 0, stats: Stats::default() };
+    let read = copying.all(pids);
+    let Copying { known, encoders, mut stats, .. } = copying;
+    // Why they stopped says more than that they did.
+    stats.sent_bytes = encoders.finish()?;
+    read.map(|()| (known.finish(), stats))
 }
 
 /// Pages for the next chunk.
@@ -87,7 +92,7 @@ struct Gathered {
 
 struct Copying {
     known: KnownPages,
-    encoder: Encoder,
+    encoders: Encoders,
     raw: Arc<Pool>,
     /// Where in the stream the next chunk begins.
     offset: u64,
@@ -97,6 +102,16 @@ struct Copying {
 impl Copying {
     fn room(&self) -> Result<Buffer, AheadError> {
         self.raw.take().ok_or(AheadError::Stopped)
+    }
+
+    fn all(&mut self, pids: &[i32]) -> Result<(), AheadError> {
+        let mut gathered = Gathered { room: self.room()?, len: 0 };
+        for pid in pids {
+            if self.process(*pid, &mut gathered)?.is_none() {
+                self.stats.skipped += 1;
+            }
+        }
+        self.send(gathered)
     }
 
     /// Takes all pages of a process that are there. `None` where it cannot be looked at.
@@ -152,10 +167,9 @@ impl Copying {
         if len == 0 {
             return Ok(());
         }
-        let sent = self.encoder.send(AHEAD_STREAM, self.offset, room.freeze(len))?;
+        self.encoders.take(self.offset, room.freeze(len))?;
         self.offset += len as u64;
         self.stats.copied_bytes += len as u64;
-        self.stats.sent_bytes += sent.bytes as u64;
         Ok(())
     }
 }

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::chunk::AHEAD_STREAM;
 use crate::chunk::{ChunkError, ChunkHeader, Encoding, StreamSummary, stream_digest};
+use crate::encode::Encoder;
 use crate::outgoing::{Options, Outgoing};
 use crate::pace::Pace;
 use crate::store::{Store, StoreError, StreamError};
