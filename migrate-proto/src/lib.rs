@@ -8,6 +8,7 @@ pub mod error;
 pub mod frame;
 pub mod handover;
 pub mod id;
+pub mod key;
 pub mod manifest;
 pub mod message;
 pub mod name;
