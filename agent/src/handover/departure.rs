@@ -11,31 +11,28 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::source::{Command, Entry, Event, Source};
 use migrate_proto::handover::{Decision, Terms};
 use migrate_proto::id::HandoverId;
-use migrate_proto::manifest::{Manifest, Stream, StreamName};
 use migrate_proto::message::{Message, Offer};
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
-use migrate_sandbox::guard::{Hook, Order, decision};
+use migrate_sandbox::guard::{Order, decision};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::drive::{Reins, Side, drive};
 use super::dump::{CriuCall, Dump};
+use super::last_bytes::LastBytes;
 use super::layer_out::LayerOut;
 use super::line::NoBulk;
 use super::meter::Meter;
 use super::{Ground, Input, memory_ahead};
 use crate::events::Kind;
-use crate::guardline::Standing;
 use crate::offer;
 use crate::peers::random_bytes;
 use crate::talk::{Purpose, Talk};
 use crate::workload::Workload;
 use crate::{clock, durable};
 
-/// How long CRIU, whose images have ended too early, may take to end as well.
-const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long a guard may take to write down that its CRIU is gone.
 const GUARDS_LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -244,43 +241,19 @@ impl Departure {
         });
     }
 
-    /// During the pause: the layer's last changes beside CRIU's images, then what all of it is.
     fn finish_transfer(&mut self) {
         let (Some(dump), Some(speaker)) = (&mut self.dump, self.reins.line.speaker()) else { return };
-        let streams = std::mem::replace(&mut dump.streams, tokio::sync::oneshot::channel().1);
-        let (call, layer, terms) = (dump.call.clone(), self.layer.clone(), self.terms().clone());
-        let criu_version = self.ground.host.criu_version().unwrap_or_default();
+        let last = LastBytes {
+            call: dump.call.clone(),
+            streams: std::mem::replace(&mut dump.streams, tokio::sync::oneshot::channel().1),
+            layer: self.layer.clone(),
+            speaker,
+            criu_version: self.ground.host.criu_version().unwrap_or_default(),
+            terms: self.terms().clone(),
+        };
         self.reins.beside(async move {
-            let complete = async {
-                let layer = layer.get().ok_or_else(|| Problem::internal("the layer was not copied"))?;
-                let mut summaries = Vec::new();
-                let criu_done = async {
-                    summaries = streams.await.map_err(Problem::internal)??;
-                    match call.guard.past(Some(Hook::PreDump)).await {
-                        Standing::At(Hook::PostDump) => Ok(()),
-                        other => Err(call.failure(Code::DumpFailed, other)),
-                    }
-                };
-                let sent = layer.last(criu_done).await?;
-                speaker.flush().await?;
-                let mut streams = vec![Stream { name: StreamName::layer(), length: sent.size, digest: sent.digest }];
-                for summary in summaries {
-                    let name = StreamName::image(&summary.name).map_err(Problem::internal)?;
-                    streams.push(Stream { name, length: summary.length, digest: summary.digest });
-                }
-                Ok(Manifest::new(criu_version, terms.from, terms.epoch, streams))
-            };
-            let complete: Result<Manifest, Problem> = complete.await;
-            match complete {
+            match last.send().await {
                 Ok(manifest) => Event::ImageComplete(manifest),
-                // Where CRIU is ending its own words are worth more than the broken pipe.
-                Err(problem) if problem.code == Code::DumpFailed => {
-                    let ended = tokio::time::timeout(LAST_WORDS, call.guard.end()).await;
-                    Event::DumpFailed(match ended {
-                        Ok(Some(exit)) => call.failure(Code::DumpFailed, Standing::Ended(exit)),
-                        _ => problem,
-                    })
-                }
                 Err(problem) => Event::DumpFailed(problem),
             }
         });

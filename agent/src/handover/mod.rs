@@ -4,7 +4,7 @@
 //! `step` for both: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
 //!
 //! - `line`: the connection to the peer, which is made anew when it is lost.
-//! - `dump`, `layer_out`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
+//! - `dump`, `layer_out`, `last_bytes`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
 //! - `halts`: rehearsals of faults in a phase.
 //! - `meter`: bytes and phases, for progress and report.
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
@@ -15,6 +15,7 @@ mod drive;
 mod dump;
 mod halts;
 mod hands;
+mod last_bytes;
 mod layer_out;
 mod line;
 mod memory_ahead;
