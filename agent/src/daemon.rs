@@ -6,7 +6,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::NodeName;
 use migrate_sandbox::control::Status;
 use migrate_sandbox::{Sandbox, sandbox};
-use migrate_transport::keys::ClusterKey;
+use migrate_transport::keys;
 use migrate_transport::keys::authority::NodeIdentity;
 use migrate_transport::session::Acceptor;
 use migrate_transport::zmq::ZmqTransport;
@@ -84,11 +84,11 @@ async fn find_criu(config: &Config) -> Result<migrate_criu::probe::Capabilities,
 }
 
 async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem> {
-    let key = ClusterKey::load(&host.config.key).map_err(|error| {
+    let keys = keys::load(&host.config.key).map_err(|error| {
         Problem::new(Code::Usage, error.to_string())
             .hint(format!("`migrate key new {}` makes one", host.config.key.display()))
     })?;
-    let identity = NodeIdentity::issue(&key, host.node().clone())
+    let identity = NodeIdentity::issue(&keys, host.node().clone())
         .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))?;
     let config = migrate_transport::zmq::Config { identity, run: host.config.run.clone(), listen: host.config.listen };
     ZmqTransport::start(config).await.map_err(|error| error.problem())

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use migrate_transport::keys::ClusterKey;
 use migrate_transport::keys::authority::NodeIdentity;
+use migrate_transport::keys::generate;
 use migrate_transport::link::{PeerAddress, Transport};
 use migrate_transport::memory::Network;
 use migrate_transport::parcel::Parcel;
@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
     println!("session over memory:         {speed}");
 
     let directory = tempfile::tempdir()?;
-    let key = ClusterKey::generate()?;
+    let key = generate()?;
     let start = async |name: &str| -> Result<Arc<ZmqTransport>> {
         let identity = NodeIdentity::issue(&key, name.parse()?)?;
         let config = Config { identity, run: directory.path().join(name), listen: "127.0.0.1:0".parse()? };

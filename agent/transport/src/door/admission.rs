@@ -1,10 +1,11 @@
 //! How many strangers may stand at the door: connections that have not proved who they are.
 //!
 //! When there are too many, the one that has stood longest makes room, first among those of the same address. So silent
-//! connections cannot keep an honest one out, which needs milliseconds.
+//! connections cannot keep an honest one out, which needs milliseconds. An address is an IPv4 address, or the /64 network
+//! of an IPv6 one, of which a stranger has as many as it likes.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub struct Place {
 }
 
 impl Admission {
-    /// A place for a new connection; another may have to leave for it.
+    /// A place for a new connection from this [neighbourhood]; another may have to leave for it.
     pub fn admit(&self, address: IpAddr) -> Place {
         let mut standing = self.lock();
         if standing.of(address) >= MOST_OF_AN_ADDRESS {
@@ -67,7 +68,8 @@ impl Standing {
     }
 
     fn busiest_address(&self) -> Option<IpAddr> {
-        self.strangers.iter().map(|stranger| stranger.address).max_by_key(|address| self.of(*address))
+        // The last of several maxima is found: of addresses with equally many, that of the oldest stranger.
+        self.strangers.iter().rev().map(|stranger| stranger.address).max_by_key(|address| self.of(*address))
     }
 
     fn send_away_one_of(&mut self, address: IpAddr) {
@@ -92,8 +94,18 @@ impl Drop for Place {
     }
 }
 
+/// By what a stranger's address counts: an IPv4 peer is the same when it comes through an IPv6 socket, and an IPv6 network is
+/// one neighbour.
+pub fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn address(last: u8) -> IpAddr {
@@ -122,6 +134,24 @@ mod tests {
         let _new = admission.admit(address(99));
         assert_eq!((left(&quiet), left(&busy)), (vec![], vec![0]));
         assert_eq!(admission.lock().strangers.len(), MOST_STRANGERS);
+    }
+
+    #[test]
+    fn among_many_addresses_the_oldest_makes_room() {
+        let admission = Admission::default();
+        let mut places: Vec<Place> = (0..=MOST_STRANGERS as u8).map(|last| admission.admit(address(last))).collect();
+        assert_eq!(left(&places), [0]);
+        places.push(admission.admit(address(200)));
+        assert_eq!(left(&places), [0, 1]);
+    }
+
+    #[test]
+    fn a_network_of_addresses_is_one_neighbour() {
+        let of = |text: &str| neighbourhood(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2:3"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), address(1));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //!
 //! [`outgoing`] opens connections to the doors of peers, [`incoming`] takes theirs: TLS 1.3, both sides with certificates of the
 //! cluster. Not a byte gets to ZeroMQ before the handshake has succeeded, and what gets there afterwards has been seen by a
-//! [`zmtp::Watch`]. [`admission`] bounds who has not proved itself yet; [`shuttle`] moves the bytes.
+//! [`zmtp::Watch`]. [`admission`] bounds who has not proved itself yet, `turnstile` how often it may try; [`shuttle`]
+//! moves the bytes.
 
 pub mod admission;
 pub mod incoming;
 pub mod outgoing;
 pub mod shuttle;
+mod turnstile;
 pub mod zmtp;
 
 use std::os::fd::AsFd;

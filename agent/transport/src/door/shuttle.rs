@@ -20,6 +20,10 @@ const BUFFER: usize = 512 << 10;
 /// How long the peer may take to close after this side has closed.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a peer may read nothing while there is something for it. Far longer than a session waits for a sign of life: this
+/// is about one that speaks on and does not listen, for which words would pile up here.
+const DEAF: Duration = Duration::from_secs(15);
+
 /// Why a connection ended, when not by being closed.
 #[derive(Debug, Error)]
 pub enum ShuttleError {
@@ -32,6 +36,12 @@ pub enum ShuttleError {
     /// ZeroMQ on one side did not introduce itself.
     #[error("it did not introduce itself in time")]
     Silent,
+    /// The other side does not read.
+    #[error("it does not read what is sent to it")]
+    Deaf,
+    /// The key that the peer proved itself with was retired.
+    #[error("its key is trusted no longer")]
+    Retired,
 }
 
 /// One connection, ready to be carried.
@@ -98,9 +108,20 @@ where
             return Ok(());
         }
         watch.inspect(&buffer[..filled])?;
-        to.write_all(&buffer[..filled]).await?;
-        to.flush().await?;
+        hand_over(&buffer[..filled], to).await?;
     }
+}
+
+async fn hand_over<W: AsyncWrite + Unpin>(mut bytes: &[u8], to: &mut W) -> Result<(), ShuttleError> {
+    let deaf = |_| ShuttleError::Deaf;
+    while !bytes.is_empty() {
+        let written = timeout(DEAF, to.write(bytes)).await.map_err(deaf)??;
+        if written == 0 {
+            return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+        }
+        bytes = &bytes[written..];
+    }
+    Ok(timeout(DEAF, to.flush()).await.map_err(deaf)??)
 }
 
 /// Waits for bytes, then takes all that are there: TLS gives them out in records of 16 KiB.

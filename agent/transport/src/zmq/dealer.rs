@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use migrate_proto::name::NodeName;
 use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,14 +18,20 @@ use crate::door::HANDSHAKE;
 use crate::door::outgoing::failed;
 use crate::door::shuttle::{Shuttle, ShuttleError};
 use crate::door::zmtp::Watch;
-use crate::keys::authority::NodeIdentity;
 use crate::link::{Frames, Link, LinkCut, LinkReceiver, LinkSender, PeerAddress, TransportError};
+
+/// The door's connection to a peer.
+pub(super) struct Remote {
+    pub(super) stream: TlsStream<TcpStream>,
+    /// The key that the peer proved itself with is trusted no longer.
+    pub(super) retired: CancellationToken,
+}
 
 /// Connects a DEALER through the door's connection to the peer's ROUTER, and waits until the two have introduced themselves.
 pub(super) async fn connect(
-    own: &NodeIdentity,
+    own: &NodeName,
     peer: &PeerAddress,
-    remote: TlsStream<TcpStream>,
+    remote: Remote,
     socket: PathBuf,
 ) -> Result<Link, TransportError> {
     let local = |doing| {
@@ -33,12 +40,12 @@ pub(super) async fn connect(
     };
     let listener = UnixListener::bind(&socket).map_err(local("listen on"))?;
     let _unlink = Unlink(&socket);
-    let mine = identity(own.node()).map_err(|error| local("choose an identity for")(io::Error::other(error)))?;
+    let mine = identity(own).map_err(|error| local("choose an identity for")(io::Error::other(error)))?;
     let mut options = socket_options(mine);
     options.connect_timeout(HANDSHAKE);
     let mut dealer = DealerSocket::with_options(options);
     let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
-    let from_local = Watch::new(own.node().as_str(), Box::new(|_| Ok(())));
+    let from_local = Watch::new(own.as_str(), Box::new(|_| Ok(())));
     let from_remote = Watch::new(peer.node.as_str(), Box::new(|_| Ok(())));
     let shuttle = tokio::spawn(Box::pin(carry(listener, remote, from_local, from_remote, stop.clone(), gone.clone())));
     let stop = Arc::new(stop.drop_guard());
@@ -56,7 +63,7 @@ pub(super) async fn connect(
 
 async fn carry(
     listener: UnixListener,
-    remote: TlsStream<TcpStream>,
+    remote: Remote,
     from_local: Watch,
     from_remote: Watch,
     stop: CancellationToken,
@@ -65,7 +72,11 @@ async fn carry(
     let _gone = gone.drop_guard();
     let (local, _) = timeout(HANDSHAKE, listener.accept()).await.map_err(|_| ShuttleError::Silent)??;
     drop(listener);
-    Shuttle { local, remote, from_local, from_remote }.run(stop).await
+    let shuttle = Shuttle { local, remote: remote.stream, from_local, from_remote };
+    tokio::select! {
+        ended = shuttle.run(stop) => ended,
+        () = remote.retired.cancelled() => Err(ShuttleError::Retired),
+    }
 }
 
 /// The handshake of TLS succeeded, that of ZeroMQ did not: the shuttle knows why.
@@ -79,6 +90,9 @@ async fn no_introduction(
         Ok(Ok(Err(ShuttleError::Broken(broken)))) => failed(peer, broken),
         Ok(Ok(Err(ShuttleError::Violation(violation)))) => {
             TransportError::Untrusted { node, address, reason: violation.to_string() }
+        }
+        Ok(Ok(Err(error @ ShuttleError::Retired))) => {
+            TransportError::Untrusted { node, address, reason: error.to_string() }
         }
         Ok(Ok(Err(ShuttleError::Silent))) | Err(_) => TransportError::TimedOut { node, address },
         Ok(_) => TransportError::Unreachable { node, address, source: Arc::new(io::Error::other(error)) },

@@ -25,16 +25,17 @@ use futures_util::StreamExt;
 use migrate_proto::name::NodeName;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use zeromq::util::PeerIdentity;
 use zeromq::{RouterRecvHalf, RouterSocket, Socket, SocketEvent, SocketOptions, SocketRecv, ZmqMessage};
 
+use self::dealer::Remote;
 use self::roster::Roster;
 use crate::allocation::keep_frames;
 use crate::door::incoming::{Incoming, listen};
 use crate::door::outgoing;
 use crate::keys::authority::NodeIdentity;
-use crate::keys::{KeyError, fill_random};
+use crate::keys::credentials::Credentials;
+use crate::keys::{Fingerprint, KeyError, fill_random};
 use crate::link::{Frames, Link, LinkCut, PeerAddress, Transport, TransportError};
 
 /// How many links of peers may wait for [`Transport::accept`].
@@ -54,7 +55,8 @@ pub struct Config {
 
 /// ZeroMQ behind the door. Dropping it closes the door and ends the links of peers; links that it made live on.
 pub struct ZmqTransport {
-    identity: NodeIdentity,
+    node: NodeName,
+    credentials: Arc<Credentials>,
     directory: PathBuf,
     address: SocketAddr,
     next_socket: AtomicU64,
@@ -84,10 +86,11 @@ impl ZmqTransport {
 
         let listener = listen(address).map_err(failed("listen on", &address))?;
         let address = listener.local_addr().map_err(failed("listen on", &address))?;
-        let tls = identity.server_config().map_err(io::Error::other).map_err(failed("set up TLS on", &address))?;
+        let node = identity.node().clone();
+        let credentials = Credentials::new(identity);
         let door = Incoming {
-            node: identity.node().clone(),
-            tls: TlsAcceptor::from(Arc::new(tls)),
+            node: node.clone(),
+            credentials: credentials.clone(),
             router: router_path,
             guests: roster.clone(),
         };
@@ -102,7 +105,8 @@ impl ZmqTransport {
             }
         });
         Ok(Arc::new(ZmqTransport {
-            identity,
+            node,
+            credentials,
             directory,
             address,
             next_socket: AtomicU64::new(0),
@@ -118,17 +122,33 @@ impl ZmqTransport {
 
     /// This node.
     pub fn node(&self) -> &NodeName {
-        self.identity.node()
+        &self.node
+    }
+
+    /// Which keys are trusted now; the first one issued this node's certificate.
+    pub fn keys(&self) -> Vec<Fingerprint> {
+        self.credentials.now().keys()
+    }
+
+    /// From now on this node proves itself with, and trusts, what `identity` says. It must be of this node.
+    pub fn replace_identity(&self, identity: NodeIdentity) {
+        debug_assert_eq!(*identity.node(), self.node);
+        self.credentials.replace(identity);
     }
 }
 
 #[async_trait]
 impl Transport for ZmqTransport {
     async fn connect(&self, peer: &PeerAddress) -> Result<Link, TransportError> {
-        let remote = Box::pin(outgoing::connect(&self.identity, peer)).await?;
+        let identity = self.credentials.now();
+        let stream = Box::pin(outgoing::connect(&identity, peer)).await?;
+        let retired = identity.retirement(stream.get_ref().1.peer_certificates()).ok_or_else(|| {
+            let (node, address) = (peer.node.clone(), peer.address.clone());
+            TransportError::Untrusted { node, address, reason: "its certificate is not the cluster's own".to_owned() }
+        })?;
         let number = self.next_socket.fetch_add(1, Ordering::Relaxed);
         let socket = self.directory.join(format!("out-{number}.sock"));
-        Box::pin(dealer::connect(&self.identity, peer, remote, socket)).await
+        Box::pin(dealer::connect(&self.node, peer, Remote { stream, retired }, socket)).await
     }
 
     async fn accept(&self) -> Result<Link, TransportError> {

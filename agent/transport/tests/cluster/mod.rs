@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use migrate_transport::keys::ClusterKey;
 use migrate_transport::keys::authority::NodeIdentity;
+use migrate_transport::keys::{ClusterKey, generate};
 use migrate_transport::link::{Link, PeerAddress, Transport};
 use migrate_transport::zmq::{Config, ZmqTransport};
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Cluster {
-        Cluster { key: ClusterKey::generate().unwrap(), directory: tempfile::tempdir().unwrap() }
+        Cluster { key: generate().unwrap(), directory: tempfile::tempdir().unwrap() }
     }
 
     pub fn identity(&self, name: &str) -> NodeIdentity {
