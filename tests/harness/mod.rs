@@ -1,5 +1,6 @@
 //! A lab of real agents for a test, with real CRIU: `Lab::up(3)`. It is gone when the `Lab` is dropped, also on panic and when
-//! the test process is killed; whatever it leaves behind fails the test. A test target takes this in with `mod harness;`.
+//! the test process is killed; whatever it leaves behind fails the test. A test target takes this in with `mod harness;`, another
+//! package with `#[path]`.
 //!
 //! Workloads are programs that print `ok N`, N rising by one, as long as their state is intact, and `BAD` when it is not
 //! (tests/specimen, tests/programs). `workloads` starts and moves them, `progress` reads those lines.
@@ -16,6 +17,7 @@ mod workloads;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -75,12 +77,26 @@ impl Lab {
 
     /// The same, with variables for its agents, which inherit them.
     pub(crate) fn up_with(nodes: u8, environment: &[(&str, &OsStr)]) -> Lab {
+        Lab::up_as(&["--nodes", &nodes.to_string()], environment)
+    }
+
+    /// The same, with these options of `migrate lab up`.
+    pub(crate) fn up_as(options: &[&str], environment: &[(&str, &OsStr)]) -> Lab {
+        Lab::up_in(Lab::find_place(), options, environment)
+    }
+
+    /// A new directory for a lab, for whoever has to put something there before the lab is up.
+    pub(crate) fn find_place() -> tempfile::TempDir {
+        tempfile::Builder::new().prefix("migrate-t.").tempdir_in(PLACE).unwrap()
+    }
+
+    /// The same, in such a directory.
+    pub(crate) fn up_in(place: tempfile::TempDir, options: &[&str], environment: &[(&str, &OsStr)]) -> Lab {
         need_binaries();
-        let place = tempfile::Builder::new().prefix("migrate-t.").tempdir_in(PLACE).unwrap();
         let survivor = survivor::Survivor::watch(place.path(), &directory(place.path()));
         // From here on, dropping it takes down what there is.
         let mut lab = Lab { place: Some(place), id: String::new(), survivor };
-        let mut up = lab.command(["lab", "up", "--nodes", &nodes.to_string()]);
+        let mut up = lab.command([&["lab", "up"], options].concat());
         let up = Output::from(up.envs(environment.iter().copied()).output().unwrap());
         assert!(up.status.success(), "the lab did not come up: {up:?}");
         let id = lab.status()["id"].as_str().unwrap().to_owned();
@@ -90,7 +106,7 @@ impl Lab {
 
     /// `migrate` with these words and this lab, to be started in any way.
     pub(crate) fn command(&self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
+        let mut command = Command::new(program());
         command.args(words).env("MIGRATE_LAB", self.directory()).env_remove("MIGRATE_SOCKET").env_remove("NO_COLOR");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -203,7 +219,21 @@ fn need_binaries() {
     }
 }
 
-/// Where the workspace's binaries are.
+/// The `migrate` under test.
+fn program() -> PathBuf {
+    binaries().join("migrate")
+}
+
+/// Where the workspace's binaries are: cargo says so to the root package's tests; what other packages have lies beside them, or
+/// in `deps`, which is beside them.
 pub(crate) fn binaries() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_migrate")).parent().unwrap()
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| match option_env!("CARGO_BIN_EXE_migrate") {
+        Some(migrate) => Path::new(migrate).parent().unwrap().to_owned(),
+        None => {
+            let own = std::env::current_exe().unwrap();
+            let beside = own.parent().unwrap();
+            if beside.ends_with("deps") { beside.parent().unwrap() } else { beside }.to_owned()
+        }
+    })
 }

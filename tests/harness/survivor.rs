@@ -13,7 +13,7 @@ impl Survivor {
     pub(super) fn watch(place: &Path, directory: &Path) -> Survivor {
         let script = r#"read -r word; [ "$word" = dismissed ] || { "$1" lab down && rm -rf --one-file-system "$2"; }"#;
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", script, "survivor"]).arg(env!("CARGO_BIN_EXE_migrate")).arg(place);
+        shell.args(["-c", script, "survivor"]).arg(super::program()).arg(place);
         shell.env("MIGRATE_LAB", directory).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // The runner signals the test's process group.
         shell.process_group(0);

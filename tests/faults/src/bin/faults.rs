@@ -1,0 +1,120 @@
+//! `faults`: runs the matrix, or a part of it, and prints what came of it. Exits with 1 where a cell failed.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+
+use clap::Parser;
+use migrate_faults::matrix::{self, Cell, Fault, Moment, Side};
+use migrate_faults::report::{self, Row};
+use migrate_faults::{cell, stage::Stage};
+use migrate_proto::phase::Phase;
+
+/// Faults in every phase of real moves
+#[derive(Parser)]
+struct Options {
+    /// Only these faults
+    #[arg(long, value_delimiter = ',', value_name = "FAULT")]
+    only: Vec<Fault>,
+    /// Only in these phases
+    #[arg(long, value_delimiter = ',', value_name = "PHASE", value_parser = matrix::phase)]
+    phase: Vec<Phase>,
+    /// Only on this side
+    #[arg(long)]
+    side: Option<Side>,
+    /// Only at this moment of the phase: entered or begun
+    #[arg(long)]
+    moment: Option<Moment>,
+    /// How often each cell is run
+    #[arg(long, default_value_t = 1)]
+    times: usize,
+    /// Labs at once
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Write every row there, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the agents' logs of failed cells in this directory
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let all_if_empty = |chosen: &[Fault]| if chosen.is_empty() { Fault::ALL.to_vec() } else { chosen.to_vec() };
+    let phases = if options.phase.is_empty() { Phase::ALL.to_vec() } else { options.phase.clone() };
+    let sides = options.side.map_or(Side::ALL.to_vec(), |side| vec![side]);
+    let moments = options.moment.map_or(Moment::ALL.to_vec(), |moment| vec![moment]);
+    let once = matrix::cells(&all_if_empty(&options.only), &phases, &sides, &moments);
+    let work: VecDeque<Cell> = std::iter::repeat_n(once, options.times).flatten().collect();
+    let total = work.len();
+    println!("{}", report::HEAD);
+    let (work, rows) = (Mutex::new(work), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.min(total) {
+            scope.spawn(|| serve(&options, &work, &rows));
+        }
+    });
+    let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failed = rows.iter().filter(|row| !row.passed()).count();
+    println!("\n{}\n", report::matrix(&rows));
+    println!("{} of {total} cells passed, {failed} failed", rows.len() - failed);
+    if failed == 0 && rows.len() == total { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs cells on a lab of its own until there are none left.
+fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>) {
+    let mut stage = None;
+    loop {
+        let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let stage = stage.get_or_insert_with(|| Stage::up(2));
+            let row = cell::run(stage, cell);
+            if !row.passed() {
+                keep(options, stage, cell);
+            }
+            row
+        }));
+        let row = ran.unwrap_or_else(|panic| {
+            let mut row = Row::of(cell);
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            row.wrong.push(format!("the instrument failed: {}", said.unwrap_or_default()));
+            row.dirty = true;
+            row
+        });
+        if row.dirty {
+            // A lab that does not go down cleanly panics, too.
+            let before = stage.take();
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+        }
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("{}", row.line());
+        note(options, &row);
+        rows.push(row);
+    }
+}
+
+fn note(options: &Options, row: &Row) {
+    use std::io::Write;
+    let Some(path) = &options.json else { return };
+    let written = serde_json::to_string(row).map_err(std::io::Error::other).and_then(|line| {
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{line}")
+    });
+    if let Err(error) = written {
+        eprintln!("{}: {error}", path.display());
+    }
+}
+
+/// Copies what the agents said.
+fn keep(options: &Options, stage: &Stage, cell: Cell) {
+    let Some(dir) = &options.keep else { return };
+    let dir = dir.join(cell.to_string().replace(' ', "-"));
+    let _ = std::fs::create_dir_all(&dir);
+    for node in ["node1", "node2"] {
+        let _ = std::fs::copy(stage.log_of(node), dir.join(format!("{node}.log")));
+    }
+}
