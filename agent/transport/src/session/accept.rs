@@ -4,11 +4,12 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::name::NodeName;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
 use super::drive::{Parting, carry};
+use super::flow::{NARROW_WINDOW, WINDOW};
 use super::shared::Shared;
 use super::state::{Ending, Role};
 use super::wire::{Header, Kind, refusal};
@@ -18,10 +19,15 @@ use crate::link::{Link, Transport};
 /// How many sessions may be open at once, in all and with one peer.
 const MOST_SESSIONS: usize = 256;
 const MOST_SESSIONS_OF_A_PEER: usize = 64;
-/// How many links may be waiting for their first message.
-const MOST_GREETINGS: usize = 64;
-/// How many ended sessions are remembered, so that a peer that missed the end learns how it ended.
+/// How many sessions of a peer have the full window. Those beyond have a narrow one, so that a peer that fills them all and of
+/// which nothing is read takes a bounded part of this node's memory.
+const WIDE_SESSIONS_OF_A_PEER: usize = 8;
+/// How many links may be waiting for their first message, in all and of one peer. Who says nothing keeps nobody waiting.
+const MOST_GREETINGS: usize = 256;
+const MOST_GREETINGS_OF_A_PEER: usize = 32;
+/// How many ended sessions are remembered, in all and of one peer, so that a peer that missed the end learns how it ended.
 const MOST_REMEMBERED: usize = 1024;
+const MOST_REMEMBERED_OF_A_PEER: usize = 256;
 /// How many new sessions may wait for [`Acceptor::next`].
 const MOST_WAITING: usize = 32;
 
@@ -68,6 +74,27 @@ struct Desk {
 struct Book {
     open: HashMap<Key, mpsc::Sender<Greeted>>,
     ended: VecDeque<(Key, u64)>,
+    /// Whose links wait for their first message.
+    greeting: Vec<NodeName>,
+}
+
+impl Book {
+    fn greeting_of(&self, peer: &NodeName) -> usize {
+        self.greeting.iter().filter(|other| *other == peer).count()
+    }
+
+    fn remember(&mut self, key: Key, received: u64) {
+        let of_this_peer = |ended: &VecDeque<(Key, u64)>| ended.iter().filter(|((peer, _), _)| *peer == key.0).count();
+        if of_this_peer(&self.ended) >= MOST_REMEMBERED_OF_A_PEER
+            && let Some(oldest) = self.ended.iter().position(|((peer, _), _)| *peer == key.0)
+        {
+            self.ended.remove(oldest);
+        }
+        self.ended.push_back((key, received));
+        while self.ended.len() > MOST_REMEMBERED {
+            self.ended.pop_front();
+        }
+    }
 }
 
 /// A link whose first message is known.
@@ -84,24 +111,33 @@ struct Refusal {
 
 impl Desk {
     async fn listen(self: Arc<Desk>, transport: &dyn Transport) {
-        let places = Arc::new(Semaphore::new(MOST_GREETINGS));
         let mut greetings = JoinSet::new();
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             let link = match transport.accept().await {
                 Ok(link) => link,
                 Err(error) => return tracing::info!(%error, "no more links"),
             };
+            let Some(place) = self.place_for(&link.peer) else {
+                tracing::warn!(peer = %link.peer, "too many of its links have not said what they are for");
+                continue;
+            };
             let desk = self.clone();
-            greetings.spawn(async move {
-                desk.greet(link).await;
-                drop(place);
-            });
+            greetings.spawn(async move { desk.greet(link, place).await });
             while greetings.try_join_next().is_some() {}
         }
     }
 
-    async fn greet(self: &Arc<Desk>, mut link: Link) {
+    fn place_for(self: &Arc<Desk>, peer: &NodeName) -> Option<Greeting> {
+        let mut book = self.book();
+        let full = book.greeting.len() >= MOST_GREETINGS || book.greeting_of(peer) >= MOST_GREETINGS_OF_A_PEER;
+        if full {
+            return None;
+        }
+        book.greeting.push(peer.clone());
+        Some(Greeting { desk: self.clone(), peer: peer.clone() })
+    }
+
+    async fn greet(self: &Arc<Desk>, mut link: Link, _place: Greeting) {
         let Ok(Ok(frames)) = timeout(self.timing.silence, link.receiver.recv()).await else { return };
         let greeting = match Header::decode(frames) {
             Ok((greeting, _)) if matches!(greeting.kind, Kind::Open | Kind::Resume) => greeting,
@@ -138,7 +174,8 @@ impl Desk {
             return Err(full);
         }
         let Ok(place) = self.new.try_reserve() else { return Err(full) };
-        let shared = Shared::new(Role::Acceptor, key.0.clone(), key.1);
+        let window = if of_this_peer < WIDE_SESSIONS_OF_A_PEER { WINDOW } else { NARROW_WINDOW };
+        let shared = Shared::new(Role::Acceptor, key.0.clone(), key.1, window);
         let (links, new_links) = mpsc::channel(1);
         book.open.insert(key.clone(), links.clone());
         let driver = Driver { shared: shared.clone(), timing: self.timing, new_links };
@@ -155,14 +192,26 @@ impl Desk {
     fn forget(&self, key: Key, received: u64) {
         let mut book = self.book();
         book.open.remove(&key);
-        book.ended.push_back((key, received));
-        while book.ended.len() > MOST_REMEMBERED {
-            book.ended.pop_front();
-        }
+        book.remember(key, received);
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A link's place while its first message is waited for.
+struct Greeting {
+    desk: Arc<Desk>,
+    peer: NodeName,
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        let mut book = self.desk.book();
+        if let Some(place) = book.greeting.iter().position(|peer| *peer == self.peer) {
+            book.greeting.swap_remove(place);
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::parcel::Parcel;
 
 /// How many bytes a direction may hold on either side.
 pub const WINDOW: u64 = 16 << 20;
+/// The window of sessions beyond a peer's first few: less memory for who opens many at once. It holds the largest parcel.
+pub(super) const NARROW_WINDOW: u64 = 3 << 20;
 /// What a parcel costs besides its bytes, so that countless empty parcels are bounded too.
 pub const PARCEL_COST: u64 = 4 << 10;
 
@@ -26,6 +28,8 @@ pub(super) enum Violation {
     OverCredit,
     #[error("it sent something after its end")]
     AfterEnd,
+    #[error("it sends the same again and again")]
+    Repetition,
     #[error("it sent a kind of message that has no place here")]
     OutOfPlace,
 }
@@ -167,18 +171,18 @@ pub(super) struct Incoming {
     received: u64,
     received_cost: u64,
     consumed_cost: u64,
+    window: u64,
     announced: u64,
     ended: bool,
 }
 
-impl Default for Incoming {
-    fn default() -> Incoming {
-        let waiting = VecDeque::new();
-        Incoming { waiting, received: 0, received_cost: 0, consumed_cost: 0, announced: WINDOW, ended: false }
-    }
-}
-
 impl Incoming {
+    /// Nothing has arrived yet, and at most this much may wait.
+    pub(super) fn with_window(window: u64) -> Incoming {
+        let waiting = VecDeque::new();
+        Incoming { waiting, received: 0, received_cost: 0, consumed_cost: 0, window, announced: window, ended: false }
+    }
+
     pub(super) fn arrive(&mut self, number: u64, item: Item) -> Result<Arrival, Violation> {
         if number <= self.received {
             return Ok(Arrival::Repeated);
@@ -211,12 +215,12 @@ impl Incoming {
 
     /// Whether the peer should hear about credit that was given back.
     pub(super) fn grant_is_stale(&self) -> bool {
-        self.consumed_cost + WINDOW - self.announced >= WINDOW / 8
+        self.consumed_cost + self.window - self.announced >= self.window / 8
     }
 
     /// The grant to announce now.
     pub(super) fn announce(&mut self) -> u64 {
-        self.announced = self.consumed_cost + WINDOW;
+        self.announced = self.consumed_cost + self.window;
         self.announced
     }
 
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn arrivals_are_taken_once_and_in_order() {
-        let mut inc = Incoming::default();
+        let mut inc = Incoming::with_window(WINDOW);
         assert_eq!(inc.arrive(1, item(1)), Ok(Arrival::Taken));
         assert_eq!(inc.arrive(1, item(1)), Ok(Arrival::Repeated));
         assert_eq!(inc.arrive(3, item(1)), Ok(Arrival::Gap));
@@ -309,15 +313,34 @@ mod tests {
 
     #[test]
     fn a_peer_that_ignores_credit_is_found_out() {
-        let mut inc = Incoming::default();
+        let mut inc = Incoming::with_window(WINDOW);
         let sent = (1..100).find(|number| inc.arrive(*number, item(1 << 20)).is_err()).unwrap();
         assert_eq!(sent, 16, "fifteen parcels of 1 MiB and their overhead fit the window");
         assert!(inc.buffered() <= WINDOW);
     }
 
     #[test]
+    fn the_largest_parcel_gets_through_a_narrow_window_again_and_again() {
+        use crate::parcel::{MAX_BULK, MAX_HEADER};
+        let mut inc = Incoming::with_window(NARROW_WINDOW);
+        let mut out = Outgoing::default();
+        out.granted(NARROW_WINDOW);
+        let largest = Parcel { header: vec![0; MAX_HEADER].into(), bulk: vec![0; MAX_BULK].into() };
+        for number in 1..=20 {
+            assert!(out.admit(&largest), "parcel {number}");
+            inc.arrive(number, Item::Parcel(largest.clone())).unwrap();
+            inc.take().unwrap();
+            out.acknowledge(number).unwrap();
+            // Credit is told when it is worth it, and that must be soon enough.
+            if inc.grant_is_stale() {
+                out.granted(inc.announce());
+            }
+        }
+    }
+
+    #[test]
     fn credit_comes_back_when_the_application_takes() {
-        let mut inc = Incoming::default();
+        let mut inc = Incoming::with_window(WINDOW);
         for number in 1..=4 {
             inc.arrive(number, item(1 << 20)).unwrap();
         }

@@ -159,7 +159,7 @@ impl Session {
         purpose: u8,
         timing: Timing,
     ) -> Result<Session, SessionError> {
-        let shared = Shared::new(Role::Opener, peer.node.clone(), id);
+        let shared = Shared::new(Role::Opener, peer.node.clone(), id, WINDOW);
         // From here on dropping it (also when this future is dropped) gives the session up.
         let session = Session::new(shared.clone(), purpose);
         let (opened, outcome) = oneshot::channel();

@@ -23,9 +23,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(role: Role, peer: NodeName, id: SessionId) -> Arc<Shared> {
+    pub(super) fn new(role: Role, peer: NodeName, id: SessionId, window: u64) -> Arc<Shared> {
         Arc::new(Shared {
-            state: Mutex::new(State::new(role, peer, id)),
+            state: Mutex::new(State::new(role, peer, id, window)),
             work: Notify::new(),
             leave: Notify::new(),
             readable: Notify::new(),

@@ -2,11 +2,15 @@
 
 use migrate_proto::name::NodeName;
 
-use super::flow::{Arrival, Incoming, Item, Outgoing, Violation};
+use super::flow::{Arrival, Incoming, Item, Outgoing, PARCEL_COST, Violation, WINDOW};
 use super::wire::{Header, Kind};
 use super::{SessionError, SessionId};
 use crate::link::Frames;
 use crate::parcel::Parcel;
+
+/// How often a link may repeat what was there already. After a new link that can be a whole window of the smallest parcels, and
+/// their end.
+const MOST_REPEATS: u64 = WINDOW / PARCEL_COST + 1;
 
 /// Which end of the session this is. The opener makes links; the acceptor says when it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub(super) struct State {
     pub(super) out: Outgoing,
     pub(super) inc: Incoming,
     status_due: bool,
+    /// How often the link has repeated something.
+    repeats: u64,
     /// The link has carried something since it was made.
     link_proved: bool,
     reset_due: bool,
@@ -53,14 +59,16 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(role: Role, peer: NodeName, id: SessionId) -> State {
+    /// A session that holds at most `window` bytes for its application.
+    pub(super) fn new(role: Role, peer: NodeName, id: SessionId, window: u64) -> State {
         State {
             role,
             peer,
             id,
             out: Outgoing::default(),
-            inc: Incoming::default(),
+            inc: Incoming::with_window(window),
             status_due: false,
+            repeats: 0,
             link_proved: false,
             reset_due: false,
             senders_gone: false,
@@ -75,6 +83,7 @@ impl State {
         self.out.granted(greeting.grant);
         self.out.rewind();
         self.status_due = false;
+        self.repeats = 0;
         self.link_proved = false;
         Ok(())
     }
@@ -113,7 +122,14 @@ impl State {
         }
         self.status_due = true;
         Ok(match self.inc.arrive(number, item)? {
-            Arrival::Taken | Arrival::Repeated => After::GoOn,
+            Arrival::Taken => After::GoOn,
+            Arrival::Repeated => {
+                self.repeats += 1;
+                if self.repeats > MOST_REPEATS {
+                    return Err(Violation::Repetition);
+                }
+                After::GoOn
+            }
             Arrival::Gap => After::Cut,
         })
     }
