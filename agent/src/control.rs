@@ -73,6 +73,9 @@ pub trait Control: Send + Sync + 'static {
     /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on.
     async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem>;
 
+    /// Reads the cluster's keys again and puts them in force; this node then.
+    async fn reload_keys(&self) -> Result<NodeView, Problem>;
+
     /// How this agent is.
     async fn health(&self) -> Result<Health, Problem>;
 

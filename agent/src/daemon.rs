@@ -6,8 +6,6 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::NodeName;
 use migrate_sandbox::control::Status;
 use migrate_sandbox::{Sandbox, sandbox};
-use migrate_transport::keys;
-use migrate_transport::keys::authority::NodeIdentity;
 use migrate_transport::session::Acceptor;
 use migrate_transport::zmq::ZmqTransport;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +18,7 @@ use crate::durable;
 use crate::events::{EventLog, Kind, SystemClock};
 use crate::handover::{self, Ground, Handovers, arrival, departure};
 use crate::host::Host;
+use crate::keyring::{self, Keyring};
 use crate::node::Node;
 use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
@@ -41,13 +40,15 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let server = Server::bind(&host.config.socket).map_err(|error| internal(error.to_string()))?;
     let transport = start_transport(&host).await?;
     let registry = Arc::new(Registry::open(&host.config.state).map_err(|error| internal(error.to_string()))?);
+    let keyring = Keyring::new(host.clone(), transport.clone());
+    let following = tokio::spawn(keyring.clone().follow());
     let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
     let ground =
         Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
     tokio::task::block_in_place(|| take_over(&ground));
 
     let closing = CancellationToken::new();
-    let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone()));
+    let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
     let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
     let receiving = tokio::spawn(receive(acceptor, ground, router.clone()));
@@ -56,6 +57,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     server.serve(router, closing, host.config.shutdown_timeout).await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
     receiving.abort();
+    following.abort();
     Ok(())
 }
 
@@ -84,12 +86,7 @@ async fn find_criu(config: &Config) -> Result<migrate_criu::probe::Capabilities,
 }
 
 async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem> {
-    let keys = keys::load(&host.config.key).map_err(|error| {
-        Problem::new(Code::Usage, error.to_string())
-            .hint(format!("`migrate key new {}` makes one", host.config.key.display()))
-    })?;
-    let identity = NodeIdentity::issue(&keys, host.node().clone())
-        .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))?;
+    let identity = keyring::issue(host)?;
     let config = migrate_transport::zmq::Config { identity, run: host.config.run.clone(), listen: host.config.listen };
     ZmqTransport::start(config).await.map_err(|error| error.problem())
 }

@@ -42,6 +42,7 @@ pub fn silent(peer: &PeerAddress) -> NodeView {
         workloads: None,
         agent_version: None,
         criu_version: None,
+        keys: Vec::new(),
     }
 }
 

@@ -97,6 +97,8 @@ pub enum Kind {
     Stayed,
     /// A restarted agent found a workload that ran on without it.
     Adopted,
+    /// Other cluster keys are in force.
+    Keys,
     /// The agent began.
     AgentStarted,
     /// The agent ends.
@@ -118,6 +120,7 @@ impl Kind {
             Kind::Arrived => "arrived",
             Kind::Stayed => "stayed",
             Kind::Adopted => "adopted",
+            Kind::Keys => "keys",
             Kind::AgentStarted => "agent-started",
             Kind::AgentStopped => "agent-stopped",
             Kind::Warning => "warning",

@@ -21,6 +21,7 @@ use crate::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, H
 use crate::events::Kind;
 use crate::figures::Figures;
 use crate::handover::{Ground, departure, rest};
+use crate::keyring::Keyring;
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
 use crate::{clock, elsewhere, output, preflight, proxy, rootfs};
@@ -33,12 +34,13 @@ const QUEUE: usize = 16;
 pub struct Node {
     ground: Ground,
     figures: Mutex<Figures>,
+    keyring: Arc<Keyring>,
 }
 
 impl Node {
     /// The core upon this ground.
-    pub fn new(ground: Ground) -> Node {
-        Node { ground, figures: Mutex::new(Figures::new()) }
+    pub fn new(ground: Ground, keyring: Arc<Keyring>) -> Node {
+        Node { ground, figures: Mutex::new(Figures::new()), keyring }
     }
 
     fn me(&self) -> &NodeName {
@@ -131,6 +133,7 @@ impl Node {
             workloads: Some(count as u32),
             agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             criu_version: host.criu_version(),
+            keys: self.keyring.fingerprints(),
         }
     }
 
@@ -392,6 +395,12 @@ impl Control for Node {
 
     async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem> {
         Ok(self.ground.host.events.read(since, follow))
+    }
+
+    async fn reload_keys(&self) -> Result<NodeView, Problem> {
+        let keyring = self.keyring.clone();
+        blocking(move || keyring.reload()).await?;
+        Ok(self.own_view().await)
     }
 
     async fn health(&self) -> Result<Health, Problem> {

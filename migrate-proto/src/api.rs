@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
+use crate::key::Fingerprint;
 use crate::id::Epoch;
 use crate::message::Severity;
 use crate::name::{NodeName, WorkloadName};
@@ -140,6 +141,9 @@ pub struct NodeView {
     pub agent_version: Option<String>,
     /// Version of its CRIU; null where it has none.
     pub criu_version: Option<String>,
+    /// The cluster keys that it trusts, by their fingerprints; the first one issued its certificate.
+    #[serde(default)]
+    pub keys: Vec<Fingerprint>,
 }
 
 /// `POST /v1/workloads/{name}/move`. The answer is a stream of [`MoveLine`]s, one JSON object a line.
@@ -364,7 +368,7 @@ pub struct Event {
     /// In words.
     pub message: String,
     /// What a move took, and what was predicted.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figures: Option<MoveFigures>,
 }
 

@@ -126,6 +126,10 @@ pub(super) async fn nodes(
     Ok(Json(api.control.nodes(arguments.scope).await?))
 }
 
+pub(super) async fn reload_keys(State(api): State<Api>) -> Answer<NodeView> {
+    Ok(Json(api.control.reload_keys().await?))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventArguments {

@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 12] = [
+pub(super) const ROUTES: [Route; 13] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -156,6 +156,15 @@ pub(super) const ROUTES: [Route; 12] = [
         input: Input::Nothing,
         answer: Answer::List("NodeView"),
         handler: || get(handlers::nodes),
+    },
+    Route {
+        method: "post",
+        path: "/v1/keys/reload",
+        summary: "Read the cluster's keys again and put them in force; connections that there are go on",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "NodeView"),
+        handler: || post(handlers::reload_keys),
     },
     Route {
         method: "get",

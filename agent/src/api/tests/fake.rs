@@ -173,6 +173,11 @@ impl Control for Fake {
         Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
     }
 
+    async fn reload_keys(&self) -> Result<NodeView, Problem> {
+        self.called("reload keys".to_owned());
+        Ok(node())
+    }
+
     async fn health(&self) -> Result<Health, Problem> {
         self.called("health".to_owned());
         Ok(health(&self.node))
@@ -222,6 +227,7 @@ pub(super) fn node() -> NodeView {
         workloads: Some(1),
         agent_version: None,
         criu_version: None,
+        keys: vec![],
     }
 }
 
@@ -233,7 +239,12 @@ pub(super) fn event() -> Event {
         kind: "warning".to_owned(),
         phase: None,
         message: "mind".to_owned(),
-        figures: None,
+        figures: Some(MoveFigures {
+            downtime_ms: None,
+            predicted_downtime_ms: None,
+            total_ms: 1.0,
+            predicted_total_ms: None,
+        }),
     }
 }
 

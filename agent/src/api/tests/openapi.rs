@@ -132,6 +132,7 @@ fn schemas_have_the_fields_of_the_types() {
     fields_are_described("NodeView", &fake::node());
     fields_are_described("Health", &fake::health(&node1));
     fields_are_described("Event", &fake::event());
+    fields_are_described("MoveFigures", &fake::event().figures.unwrap());
     fields_are_described("MoveRequest", &MoveRequest::default());
     fields_are_described("MoveProgress", &fake::progress());
     fields_are_described("MoveReport", &fake::report(&web, &node1));

@@ -20,6 +20,7 @@ async fn answers_of_one_value() {
         ("GET", "/v1/health", "", 200, "health"),
         ("GET", "/v1/nodes", "", 200, "nodes Cluster"),
         ("GET", "/v1/nodes?scope=node", "", 200, "nodes Node"),
+        ("POST", "/v1/keys/reload", "", 200, "reload keys"),
         ("GET", "/v1/workloads", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=cluster", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=node", "", 200, "list Node"),
