@@ -118,8 +118,8 @@ impl Hierarchy {
     }
 }
 
-/// A directory that is yet to be made will lie in the nearest one that exists.
-fn disk_free(dir: &Path) -> u64 {
+/// Free space for files in `dir`: a directory that is yet to be made will lie in the nearest one that exists.
+pub fn disk_free(dir: &Path) -> u64 {
     let found = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok());
     found.map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize))
 }

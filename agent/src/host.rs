@@ -11,6 +11,7 @@ use migrate_sandbox::cgroup::Cgroup;
 
 use crate::config::Config;
 use crate::events::EventLog;
+use crate::predict::Forecasts;
 
 /// This node.
 pub struct Host {
@@ -24,6 +25,8 @@ pub struct Host {
     pub criu: Result<Capabilities, Problem>,
     /// The kernel's release.
     pub kernel: String,
+    /// What was learned about how long moves take.
+    pub forecasts: Forecasts,
     sandboxes_made: AtomicU64,
 }
 
@@ -31,7 +34,16 @@ impl Host {
     /// Looks around.
     pub fn new(config: Config, events: EventLog, criu: Result<Capabilities, Problem>) -> Result<Host, Problem> {
         let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Host { config, events, init_program: init_program()?, criu, kernel, sandboxes_made: AtomicU64::new(0) })
+        let forecasts = Forecasts::open(&config.state);
+        Ok(Host {
+            forecasts,
+            config,
+            events,
+            init_program: init_program()?,
+            criu,
+            kernel,
+            sandboxes_made: AtomicU64::new(0),
+        })
     }
 
     /// This node's name.

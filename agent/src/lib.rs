@@ -25,6 +25,7 @@ pub mod node;
 pub mod offer;
 pub mod output;
 pub mod peers;
+pub mod predict;
 pub mod preflight;
 pub mod proxy;
 pub mod registry;

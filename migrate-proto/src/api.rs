@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
-use crate::key::Fingerprint;
 use crate::id::Epoch;
+use crate::key::Fingerprint;
 use crate::message::Severity;
 use crate::name::{NodeName, WorkloadName};
 use crate::phase::Phase;

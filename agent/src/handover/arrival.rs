@@ -5,7 +5,7 @@ use std::sync::Arc;
 use migrate_proto::api::Outcome;
 use migrate_proto::error::Problem;
 use migrate_proto::handover::target::{Command, Entry, Event, Target};
-use migrate_proto::message::{Message, Offer};
+use migrate_proto::message::{Demands, Message, Offer};
 use migrate_proto::phase::Phase;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -28,19 +28,22 @@ struct Arrival {
     meter: Arc<Meter>,
     reception: watch::Sender<Option<Arc<Reception>>>,
     hands: Hands,
+    /// What the workload asks beyond the offer, until it is judged.
+    demands: Option<Box<Demands>>,
     /// Compares or builds; awaited before anything is dropped, so that nothing appears afterwards.
     building: Option<JoinHandle<()>>,
     /// Lets the processes go, or restores them again; a repeated command joins it.
     reviving: Option<JoinHandle<()>>,
 }
 
-/// A peer offers a workload.
-pub async fn take(ground: Ground, talk: Talk, offer: Box<Offer>) {
+/// A peer offers a workload, and has said what else it asks.
+pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, offer: Box<Offer>) {
     if offer.from != talk.peer.node {
         return tracing::warn!(peer = %talk.peer.node, says = %offer.from, "an offer of somebody else's workload was ignored");
     }
     let machine = Target::new(offer, ground.host.node().clone(), ground.host.config.budgets.clone());
     let mut arrival = Arrival::new(ground, machine);
+    arrival.demands = demands;
     arrival.connect(talk);
     let first = arrival.reins.machine.step(clock::now(), Event::Offered);
     arrival.run(first).await;
@@ -68,6 +71,7 @@ impl Arrival {
             meter: Arc::default(),
             reception: watch::channel(None).0,
             hands,
+            demands: None,
             building: None,
             reviving: None,
         }
@@ -104,7 +108,8 @@ impl Arrival {
             Command::Journal(phase) => self.journal(phase)?,
             Command::Send(message) => self.reins.line.say(message),
             Command::Check => {
-                self.building = Some(self.reins.beside(async move { Event::Checked(hands.check().await) }));
+                let demands = self.demands.take();
+                self.building = Some(self.reins.beside(async move { Event::Checked(hands.check(demands).await) }));
             }
             Command::BuildSandbox => self.building = Some(self.build_sandbox()),
             Command::StartRestore => drop(self.reins.beside(async move {

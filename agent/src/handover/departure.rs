@@ -11,7 +11,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::source::{Command, Entry, Event, Source};
 use migrate_proto::handover::{Decision, Terms};
 use migrate_proto::id::HandoverId;
-use migrate_proto::message::{Message, Offer};
+use migrate_proto::message::Message;
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Order, decision};
@@ -24,7 +24,7 @@ use super::dump::{CriuCall, Dump};
 use super::last_bytes::LastBytes;
 use super::layer_out::LayerOut;
 use super::line::NoBulk;
-use super::meter::Meter;
+use super::meter::{self, Meter};
 use super::{Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::offer;
@@ -152,13 +152,22 @@ impl Departure {
 
     fn inspect(&self) {
         let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
-        let meter = self.meter.clone();
+        let (meter, speaker) = (self.meter.clone(), self.reins.line.speaker());
         self.reins.beside(async move {
-            let made = tokio::task::spawn_blocking(move || offer::make(&host, &workload, &terms)).await;
-            match made.map_err(Problem::internal).and_then(std::convert::identity) {
+            let looking = host.clone();
+            let inspected = async {
+                let seen = tokio::task::spawn_blocking(move || offer::survey(&looking, &workload, &terms)).await;
+                let (offer, demands) = seen.map_err(Problem::internal)??.ready()?;
+                let speaker = speaker.ok_or_else(|| Problem::internal("there is no connection"))?;
+                speaker.say(&Message::Demands(demands)).await?;
+                Ok(offer)
+            };
+            match inspected.await {
                 Ok(offer) => {
-                    meter.expect(expected_bytes(&offer));
-                    Event::Inspected(Box::new(offer))
+                    let size = offer::size(&offer);
+                    meter.expect(size.memory + size.files);
+                    meter.foresee(size, host.forecasts.forecast(&offer.to, size));
+                    Event::Inspected(offer)
                 }
                 Err(problem) => Event::InspectFailed(problem),
             }
@@ -260,6 +269,9 @@ impl Departure {
     }
 
     fn decide(&self, wish: Decision) {
+        if wish == Decision::Abort {
+            tracing::info!(workload = %self.workload.name(), "the move is taken back");
+        }
         let dir = self.workload.place().dump();
         self.reins.beside(async move {
             let decided = tokio::task::spawn_blocking(move || {
@@ -362,8 +374,13 @@ impl Departure {
         let place = self.workload.place();
         match (outcome, &report.error) {
             (Outcome::Moved, _) => {
-                let pause = report.downtime_ms.map(|ms| format!(", paused for {ms:.0} ms")).unwrap_or_default();
-                self.note(Kind::Moved, None, format!("moved to {}{pause}", self.terms().to));
+                let to = &self.terms().to;
+                if let Some(seen) = self.meter.seen(&report) {
+                    self.ground.host.forecasts.learn(to, seen);
+                }
+                let message = format!("moved to {to}{}", meter::in_words(&report));
+                let events = &self.ground.host.events;
+                events.record_move(Kind::Moved, self.workload.name(), message, meter::figures(&report));
             }
             (Outcome::Stayed, error) => {
                 let _ = durable::remove(&place.departure());
@@ -447,8 +464,4 @@ async fn tell_target(ground: Ground, terms: Terms, problem: Problem) {
     {
         let _ = talk.speaker.close().await;
     }
-}
-
-fn expected_bytes(offer: &Offer) -> u64 {
-    offer.memory_bytes + offer.layer_used_bytes
 }

@@ -10,7 +10,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::{Event, Room};
 use migrate_proto::id::Epoch;
 use migrate_proto::manifest::Manifest;
-use migrate_proto::message::Offer;
+use migrate_proto::message::{Demands, Offer};
 use migrate_proto::phase::Phase;
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
@@ -75,10 +75,10 @@ impl Hands {
     }
 
     /// Compares, and takes the name.
-    pub(super) async fn check(&self) -> Result<Room, Problem> {
-        let (host, offered) = (self.ground.host.clone(), self.offer.clone());
-        let room =
-            tokio::task::spawn_blocking(move || offer::check(&host, &offered)).await.map_err(Problem::internal)??;
+    pub(super) async fn check(&self, demands: Option<Box<Demands>>) -> Result<Room, Problem> {
+        let (ground, offered) = (self.ground.clone(), self.offer.clone());
+        let look = move || offer::room(&ground.host, &ground.registry, &offered, demands.as_deref());
+        let room = tokio::task::spawn_blocking(look).await.map_err(Problem::internal)??;
         let record = Record {
             spec: self.offer.spec.clone(),
             epoch: self.offer.epoch,
@@ -273,16 +273,11 @@ fn take_name(
     let name = record.spec.name.clone();
     let place = ground.registry.place(&name);
     let workload = Workload::new(place.clone(), record);
-    // What is on disk and not in the registry was left alone because it is damaged.
-    let node = ground.host.node();
-    if ground.registry.get(&name).is_some_and(|known| !known.record().owned) {
-        let message = format!("{node} has not finished with an earlier move of {name}; {name} stays where it is");
-        return Err(Problem::new(Code::Busy, message).hint("try again in some seconds"));
-    }
-    if place.record().exists() || !ground.registry.add(workload.clone()) {
-        let message = format!("{node} has a workload {name} of its own; {name} stays where it is");
-        let hint = format!("remove it there: `migrate --node {node} rm {name}`");
-        return Err(Problem::new(Code::NameTaken, message).hint(hint));
+    if let Some(problem) = offer::taken_name(&ground.host, &ground.registry, &name).or_else(|| {
+        (!ground.registry.add(workload.clone())).then(|| Problem::new(Code::Busy, format!("{name} is just coming")))
+    }) {
+        let message = format!("{}; {name} stays where it is", problem.message);
+        return Err(Problem { message, ..problem });
     }
     *look(turn) = workload.turn().ok();
     let _ = std::fs::remove_dir_all(place.dir());

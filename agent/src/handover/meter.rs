@@ -1,15 +1,17 @@
 //! How many bytes, and when which phase: for progress lines and for the report.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use migrate_proto::api::{Mode, MoveProgress, MoveReport, Outcome, PhaseTime};
+use migrate_proto::api::{Mode, MoveFigures, MoveProgress, MoveReport, Outcome, PhaseTime};
 use migrate_proto::error::Problem;
 use migrate_proto::handover::{Terms, Timeline};
 use migrate_proto::phase::Phase;
 use tokio::sync::watch;
 
 use crate::clock;
+use crate::predict::{Forecast, Move, Size};
 
 /// Counts one handover. Shared by everybody who moves bytes for it.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct Meter {
     sent: AtomicU64,
     expected: AtomicU64,
     phase: watch::Sender<Phase>,
+    /// What there is to move, and what was expected of that.
+    foreseen: OnceLock<(Size, Forecast)>,
 }
 
 impl Default for Meter {
@@ -34,6 +38,7 @@ impl Default for Meter {
             sent: zero(),
             expected: zero(),
             phase: watch::channel(Phase::Negotiate).0,
+            foreseen: OnceLock::new(),
         }
     }
 }
@@ -61,6 +66,11 @@ impl Meter {
     /// How much there will be, about.
     pub fn expect(&self, bytes: u64) {
         self.expected.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How much there is to move, and what that is expected to take.
+    pub fn foresee(&self, size: Size, forecast: Forecast) {
+        let _ = self.foreseen.set((size, forecast));
     }
 
     /// A phase begins.
@@ -120,9 +130,24 @@ impl Meter {
             epoch: if moved { terms.epoch.next() } else { terms.epoch },
             phases: phases.into_iter().map(|(name, ms)| PhaseTime { name, ms: ms as f64 }).collect(),
             error,
-            predicted_downtime_ms: None,
-            predicted_total_ms: None,
+            predicted_downtime_ms: self.foreseen.get().map(|(_, forecast)| forecast.downtime_ms),
+            predicted_total_ms: self.foreseen.get().map(|(_, forecast)| forecast.total_ms),
         }
+    }
+
+    /// What can be learned from a move that took place. `None` where an earlier agent began it.
+    pub fn seen(&self, report: &MoveReport) -> Option<Move> {
+        let (size, forecast) = *self.foreseen.get()?;
+        let phase = |name| report.phases.iter().find(|phase| phase.name == name).map_or(0.0, |phase| phase.ms);
+        Some(Move {
+            size,
+            sent: report.bytes_sent,
+            copy_ms: phase(Phase::Prepare),
+            restore_ms: phase(Phase::Restore),
+            downtime_ms: report.downtime_ms?,
+            total_ms: report.total_ms,
+            expected: Some(forecast),
+        })
     }
 
     /// How far it is.
@@ -136,6 +161,24 @@ impl Meter {
             elapsed_ms: self.begun.elapsed().as_millis() as u64,
         }
     }
+}
+
+/// The measured times, each beside the one that was predicted.
+pub(super) fn figures(report: &MoveReport) -> MoveFigures {
+    MoveFigures {
+        downtime_ms: report.downtime_ms,
+        predicted_downtime_ms: report.predicted_downtime_ms,
+        total_ms: report.total_ms,
+        predicted_total_ms: report.predicted_total_ms,
+    }
+}
+
+/// The same, to follow where it moved to.
+pub(super) fn in_words(report: &MoveReport) -> String {
+    let expected = |ms: Option<f64>| ms.map(|ms| format!(" (predicted {ms:.0})")).unwrap_or_default();
+    let MoveReport { downtime_ms, total_ms, .. } = report;
+    let pause = downtime_ms.map(|ms| format!(", paused for {ms:.0} ms{}", expected(report.predicted_downtime_ms)));
+    format!(" in {total_ms:.0} ms{}{}", expected(report.predicted_total_ms), pause.unwrap_or_default())
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -28,9 +28,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use migrate_proto::error::Problem;
 use migrate_proto::handover::answer_without_entry;
 use migrate_proto::id::HandoverId;
-use migrate_proto::message::Message;
+use migrate_proto::message::{Demands, Message};
 use tokio::sync::mpsc;
 
 use crate::host::Host;
@@ -113,14 +114,22 @@ pub async fn rest() {
     let _ = tokio::task::spawn_blocking(migrate_transport::allocation::give_back).await;
 }
 
+/// The first message, with the demands that may come before an offer.
+pub async fn offer_or_other(talk: &mut Talk) -> Result<(Option<Box<Demands>>, Message), Problem> {
+    match talk.listener.expect().await? {
+        Message::Demands(demands) => Ok((Some(demands), talk.listener.expect().await?)),
+        other => Ok((None, other)),
+    }
+}
+
 /// A peer has begun a conversation about a handover.
 pub async fn receive(ground: Ground, mut talk: Talk) {
-    let message = match talk.listener.expect().await {
-        Ok(message) => message,
+    let (demands, message) = match offer_or_other(&mut talk).await {
+        Ok(heard) => heard,
         Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a conversation ended before it began"),
     };
     let handover = match &message {
-        Message::Offer(offer) => return arrival::take(ground, talk, offer.clone()).await,
+        Message::Offer(offer) => return arrival::take(ground, talk, demands, offer.clone()).await,
         Message::Commit { handover, .. }
         | Message::Abort { handover, .. }
         | Message::Resumed { handover, .. }

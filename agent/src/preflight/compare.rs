@@ -1,4 +1,4 @@
-//! On the target: does this node have what the workload needs? Cheap questions first; the first no is the answer.
+//! On the target: does this node have what the workload needs?
 
 use std::fs::{self, File};
 use std::io;
@@ -17,20 +17,23 @@ use super::{cpu, identity};
 const FLAGS_NAMED: usize = 5;
 const FILES_NAMED: usize = 3;
 
-/// Whether this node could run the workload that `node` runs now, as far as CRIU, CPU and mapped files go.
-pub fn compare(needs: &Needs, spec: &WorkloadSpec, own_criu: &Capabilities, node: &NodeName) -> Result<(), Problem> {
-    compare_criu(needs, own_criu, node)?;
-    compare_cpu(needs, &cpu::arch(), &cpu::flags()?, node)?;
-    let root = open_root(Path::new("/"))
-        .map_err(|error| Problem::new(Code::Internal, format!("the target cannot open its own root: {error}")))?;
-    compare_files(&needs.mapped_files, spec, &root, node)
+/// What keeps this node from running the workload that `node` runs now, as far as CRIU, CPU and mapped files go.
+pub(super) fn compare(needs: &Needs, spec: &WorkloadSpec, own_criu: &Capabilities, node: &NodeName) -> Vec<Problem> {
+    let cpu = match cpu::flags() {
+        Ok(flags) => compare_cpu(needs, &cpu::arch(), &flags, node),
+        Err(problem) => Some(problem),
+    };
+    let files = match open_root(Path::new("/")) {
+        Ok(root) => compare_files(&needs.mapped_files, spec, &root),
+        Err(error) => Some(Problem::internal(format!("the target cannot open its own root: {error}"))),
+    };
+    [compare_criu(needs, own_criu, node), cpu, files].into_iter().flatten().collect()
 }
 
-/// Whether this node has the shared storage of the workload that `node` runs now.
-pub fn check_volumes(volumes: &[Volume], node: &NodeName) -> Result<(), Problem> {
-    let Some(missing) = missing_volume(volumes, "the target") else { return Ok(()) };
-    let message = format!("{missing}; {}", stays(node));
-    Err(Problem::new(Code::Incompatible, message).hint("mount the shared storage there, at the same path"))
+/// What this node lacks of the workload's shared storage.
+pub(super) fn compare_volumes(volumes: &[Volume]) -> Option<Problem> {
+    let missing = missing_volume(volumes, "the target")?;
+    Some(Problem::new(Code::Incompatible, missing).hint("mount the shared storage there, at the same path"))
 }
 
 /// What is wrong with the first volume that is not here; `here` is what this node is called.
@@ -42,24 +45,16 @@ pub fn missing_volume(volumes: &[Volume], here: &str) -> Option<String> {
     })
 }
 
-fn stays(node: &NodeName) -> String {
-    format!("it stays on {node}")
-}
-
-fn compare_criu(needs: &Needs, own: &Capabilities, node: &NodeName) -> Result<(), Problem> {
+fn compare_criu(needs: &Needs, own: &Capabilities, node: &NodeName) -> Option<Problem> {
     let Some(theirs) = parse_version(&needs.criu_version) else {
-        let message = format!(
-            "{node} has a CRIU of the unreadable version '{}'; {}",
-            needs.criu_version.escape_debug(),
-            stays(node)
-        );
-        return Err(Problem::new(Code::Incompatible, message).hint(format!("run scripts/setup on {node}")));
+        let message = format!("{node} has a CRIU of the unreadable version '{}'", needs.criu_version.escape_debug());
+        return Some(Problem::new(Code::Incompatible, message).hint(format!("run scripts/setup on {node}")));
     };
     if own.reads_images_of(theirs) {
-        return Ok(());
+        return None;
     }
-    let message = format!("the target's CRIU {} is older than the {theirs} on {node}; {}", own.version, stays(node));
-    Err(Problem::new(Code::Incompatible, message).hint("run scripts/setup on the target"))
+    let message = format!("the target's CRIU {} is older than the {theirs} on {node}", own.version);
+    Some(Problem::new(Code::Incompatible, message).hint("run scripts/setup on the target"))
 }
 
 /// Two or three numbers with dots between.
@@ -72,32 +67,35 @@ fn parse_version(text: &str) -> Option<Version> {
     }
 }
 
-fn compare_cpu(needs: &Needs, arch: &str, flags: &[String], node: &NodeName) -> Result<(), Problem> {
+fn compare_cpu(needs: &Needs, arch: &str, flags: &[String], node: &NodeName) -> Option<Problem> {
     if needs.arch != arch {
         let theirs = needs.arch.escape_debug();
-        let message = format!("the target is a machine of type {arch}, and {node} is {theirs}; {}", stays(node));
-        return Err(Problem::new(Code::Incompatible, message).hint("choose a target of the same type"));
+        let message = format!("the target is a machine of type {arch}, and {node} is {theirs}");
+        return Some(Problem::new(Code::Incompatible, message).hint("choose a target of the same type"));
     }
     let missing = cpu::missing(&needs.cpu_flags, flags);
     if missing.is_empty() {
-        return Ok(());
+        return None;
     }
     let named = missing.iter().map(|flag| flag.escape_debug().to_string()).collect::<Vec<_>>();
     let named = name_some(&named, FLAGS_NAMED, ", ");
-    let message = format!("the target's CPU lacks what the workload may be using on {node}: {named}; {}", stays(node));
-    Err(Problem::new(Code::Incompatible, message)
+    let message = format!("the target's CPU lacks what the workload may be using on {node}: {named}");
+    Some(Problem::new(Code::Incompatible, message)
         .hint("choose a target with the same or a newer CPU of the same make; for virtual machines, give all the same CPU model"))
 }
 
-fn compare_files(files: &[MappedFile], spec: &WorkloadSpec, root: &File, node: &NodeName) -> Result<(), Problem> {
+fn compare_files(files: &[MappedFile], spec: &WorkloadSpec, root: &File) -> Option<Problem> {
     let differences: Vec<String> = files.iter().filter_map(|file| difference(file, spec, root)).collect();
     if differences.is_empty() {
-        return Ok(());
+        return None;
     }
     let named = name_some(&differences, FILES_NAMED, "; ");
-    let message = format!("files that it uses are not the same on the target: {named}; {}", stays(node));
-    Err(Problem::new(Code::FileMismatch, message)
-        .hint("install the same packages in the same versions on both nodes, or give the workload a --root of its own"))
+    let message = format!("files that it uses are not the same on the target: {named}");
+    Some(
+        Problem::new(Code::FileMismatch, message).hint(
+            "install the same packages in the same versions on both nodes, or give the workload a --root of its own",
+        ),
+    )
 }
 
 /// How a file of this node differs from what the workload has mapped; `None` where it does not.

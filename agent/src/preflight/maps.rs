@@ -42,6 +42,11 @@ pub(super) fn of(pid: i32) -> io::Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
+/// Whether a name is one that the kernel gives to memory.
+pub(super) fn is_memory(path: &[u8]) -> bool {
+    NAMES_OF_MEMORY.iter().any(|prefix| path.starts_with(prefix))
+}
+
 pub(super) fn has_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -78,7 +83,7 @@ fn with_newlines(name: &[u8]) -> Vec<u8> {
 fn mapping(range: &str, name: Vec<u8>) -> Option<Mapping> {
     let deleted = name.ends_with(DELETED);
     let path = if deleted { name[..name.len() - DELETED.len()].to_vec() } else { name };
-    let is_file = path.first() == Some(&b'/') && !NAMES_OF_MEMORY.iter().any(|prefix| path.starts_with(prefix));
+    let is_file = path.first() == Some(&b'/') && !is_memory(&path);
     is_file.then(|| Mapping { range: range.to_owned(), path, deleted })
 }
 

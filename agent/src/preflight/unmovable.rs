@@ -1,20 +1,21 @@
 //! What makes CRIU fail for certain, found in /proc while the workload runs.
 //!
-//! Only what is cheap to see and sure to fail: a wrong no would keep a workload on a dying node. What is left (sockets to
-//! the outside, terminals, file locks) CRIU says itself, before the commit.
+//! Only what is cheap to see and sure to fail: a wrong no would keep a workload on a dying node. What is left CRIU says itself,
+//! before the commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use migrate_proto::error::{Code, Problem};
-use migrate_sandbox::process::{Stat, inner_pid};
+use migrate_sandbox::process::Stat;
 use rustix::fs::{AtFlags, CWD, FileType, StatVfsMountFlags, StatxFlags, statvfs, statx};
 
 use super::compare::name_some;
 use super::maps;
+use super::process_names::name;
 
 const PROCESSES_NAMED: usize = 3;
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -34,7 +35,7 @@ const OF_THE_TREE: [&str; 5] = ["net", "ipc", "uts", "cgroup", "time"];
 /// sandbox's PID 1, `tree` the node's PIDs of the workload, its main process first, `cgroup` all that is in its control
 /// group. One problem for each reason: its message names the processes and says what is in the way, for a caller to say what
 /// that prevents.
-pub fn unmovable(init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Problem> {
+pub(super) fn unmovable(init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Problem> {
     let agent = Agent::look();
     let mut findings = Findings::default();
     for pid in strays(init, tree, cgroup) {
@@ -45,6 +46,7 @@ pub fn unmovable(init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Problem> {
         status(*pid, &agent, &mut findings);
         descriptors(*pid, &mut findings);
         mappings(*pid, &mut findings);
+        odd_files(*pid, &mut findings);
     }
     findings.into_problems()
 }
@@ -57,6 +59,8 @@ enum Reason {
     Anonymous(String),
     Device(String),
     Vanished(String),
+    Unmounted(String),
+    PacketPipe,
     Traced(i32),
     OtherUser(u32),
 }
@@ -71,6 +75,8 @@ impl Reason {
             Reason::IoUring => "switch io_uring off in the program (for example UV_USE_IO_URING=0 for Node.js)",
             Reason::Anonymous(_) | Reason::Device(_) => "the program must close it or do without",
             Reason::Vanished(_) => "it was probably upgraded; restart the workload, or give it a --root of its own",
+            Reason::Unmounted(_) => "the program must close it; descriptors should not be inherited from outside",
+            Reason::PacketPipe => "open the pipe without O_DIRECT",
             Reason::Traced(_) => "detach strace or gdb and try again",
             Reason::OtherUser(_) => "give the agent CAP_SYS_RESOURCE, or run the workload as root",
         }
@@ -87,6 +93,8 @@ impl fmt::Display for Reason {
             Reason::Anonymous(kind) => write!(f, "has {kind} open"),
             Reason::Device(path) => write!(f, "uses the device {path}"),
             Reason::Vanished(path) => write!(f, "uses {path}, which has been deleted or replaced on this node since"),
+            Reason::Unmounted(path) => write!(f, "has {path} open, on a file system that its sandbox does not have"),
+            Reason::PacketPipe => f.write_str("has a pipe in packet mode (O_DIRECT)"),
             Reason::Traced(tracer) => write!(f, "is being debugged by process {tracer}"),
             Reason::OtherUser(uid) => {
                 write!(f, "runs as user {uid}, and this node's agent may only move processes of its own user")
@@ -114,14 +122,6 @@ impl Findings {
         };
         self.0.into_iter().map(problem).collect()
     }
-}
-
-/// Its name, and the PID by which people in the sandbox know it.
-fn name(pid: i32) -> String {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let shown = String::from_utf8_lossy(comm.trim_ascii_end()).escape_debug().to_string();
-    let shown = if shown.is_empty() { "a process".to_owned() } else { shown };
-    format!("{shown} (PID {})", inner_pid(pid).unwrap_or(pid))
 }
 
 /// Processes that init has inherited. One that is a descendant of the tree was merely started after `tree` was made, and
@@ -234,6 +234,36 @@ fn descriptors(pid: i32, findings: &mut Findings) {
             file(pid, &descriptor, &shown, findings);
         }
     }
+}
+
+/// What the link does not tell about a descriptor, its description does: the mode, and the mount it was opened on. A file on a
+/// mount that is not in the sandbox was inherited from outside, or made by the kernel (as a message queue is).
+fn odd_files(pid: i32, findings: &mut Findings) {
+    const O_DIRECT: u32 = 0o40_000;
+    let mounts = mounts_of(pid);
+    for descriptor in entries(&format!("/proc/{pid}/fd")) {
+        let Ok(target) = fs::read_link(&descriptor) else { continue };
+        let Some(number) = descriptor.file_name() else { continue };
+        let said = fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(number)).unwrap_or_default();
+        let shown = target.to_string_lossy();
+        if shown.starts_with("pipe:") {
+            let flags = field(&said, "flags:").and_then(|text| u32::from_str_radix(text, 8).ok());
+            if flags.is_some_and(|flags| flags & O_DIRECT != 0) {
+                findings.add(Reason::PacketPipe, pid);
+            }
+        } else if target.is_absolute() && !maps::is_memory(target.as_os_str().as_encoded_bytes()) {
+            let mount = field(&said, "mnt_id:").and_then(|text| text.parse().ok());
+            if mount.is_some_and(|mount: u64| !mounts.is_empty() && !mounts.contains(&mount)) {
+                findings.add(Reason::Unmounted(escape(&shown)), pid);
+            }
+        }
+    }
+}
+
+fn mounts_of(pid: i32) -> BTreeSet<u64> {
+    let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
 }
 
 fn mappings(pid: i32, findings: &mut Findings) {

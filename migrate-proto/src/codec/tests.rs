@@ -10,7 +10,8 @@ use crate::handover::Decision;
 use crate::id::{Digest, Epoch, HandoverId};
 use crate::manifest::{Manifest, Stream, StreamName};
 use crate::message::{
-    AgentFacts, Considered, Demands, Encoding, FileIdentity, Finding, Limit, MappedFile, Needs, Offer, Port, Severity, Xsave,
+    AgentFacts, Considered, Demands, Encoding, FileIdentity, Finding, Limit, MappedFile, Needs, Offer, Port, Severity,
+    Xsave,
 };
 use crate::spec::{User, Volume, WorkloadSpec};
 use crate::text::Text;

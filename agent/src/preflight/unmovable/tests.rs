@@ -230,6 +230,8 @@ fn a_file_that_was_replaced_on_a_read_only_root_is_named() {
     let script = "mount -t tmpfs none \"$0\" && cp /bin/sh \"$0/program\" && cd \"$0\" && \
                   exec ./program -c 'rm program && mount -o remount,bind,ro . . && echo ready && read line'";
     let mut command = Command::new("unshare");
+    // Opened out here: on a mount that is not in there.
+    command.stderr(File::open("/dev/null").unwrap());
     let running = Running::start(command.args(["--mount", "/bin/sh", "-c", script]).arg(dir.path()));
     let path = dir.path().join("program");
     let said = format!(
@@ -239,7 +241,19 @@ fn a_file_that_was_replaced_on_a_read_only_root_is_named() {
     );
     // Its mount namespace is not this process's, so it is its own init.
     let found = unmovable(running.pid(), &[running.pid()], &[]);
-    assert_eq!(found.iter().map(Problem::to_string).collect::<Vec<_>>(), [said]);
+    let outside =
+        format!("program (PID {}) has /dev/null open, on a file system that its sandbox does not have", running.pid());
+    assert_eq!(found.iter().map(Problem::to_string).collect::<Vec<_>>(), [said, outside]);
+}
+
+#[test]
+fn a_pipe_in_packet_mode_is_named() {
+    use nix::fcntl::OFlag;
+    let (_reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    assert_eq!(with_descriptor(writer).problems(), Vec::<String>::new());
+    let (_reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_DIRECT).unwrap();
+    let running = with_descriptor(writer);
+    assert_eq!(running.problems(), [format!("sh (PID {}) has a pipe in packet mode (O_DIRECT)", running.pid())]);
 }
 
 #[test]
