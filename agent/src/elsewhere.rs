@@ -1,11 +1,13 @@
 //! What this agent itself asks of other agents' APIs.
 
+use std::time::Duration;
+
 use axum::http::Method;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use migrate_proto::api::{ErrorBody, NodeState, NodeView, RunRequest, WorkloadView};
+use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, WorkloadView};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::name::NodeName;
+use migrate_proto::name::{NodeName, WorkloadName};
 use migrate_transport::link::PeerAddress;
 use serde::de::DeserializeOwned;
 
@@ -16,15 +18,45 @@ use crate::proxy;
 /// An answer may be this long.
 const LARGEST_ANSWER: usize = 16 << 20;
 
+/// How long an agent that can be reached may take to say what it has: it only has to look.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// The workloads of a node.
 pub async fn workloads(peers: &Peers, node: &NodeName) -> Result<Vec<WorkloadView>, Problem> {
-    ask(peers, node, Method::GET, "/v1/workloads?scope=node", Bytes::new()).await
+    let views: Vec<WorkloadView> = look(peers, node, "/v1/workloads?scope=node").await?;
+    match views.iter().find(|view| view.node != *node) {
+        None => Ok(views),
+        Some(view) => Err(speaks_for(node, &view.node)),
+    }
 }
 
 /// How a node is.
 pub async fn node(peers: &Peers, node: &NodeName) -> Result<NodeView, Problem> {
-    let views: Vec<NodeView> = ask(peers, node, Method::GET, "/v1/nodes?scope=node", Bytes::new()).await?;
-    views.into_iter().next().ok_or_else(|| Problem::new(Code::Corrupt, format!("{node} says nothing about itself")))
+    let views: Vec<NodeView> = look(peers, node, "/v1/nodes?scope=node").await?;
+    match views.into_iter().next() {
+        Some(view) if view.name == *node => Ok(view),
+        Some(view) => Err(speaks_for(node, &view.name)),
+        None => Err(Problem::new(Code::Corrupt, format!("{node} says nothing about itself"))),
+    }
+}
+
+/// A node is believed about itself only.
+fn speaks_for(node: &NodeName, other: &NodeName) -> Problem {
+    Problem::new(Code::Corrupt, format!("{node} speaks for {other}"))
+}
+
+async fn look<T: DeserializeOwned>(peers: &Peers, node: &NodeName, path: &str) -> Result<T, Problem> {
+    let answer = tokio::time::timeout(LOOK, ask(peers, node, Method::GET, path, Bytes::new())).await;
+    let late = || Problem::new(Code::PeerDown, format!("{node} takes questions and does not answer"));
+    answer.unwrap_or_else(|_| Err(late()))
+}
+
+/// What a node remembers of a workload.
+pub async fn events(peers: &Peers, node: &NodeName, workload: &WorkloadName) -> Result<Vec<Event>, Problem> {
+    let path = format!("/v1/events?workload={workload}");
+    let answer = answer(peers, node, Method::GET, &path, Bytes::new()).await?;
+    let lines = answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).map_err(|error| odd(node, error))).collect()
 }
 
 /// A node that does not answer.
@@ -59,6 +91,12 @@ async fn ask<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<T, Problem> {
+    let answer = answer(peers, node, method, path, body).await?;
+    serde_json::from_slice(&answer).map_err(|error| odd(node, error))
+}
+
+/// The body of an answer that is a success.
+async fn answer(peers: &Peers, node: &NodeName, method: Method, path: &str, body: Bytes) -> Result<Vec<u8>, Problem> {
     let body = stream::once(async move { Ok(body) }).boxed();
     let response = proxy::ask(peers, node, ForwardedRequest { method, path: path.to_owned(), body }).await?;
     let gather = |mut all: Vec<u8>, piece: Bytes| async move {
@@ -68,10 +106,13 @@ async fn ask<T: DeserializeOwned>(
         all.extend_from_slice(&piece);
         Ok(all)
     };
-    let odd = |what: String| Problem::new(Code::Corrupt, format!("{node} answered oddly: {what}"));
-    let answer = response.body.try_fold(Vec::new(), gather).await.map_err(|error| odd(error.to_string()))?;
+    let answer = response.body.try_fold(Vec::new(), gather).await.map_err(|error| odd(node, error))?;
     if response.status.is_success() {
-        return serde_json::from_slice(&answer).map_err(|error| odd(error.to_string()));
+        return Ok(answer);
     }
-    Err(serde_json::from_slice::<ErrorBody>(&answer).map_or_else(|error| odd(error.to_string()), |body| body.error))
+    Err(serde_json::from_slice::<ErrorBody>(&answer).map_or_else(|error| odd(node, error), |body| body.error))
+}
+
+fn odd(node: &NodeName, what: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::Corrupt, format!("{node} answered oddly: {what}"))
 }

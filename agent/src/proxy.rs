@@ -17,7 +17,8 @@ use crate::talk::{self, Listener, Purpose, Speaker, Talk};
 
 /// Below the limit of a message.
 const PIECE: usize = 256 << 10;
-const QUEUE: usize = 16;
+/// Pieces that wait. A peer's can be of a mebibyte each, and it may have many requests.
+const QUEUE: usize = 2;
 
 /// Has another node answer.
 pub async fn ask(peers: &Peers, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem> {
@@ -36,7 +37,7 @@ pub async fn ask(peers: &Peers, node: &NodeName, request: ForwardedRequest) -> R
 /// Answers what another agent asks.
 pub async fn serve(router: Router, talk: Talk) {
     let Talk { speaker, mut listener, peer } = talk;
-    let request = match listener.expect().await {
+    let request = match listener.expect_soon().await {
         Ok(Message::Request { method, path }) => {
             Method::from_bytes(method.as_bytes()).ok().map(|method| (method, path))
         }

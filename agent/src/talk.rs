@@ -1,5 +1,7 @@
 //! Messages over a session: one end encodes, the other decodes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use migrate_proto::codec;
 use migrate_proto::error::{Code, Problem};
@@ -9,6 +11,9 @@ use migrate_transport::parcel::Parcel;
 use migrate_transport::session::{LinkState, Session, SessionError, SessionReceiver, SessionSender};
 use tokio::sync::watch;
 
+/// How long a peer may take to say what it wants, and to take the answer. It has a session: it need only speak.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
+
 /// What a session is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -17,12 +22,14 @@ pub enum Purpose {
     Request = 1,
     /// A handover.
     Handover = 2,
+    /// The question whether a handover would be taken.
+    Preflight = 3,
 }
 
 impl Purpose {
     /// The purpose of a session that a peer opened.
     pub fn of(number: u8) -> Option<Purpose> {
-        [Purpose::Request, Purpose::Handover].into_iter().find(|purpose| *purpose as u8 == number)
+        [Purpose::Request, Purpose::Handover, Purpose::Preflight].into_iter().find(|purpose| *purpose as u8 == number)
     }
 }
 
@@ -60,6 +67,12 @@ impl Speaker {
         self.0.flush().await.map_err(problem)
     }
 
+    /// Says something, and that this was all.
+    pub async fn say_last(&self, message: &Message) -> Result<(), Problem> {
+        self.say(message).await?;
+        self.close().await
+    }
+
     /// Says that this was all, and waits until it has arrived.
     pub async fn close(&self) -> Result<(), Problem> {
         self.0.close().await.map_err(problem)
@@ -77,6 +90,11 @@ impl Listener {
         let Some(parcel) = self.0.recv().await.map_err(problem)? else { return Ok(None) };
         let message = codec::decode(&parcel.header).map_err(|error| Problem::new(Code::Corrupt, error.to_string()))?;
         Ok(Some((message, parcel.bulk)))
+    }
+
+    /// The same, in bounded time: for the first words of a conversation that a peer began.
+    pub async fn expect_soon(&mut self) -> Result<Message, Problem> {
+        tokio::time::timeout(FIRST_WORDS, self.expect()).await.unwrap_or_else(|_| Err(wordless()))
     }
 
     /// The next message, which must be there and have no bulk.
@@ -102,6 +120,15 @@ pub async fn greet(session: Session, facts: AgentFacts) -> Result<Talk, Problem>
 
 /// Begins a conversation on a session that a peer opened.
 pub async fn welcome(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
+    let begun = tokio::time::timeout(FIRST_WORDS, begin(session, facts)).await;
+    begun.unwrap_or_else(|_| Err(wordless()))
+}
+
+fn wordless() -> Problem {
+    Problem::new(Code::TimedOut, format!("the peer said nothing for {FIRST_WORDS:?}"))
+}
+
+async fn begin(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
     let authenticated = session.peer();
     let (speaker, mut listener) = halves(session);
     let Message::Hello { offer, facts: theirs } = listener.expect().await? else {
@@ -118,8 +145,7 @@ pub async fn welcome(session: Session, facts: AgentFacts) -> Result<Talk, Proble
             Ok(Talk { speaker, listener, peer: theirs })
         }
         Err(problem) => {
-            speaker.say(&Message::Refused(problem.clone())).await?;
-            let _ = speaker.close().await;
+            speaker.say_last(&Message::Refused(problem.clone())).await?;
             Err(problem)
         }
     }

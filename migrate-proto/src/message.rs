@@ -91,6 +91,12 @@ pub struct Offer {
     pub started: Option<String>,
 }
 
+/// The largest layer: a sparse file of this length, of which the target looks at every block once.
+pub const MAX_LAYER_BYTES: u64 = 1 << 40;
+
+/// No machine has more of anything; sums of such numbers do not overflow.
+const MAX_CLAIM: u64 = 1 << 56;
+
 impl Offer {
     /// What the machines need to know of it.
     pub fn terms(&self) -> Terms {
@@ -117,6 +123,12 @@ impl Offer {
         }
         if self.spec.argv.is_empty() {
             return refuse("the workload has no command".to_owned());
+        }
+        if self.layer_bytes > MAX_LAYER_BYTES || self.layer_used_bytes > MAX_CLAIM {
+            return refuse(format!("a layer of {} bytes that takes {}", self.layer_bytes, self.layer_used_bytes));
+        }
+        if self.memory_bytes > MAX_CLAIM {
+            return refuse(format!("{} bytes of memory", self.memory_bytes));
         }
         if !self.layer_block_bytes.is_power_of_two() {
             return refuse(format!("blocks of {} bytes", self.layer_block_bytes));

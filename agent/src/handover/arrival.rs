@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use migrate_proto::api::Outcome;
-use migrate_proto::error::Problem;
+use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::{Command, Entry, Event, Target};
 use migrate_proto::message::{Demands, Message, Offer};
 use migrate_proto::phase::Phase;
@@ -11,11 +11,11 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Ground;
 use super::drive::{PULSE, Reins, Side, drive};
 use super::hands::Hands;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
+use super::{Ground, claims};
 use crate::events::Kind;
 use crate::talk::Talk;
 use crate::workload::Workload;
@@ -38,12 +38,26 @@ struct Arrival {
 
 /// A peer offers a workload, and has said what else it asks.
 pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, offer: Box<Offer>) {
-    if offer.from != talk.peer.node {
-        return tracing::warn!(peer = %talk.peer.node, says = %offer.from, "an offer of somebody else's workload was ignored");
+    let peer = talk.peer.node.clone();
+    if offer.from != peer {
+        let (name, from) = (&offer.spec.name, &offer.from);
+        claims::denounce(&ground, &peer, &format!("offered {name} in the name of {from}"));
+        let message = format!("the offer of {name} was refused: {peer} made it in the name of {from}");
+        return claims::refuse(talk, Problem::new(Code::PeerUntrusted, message)).await;
+    }
+    if let Some(problem) = claims::owned_elsewhere(&ground, &offer).await {
+        tracing::warn!(%peer, %problem, "an offer was refused");
+        return claims::refuse(talk, problem).await;
     }
     let machine = Target::new(offer, ground.host.node().clone(), ground.host.config.budgets.clone());
     let mut arrival = Arrival::new(ground, machine);
     arrival.demands = demands;
+    // Before anything is made: what is there under this number is another handover's.
+    if !arrival.enlist() {
+        claims::denounce(&arrival.ground, &peer, "made an offer under the number of a handover that is under way");
+        let message = "the offer was refused: there is a handover of this number already";
+        return claims::refuse(talk, Problem::new(Code::Corrupt, message)).await;
+    }
     arrival.connect(talk);
     let first = arrival.reins.machine.step(clock::now(), Event::Offered);
     arrival.run(first).await;
@@ -54,6 +68,7 @@ pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, off
 pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
     let (machine, first) = Target::recover(entry, ground.host.config.budgets.clone(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
+    let _ = arrival.enlist();
     arrival.hands.take_up(workload, turn).await;
     arrival.reins.line.redial();
     arrival.run(first).await;
@@ -63,7 +78,6 @@ impl Arrival {
     fn new(ground: Ground, machine: Target) -> Arrival {
         let offer = machine.offer().clone();
         let reins = Reins::new(&ground, machine, offer.from.clone(), "target");
-        ground.handovers.enlist(offer.handover, reins.tell.clone());
         let hands = Hands::empty(&ground, offer, reins.tell.clone());
         Arrival {
             ground,
@@ -75,6 +89,13 @@ impl Arrival {
             building: None,
             reviving: None,
         }
+    }
+
+    /// From now on the source is heard.
+    #[must_use]
+    fn enlist(&self) -> bool {
+        let offer = self.reins.machine.offer();
+        self.ground.handovers.enlist(offer.handover, &offer.from, self.reins.tell.clone())
     }
 
     async fn run(mut self, first: Vec<Command>) {

@@ -93,7 +93,8 @@ impl Departure {
         let (outcome, problem) = match self.ground.peers.call(&to, Purpose::Handover).await {
             Ok(talk) => {
                 self.connect(talk);
-                self.ground.handovers.enlist(self.terms().handover, self.reins.tell.clone());
+                // The number is random: nobody has it.
+                let _ = self.ground.handovers.enlist(self.terms().handover, &to, self.reins.tell.clone());
                 self.follow_end();
                 let first = self.reins.machine.step(clock::now(), Event::Begin);
                 drive(&mut self, first, cancel, Some(Event::Cancelled)).await
@@ -118,7 +119,8 @@ impl Departure {
         let (machine, first) = Source::recover(entry, decided, ground.host.config.budgets.clone(), clock::now());
         let mut departure = Departure::with(ground, workload, machine, Arc::default());
         departure.workload.watch(&departure.ground.host);
-        departure.ground.handovers.enlist(departure.terms().handover, departure.reins.tell.clone());
+        let terms = departure.terms();
+        let _ = departure.ground.handovers.enlist(terms.handover, &terms.to, departure.reins.tell.clone());
         departure.reins.line.redial();
         let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
         let (ground, terms) = (departure.ground.clone(), departure.terms().clone());

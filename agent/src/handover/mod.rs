@@ -3,6 +3,7 @@
 //! [`departure`] does what the source's machine commands, [`arrival`] what the target's does. `drive` is the loop around
 //! `step` for both: what happens comes in as [`Input`], commands go out to the sandbox, to CRIU's guard, to the files and to the peer.
 //!
+//! - `claims`: what peers may say about handovers.
 //! - `line`: the connection to the peer, which is made anew when it is lost.
 //! - `dump`, `layer_out`, `last_bytes`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
 //! - `halts`: rehearsals of faults in a phase.
@@ -10,6 +11,7 @@
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
 
 pub mod arrival;
+mod claims;
 pub mod departure;
 mod drive;
 mod dump;
@@ -32,6 +34,7 @@ use migrate_proto::error::Problem;
 use migrate_proto::handover::answer_without_entry;
 use migrate_proto::id::HandoverId;
 use migrate_proto::message::{Demands, Message};
+use migrate_proto::name::NodeName;
 use tokio::sync::mpsc;
 
 use crate::host::Host;
@@ -65,7 +68,23 @@ pub enum Input<E> {
 }
 
 /// Puts a conversation that a peer began into the right hands.
-type Mailbox = Box<dyn Fn(Box<Talk>, Message) -> bool + Send>;
+type Deliver = Box<dyn Fn(Box<Talk>, Message) -> bool + Send>;
+
+struct Mailbox {
+    /// The other side of the handover: nobody else has a say in it.
+    peer: NodeName,
+    deliver: Deliver,
+}
+
+/// What became of a conversation about a handover.
+enum Delivery {
+    /// Its side has it.
+    Done,
+    /// Who began it is not the other side.
+    NotYours(Box<Talk>),
+    /// There is no such handover under way.
+    Unknown(Box<Talk>),
+}
 
 /// The handovers under way on this node.
 #[derive(Default)]
@@ -73,14 +92,27 @@ pub struct Handovers {
     /// There are handovers here of which nobody knows enough to answer for them.
     silent: AtomicBool,
     mailboxes: Mutex<HashMap<HandoverId, Mailbox>>,
+    told: claims::Told,
 }
 
 impl Handovers {
-    /// From now on, conversations about `handover` go to `inputs`.
-    pub fn enlist<E: Send + 'static>(&self, handover: HandoverId, inputs: mpsc::UnboundedSender<Input<E>>) {
+    /// From now on, conversations of `peer` about `handover` go to `inputs`. False where there is such a handover already; then
+    /// nothing has changed.
+    #[must_use]
+    pub fn enlist<E: Send + 'static>(
+        &self,
+        handover: HandoverId,
+        peer: &NodeName,
+        inputs: mpsc::UnboundedSender<Input<E>>,
+    ) -> bool {
         let deliver =
             move |talk, message| inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok();
-        self.lock().insert(handover, Box::new(deliver));
+        let mut mailboxes = self.lock();
+        let is_new = !mailboxes.contains_key(&handover);
+        if is_new {
+            mailboxes.insert(handover, Mailbox { peer: peer.clone(), deliver: Box::new(deliver) });
+        }
+        is_new
     }
 
     /// From now on, nothing is said about handovers that are not under way: what is damaged here may be about them, and a
@@ -98,13 +130,14 @@ impl Handovers {
         self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deliver(&self, handover: HandoverId, talk: Box<Talk>, message: Message) -> Option<Box<Talk>> {
+    fn deliver(&self, handover: HandoverId, talk: Box<Talk>, message: Message) -> Delivery {
         match self.lock().get(&handover) {
-            Some(mailbox) => {
-                mailbox(talk, message);
-                None
+            Some(mailbox) if mailbox.peer == talk.peer.node => {
+                (mailbox.deliver)(talk, message);
+                Delivery::Done
             }
-            None => Some(talk),
+            Some(_) => Delivery::NotYours(talk),
+            None => Delivery::Unknown(talk),
         }
     }
 }
@@ -116,8 +149,8 @@ pub async fn rest() {
 
 /// The first message, with the demands that may come before an offer.
 pub async fn offer_or_other(talk: &mut Talk) -> Result<(Option<Box<Demands>>, Message), Problem> {
-    match talk.listener.expect().await? {
-        Message::Demands(demands) => Ok((Some(demands), talk.listener.expect().await?)),
+    match talk.listener.expect_soon().await? {
+        Message::Demands(demands) => Ok((Some(demands), talk.listener.expect_soon().await?)),
         other => Ok((None, other)),
     }
 }
@@ -138,13 +171,18 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
         | Message::Done { handover } => *handover,
         other => return tracing::info!(peer = %talk.peer.node, kind = other.kind(), "a conversation began oddly"),
     };
-    let Some(talk) = ground.handovers.deliver(handover, Box::new(talk), message.clone()) else { return };
+    let talk = match ground.handovers.deliver(handover, Box::new(talk), message.clone()) {
+        Delivery::Done => return,
+        Delivery::NotYours(talk) => {
+            let what = format!("spoke about handover {handover}, which is between others");
+            return claims::denounce(&ground, &talk.peer.node, &what);
+        }
+        Delivery::Unknown(talk) => talk,
+    };
     if ground.handovers.silent.load(Ordering::Relaxed) && matches!(message, Message::Ask { .. }) {
         return tracing::warn!(peer = %talk.peer.node, %handover, "a question stays without an answer: a journal is damaged");
     }
-    if let Some(answer) = answer_without_entry(&message)
-        && talk.speaker.say(&answer).await.is_ok()
-    {
-        let _ = talk.speaker.close().await;
+    if let Some(answer) = answer_without_entry(&message) {
+        let _ = talk.speaker.say_last(&answer).await;
     }
 }

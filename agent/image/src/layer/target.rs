@@ -1,5 +1,6 @@
 //! The target's side of the layer.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,8 +21,8 @@ pub struct LayerTarget {
     path: PathBuf,
     file: File,
     size: u64,
-    /// The digest of each block; `None` for zeros.
-    blocks: Mutex<Vec<Option<Digest>>>,
+    /// The digest of each block that is not zeros: what is announced and never comes takes no memory.
+    blocks: Mutex<BTreeMap<usize, Digest>>,
     decoders: Mutex<Vec<Decoder>>,
 }
 
@@ -32,8 +33,7 @@ impl LayerTarget {
         let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = made.and_then(|file| file.set_len(size).map(|()| file));
         let file = file.map_err(|source| LayerError::Io { path: path.clone(), source })?;
-        let blocks = Mutex::new(vec![None; size.div_ceil(BLOCK_BYTES as u64) as usize]);
-        Ok(LayerTarget { path, file, size, blocks, decoders: Mutex::default() })
+        Ok(LayerTarget { path, file, size, blocks: Mutex::default(), decoders: Mutex::default() })
     }
 
     /// Verifies a chunk and writes it. Chunks of one round may come in any order and from any thread; those of the next
@@ -54,7 +54,9 @@ impl LayerTarget {
 
     /// The digest of what is there.
     pub fn digest(&self) -> Digest {
-        layer_digest(self.size, lock(&self.blocks).iter().copied())
+        let blocks = lock(&self.blocks);
+        let count = self.size.div_ceil(BLOCK_BYTES as u64) as usize;
+        layer_digest(self.size, (0..count).map(|block| blocks.get(&block).copied()))
     }
 
     /// Waits until it is on disk.
@@ -77,14 +79,19 @@ impl LayerTarget {
         let digest = |block: &[u8]| (!is_zero(block)).then(|| Digest::of(block));
         let digests: Vec<_> = raw.chunks(BLOCK_BYTES).map(digest).collect();
         self.file.write_all_at(raw, offset).map_err(|source| self.failed(source))?;
-        lock(&self.blocks)[first..][..digests.len()].copy_from_slice(&digests);
+        let mut blocks = lock(&self.blocks);
+        for (block, digest) in (first..).zip(digests) {
+            match digest {
+                Some(digest) => _ = blocks.insert(block, digest),
+                None => _ = blocks.remove(&block),
+            }
+        }
         Ok(())
     }
 
     fn punch(&self, first: usize, offset: u64, len: usize) -> Result<(), LayerError> {
-        let count = len.div_ceil(BLOCK_BYTES);
-        let already = lock(&self.blocks)[first..][..count].iter().all(Option::is_none);
-        if already {
+        let these = first..first + len.div_ceil(BLOCK_BYTES);
+        if lock(&self.blocks).range(these.clone()).next().is_none() {
             return Ok(());
         }
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -93,7 +100,9 @@ impl LayerTarget {
             punched => punched.map_err(io::Error::from),
         }
         .map_err(|source| self.failed(source))?;
-        lock(&self.blocks)[first..][..count].fill(None);
+        let mut blocks = lock(&self.blocks);
+        these.for_each(|block| _ = blocks.remove(&block));
+        drop(blocks);
         Ok(())
     }
 

@@ -82,12 +82,15 @@ fn the_good_path_is_exactly_this() {
 #[test]
 fn an_offer_that_makes_no_sense_is_refused_before_anything_is_looked_at() {
     type Spoil = fn(&mut Offer);
-    let bad: [(Spoil, Code); 5] = [
+    let bad: [(Spoil, Code); 8] = [
         (|offer| offer.to = "node3".parse().unwrap(), Code::Corrupt),
         (|offer| offer.from = "node2".parse().unwrap(), Code::SameNode),
         (|offer| offer.epoch = Epoch(u64::MAX), Code::Corrupt),
         (|offer| offer.spec.argv.clear(), Code::Corrupt),
         (|offer| offer.layer_block_bytes = 0, Code::Corrupt),
+        (|offer| offer.layer_bytes = (1 << 40) + 1, Code::Corrupt),
+        (|offer| offer.layer_used_bytes = u64::MAX, Code::Corrupt),
+        (|offer| offer.memory_bytes = u64::MAX, Code::Corrupt),
     ];
     for (spoil, code) in bad {
         let mut offer = offer();

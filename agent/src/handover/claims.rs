@@ -1,0 +1,100 @@
+//! What peers claim about handovers, and what is made of claims that cannot be true.
+//!
+//! Every node has the cluster key, so whoever speaks is a node; that does not make it right. A handover has two sides, and only
+//! they may speak about it; a workload has one owner, and only it may offer it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use migrate_proto::api::{State, WorkloadView};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::message::{Message, Offer};
+use migrate_proto::name::NodeName;
+
+use super::Ground;
+use crate::elsewhere;
+use crate::events::Kind;
+use crate::talk::Talk;
+
+/// How long another node may take to say what it owns; one that does not answer cannot be asked.
+const QUESTION: Duration = Duration::from_secs(1);
+/// How long a refusal may take to arrive.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How often events tell of one peer's false claims: an endless liar must not push everything else out.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Of how many peers it is remembered that they were told of.
+const MOST_TOLD: usize = 256;
+
+/// Of whom events have told lately.
+#[derive(Default)]
+pub(super) struct Told(Mutex<HashMap<NodeName, Instant>>);
+
+impl Told {
+    /// Whether it is time to tell of `peer` again.
+    fn is_due(&self, peer: &NodeName, now: Instant) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, when| now.saturating_duration_since(*when) < TELL_AGAIN);
+        let due = !told.contains_key(peer) && told.len() < MOST_TOLD;
+        if due {
+            told.insert(peer.clone(), now);
+        }
+        due
+    }
+}
+
+/// A peer said what is not its to say. People hear of it in the events, now and then, and in the log each time.
+pub(super) fn denounce(ground: &Ground, peer: &NodeName, what: &str) {
+    tracing::warn!(%peer, what, "a claim that cannot be was ignored");
+    if ground.handovers.told.is_due(peer, Instant::now()) {
+        let message = format!("{peer} {what}; that was ignored. See whether its agent is the one you installed");
+        ground.host.events.record(Kind::Warning, None, None, message);
+    }
+}
+
+/// Says no to an offer of which nothing has been touched.
+pub(super) async fn refuse(talk: Talk, problem: Problem) {
+    // One that gives no credit for an answer does not get one.
+    let _ = tokio::time::timeout(ANSWER, talk.speaker.say_last(&Message::Refused(problem))).await;
+}
+
+/// Why the workload is not the offering node's to give: another node that answers has it. What is only held there, because it is
+/// not settled, is no claim.
+pub(super) async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> {
+    let others = ground.peers.all().iter().filter(|peer| peer.node != offer.from && peer.node != offer.to);
+    let asked = others.map(|peer| async {
+        let answer = tokio::time::timeout(QUESTION, elsewhere::workloads(&ground.peers, &peer.node)).await;
+        let views = answer.ok()?.ok()?;
+        views.into_iter().find(|view| view.name == offer.spec.name && contradicts(view, offer))
+    });
+    let other = join_all(asked).await.into_iter().flatten().next()?;
+    let message = format!(
+        "{} offers {} in epoch {}, and {} has it in epoch {}; nothing was moved",
+        offer.from, offer.spec.name, offer.epoch, other.node, other.epoch
+    );
+    let hint = format!("`migrate ps` shows both; remove the wrong one: `migrate --node NODE rm {}`", offer.spec.name);
+    Some(Problem::new(Code::NameTaken, message).hint(hint))
+}
+
+fn contradicts(view: &WorkloadView, offer: &Offer) -> bool {
+    view.state != State::Frozen || view.epoch > offer.epoch
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_liar_is_told_of_now_and_then_and_many_do_not_fill_the_memory() {
+        let (told, now) = (Told::default(), Instant::now());
+        let node = |name: String| -> NodeName { name.parse().unwrap() };
+        assert!(told.is_due(&node("m".into()), now));
+        assert!(!told.is_due(&node("m".into()), now + TELL_AGAIN / 2));
+        assert!(told.is_due(&node("n".into()), now), "another peer is told of by itself");
+        assert!(told.is_due(&node("m".into()), now + TELL_AGAIN));
+        let many = (0..10_000).filter(|number| told.is_due(&node(format!("m{number}")), now + TELL_AGAIN));
+        assert_eq!(many.count(), MOST_TOLD - 1);
+    }
+}
