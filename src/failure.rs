@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::cli::run::RunError;
 use crate::client::ClientError;
 use crate::command::key::KeyError;
+use crate::command::key::rotation::RotationError;
 use crate::lab::LabError;
 use crate::show::answer::{self, AnswerError};
 use crate::show::remark::Remarks;
@@ -46,6 +47,8 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
+    Rotation(#[from] RotationError),
+    #[error(transparent)]
     Lab(#[from] LabError),
 }
 
@@ -66,7 +69,7 @@ impl Failure {
             // The reader has what it wanted.
             Failure::Answer(failure) if failure.is_reader_gone() => 0,
             Failure::Answer(_) | Failure::Encoding(_) | Failure::Runtime(_) => 1,
-            Failure::Random { .. } | Failure::TimedOut => 1,
+            Failure::Random { .. } | Failure::TimedOut | Failure::Rotation(_) => 1,
         }
     }
 
@@ -85,6 +88,7 @@ impl Failure {
                     .to_owned()
             }
             Failure::Lab(failure) => failure.hint(),
+            Failure::Rotation(failure) => failure.hint(),
             _ => String::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! What can be typed. The contract is that nothing typed is ever silently ignored: what is parsed here and not done yet is
 //! refused by [`not_there_yet`].
 
+pub(crate) mod key;
 pub(crate) mod lab;
 pub(crate) mod not_there_yet;
 pub(crate) mod quantity;
@@ -178,7 +179,7 @@ pub(crate) enum Command {
     },
     /// Cluster keys
     #[command(subcommand, arg_required_else_help = true)]
-    Key(KeyCommand),
+    Key(key::KeyCommand),
     /// A cluster on one machine
     #[command(subcommand, arg_required_else_help = true)]
     Lab(lab::LabCommand),
@@ -206,17 +207,4 @@ pub(crate) enum Command {
     /// The process that is a lab node's PID 1
     #[command(hide = true)]
     LabNode(lab::NodeOptions),
-}
-
-/// Cluster keys.
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make a new cluster key; never overwrites
-    New {
-        /// Where to
-        #[arg(default_value = "/etc/migrate/cluster.key")]
-        file: PathBuf,
-    },
-    /// Replace the key of a running cluster (not there yet)
-    Rotate(NotThereYet),
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use migrate_proto::api::MoveRequest;
 
+use crate::cli::key::KeyCommand;
 use crate::cli::lab::LabCommand;
-use crate::cli::{Cli, Command, Everywhere, KeyCommand};
+use crate::cli::{Cli, Command, Everywhere};
 use crate::client::choose::Asked;
 use crate::client::{Client, ClientError};
 use crate::failure::Failure;
@@ -101,6 +102,7 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Move { name, to, mode } => {
             moving::migrate(session, Some(name), MoveRequest { to, mode: mode.into(), force: false }).await
         }
+        Command::Key(KeyCommand::Rotate(options)) => key::rotation::rotate(session, &options).await,
         Command::Nodes => cluster::nodes(session).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
@@ -125,7 +127,6 @@ fn not_there_yet(command: &Command) -> &'static str {
         Command::Why(_) => "why",
         Command::Top(_) => "top",
         Command::Simulate(_) => "simulate",
-        Command::Key(KeyCommand::Rotate(_)) => "key rotate",
         _ => "this command",
     }
 }

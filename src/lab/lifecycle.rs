@@ -57,7 +57,17 @@ fn refuse_a_used_directory(lab: &Path) -> Result<(), LabError> {
 }
 
 fn start_all(lab: &Path, layout: &Layout) -> Result<(), LabError> {
-    key::make(&lab.join("cluster.key"))?;
+    let key = lab.join("cluster.key");
+    key::make(&key)?;
+    for identity in &layout.nodes {
+        let directory = node::directory(lab, &identity.name);
+        std::fs::create_dir_all(&directory).map_err(|source| LabError::File {
+            doing: "create",
+            path: directory.clone(),
+            source,
+        })?;
+        key::copy(&key, &directory.join("cluster.key"))?;
+    }
     power::start_switch(lab)?;
     layout.nodes.iter().try_for_each(|identity| power::boot(lab, layout, identity))
 }

@@ -176,7 +176,7 @@ fn agent_args(lab: &Path, layout: &Layout, name: &NodeName) -> Vec<OsString> {
     }
     add("--state", super::disk::state(lab, name).into());
     add("--run", "/run/migrate".into());
-    add("--key", lab.join("cluster.key").into());
+    add("--key", own.join("cluster.key").into());
     add("--socket", own.join("agent.sock").into());
     add("--cgroup", layout.cgroup(name).into());
     add("--hide", lab.into());
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(
             told,
             "--node node2 --peer node1=10.77.0.1:7700 --listen 10.77.0.2:7700 --state /lab/node2/state \
-             --run /run/migrate --key /lab/cluster.key --socket /lab/node2/agent.sock --cgroup migrate-lab-1f/node2 \
+             --run /run/migrate --key /lab/node2/cluster.key --socket /lab/node2/agent.sock --cgroup migrate-lab-1f/node2 \
              --hide /lab"
         );
     }

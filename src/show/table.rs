@@ -127,6 +127,22 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
     text(table)
 }
 
+/// `migrate key rotate`.
+pub(crate) fn keys(style: Style, views: &[NodeView]) -> String {
+    let mut table = table(style, &["NAME", "STATE", "PROVES ITSELF WITH", "TRUSTS ALSO"]);
+    for view in views {
+        let mut keys = view.keys.iter().map(ToString::to_string);
+        let color = if view.state == NodeState::Alive { Color::Green } else { Color::Red };
+        table.add_row([
+            Cell::new(&view.name),
+            painted(style, word(&view.state), color),
+            Cell::new(or_dash(keys.next())),
+            Cell::new(or_dash(keys.reduce(|all, key| format!("{all}, {key}")))),
+        ]);
+    }
+    text(table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
