@@ -32,6 +32,8 @@ pub mod init;
 pub mod layer;
 mod loopdev;
 pub mod nearby;
+#[doc(hidden)]
+pub mod outside;
 pub mod plan;
 pub mod process;
 mod reap;

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use tokio::net::UnixStream;
+
 use super::listen::Listening;
 use super::wire::{PipeEnd, Wire};
 use super::{LAST_IMAGE, StreamError};
@@ -20,8 +22,7 @@ impl Capture {
 
     /// Waits for CRIU, which connects when it starts. The socket's name is removed.
     pub async fn accept(self) -> Result<Capturing, StreamError> {
-        let socket = self.0.accept().await?;
-        Ok(Capturing { wire: Wire::new(socket), pending: None, seen: HashSet::new() })
+        Ok(Capturing::over(self.0.accept().await?))
     }
 }
 
@@ -44,6 +45,12 @@ pub struct Capturing {
 }
 
 impl Capturing {
+    /// A dump on the other end of `socket`.
+    #[doc(hidden)]
+    pub fn over(socket: UnixStream) -> Capturing {
+        Capturing { wire: Wire::new(socket), pending: None, seen: HashSet::new() }
+    }
+
     /// The PID of whoever connected, as seen from here: CRIU's, unless something else in the sandbox was faster.
     pub fn peer_pid(&self) -> Option<i32> {
         self.wire.peer_pid()

@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use tokio::net::UnixStream;
+
 use super::StreamError;
 use super::listen::Listening;
 use super::wire::{PipeEnd, Wire};
@@ -19,7 +21,7 @@ impl Serve {
 
     /// Waits for CRIU, which connects when it starts. The socket's name is removed.
     pub async fn accept(self) -> Result<Serving, StreamError> {
-        Ok(Serving { wire: Wire::new(self.0.accept().await?) })
+        Ok(Serving::over(self.0.accept().await?))
     }
 }
 
@@ -30,6 +32,12 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// A restore on the other end of `socket`.
+    #[doc(hidden)]
+    pub fn over(socket: UnixStream) -> Serving {
+        Serving { wire: Wire::new(socket) }
+    }
+
     /// The PID of whoever connected, as seen from here: CRIU's, unless something else in the sandbox was faster.
     pub fn peer_pid(&self) -> Option<i32> {
         self.wire.peer_pid()

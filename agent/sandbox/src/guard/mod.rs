@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use gate::gate;
 pub use server::serve;
+pub(crate) use server::{read_hook, read_order};
 
 /// The guard's socket, in its own directory.
 pub const GUARD_SOCKET: &str = "guard.sock";

@@ -199,12 +199,7 @@ impl Guard {
             return;
         }
         let _ = stream.set_nonblocking(false);
-        let word = wire::Until { socket: &stream, deadline: Instant::now() + MESSAGE_TIME };
-        let mut name = String::new();
-        if BufReader::new(word.take(WORD)).read_line(&mut name).is_err() {
-            return;
-        }
-        let Some(hook) = Hook::parse(name.trim_end()) else { return };
+        let Some(hook) = read_hook(&stream, Instant::now() + MESSAGE_TIME) else { return };
         self.waiting = Some((hook, stream));
         // What cannot be held could run on when CRIU dies, whatever was decided.
         if hook == Hook::PostDump && !self.hold(true) {
@@ -327,8 +322,16 @@ impl Guard {
     }
 }
 
+/// Which hook calls; `None` where it does not say one that matters.
+pub(crate) fn read_hook(gate: &UnixStream, deadline: Instant) -> Option<Hook> {
+    let word = wire::Until { socket: gate, deadline };
+    let mut name = String::new();
+    BufReader::new(word.take(WORD)).read_line(&mut name).ok()?;
+    Hook::parse(name.trim_end())
+}
+
 /// One line; `None` where the agent is gone or talks nonsense.
-fn read_order(agent: &UnixStream) -> Option<Order> {
+pub(crate) fn read_order(agent: &UnixStream) -> Option<Order> {
     let mut agent = wire::Until { socket: agent, deadline: Instant::now() + MESSAGE_TIME };
     let mut line = Vec::new();
     let mut byte = [0u8];
