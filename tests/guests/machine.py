@@ -13,6 +13,10 @@ import subprocess
 import threading
 import time
 
+import wire
+
+DISK_BYTES = 6 << 30
+
 
 class GuestError(Exception):
     """A guest did not do what was asked of it."""
@@ -25,13 +29,17 @@ class Answer:
         self._arrived = threading.Event()
         self.code = None
         self.output = ""
+        self.request = b""
 
     def settle(self, code, output):
         self.code, self.output = code, output
         self._arrived.set()
 
+    def arrived(self, seconds):
+        return self._arrived.wait(seconds)
+
     def wait(self, seconds):
-        if not self._arrived.wait(seconds):
+        if not self.arrived(seconds):
             raise GuestError(f"no answer within {seconds} s")
         return self
 
@@ -42,27 +50,37 @@ class Machine:
     def __init__(self, name, address, image, programs, run):
         self.name, self.address = name, address
         self._image, self._programs, self._run = image, programs, run
-        self._disk = os.path.join(run, f"{name}.disk")
+        self.mac = bytes([0x52, 0x54, 0, 0, 0, int(address.rsplit(".", 1)[1])])
+        self._lives = 0
         self._process = None
         self._channel = None
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._pending = {}
 
+    def _path(self, kind):
+        return os.path.join(self._run, f"{self.name}.{kind}")
+
     def make_disk(self):
         """Makes the disk that survives."""
-        with open(self._disk, "wb") as file:
-            file.truncate(6 << 30)
-        subprocess.run(["mke2fs", "-q", "-t", "ext4", self._disk], check=True)
+        with open(self._path("disk"), "wb") as file:
+            file.truncate(DISK_BYTES)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-L", "state", self._path("disk")], check=True)
 
-    def switch_on(self, cable):
-        """Starts the machine and returns at once; `cable` is its end of the virtual cable, as qemu takes it."""
-        ear = os.path.join(self._run, f"{self.name}.ear")
-        if os.path.exists(ear):
-            os.unlink(ear)
-        console = os.path.join(self._run, f"{self.name}.console")
-        number = self.address.rsplit(".", 1)[1]
-        with open(os.path.join(self._run, f"{self.name}.qemu"), "ab") as said:
+    def heard(self):
+        """What this machine has told the cable of the witness, in all its lives: [(time, number, machine)]."""
+        lives = range(1, self._lives + 1)
+        return [(time, number, self.name) for life in lives
+                for time, number in wire.heard(f"{self._path('wire')}.{life}", self.mac)]
+
+    def switch_on(self, other):
+        """Starts the machine and returns at once. The cable leads to the machine of the name `other`, be it on or off."""
+        ear, console = self._path("ear"), self._path("console")
+        for stale in (ear, self._path("plug")):
+            if os.path.exists(stale):
+                os.unlink(stale)
+        self._lives += 1
+        with open(self._path("qemu"), "ab") as said:
             self._process = subprocess.Popen(
                 ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "q35", "-cpu", "max", "-m", "1024",
                  "-nodefaults", "-display", "none", "-no-reboot",
@@ -70,25 +88,28 @@ class Machine:
                  "console=ttyS0 root=/dev/nvme0n1 rootfstype=ext4 rw init=/guest/init panic=-1 quiet mitigations=off "
                  f"guest_name={self.name} guest_address={self.address}",
                  "-chardev", f"file,id=console,path={console},append=on", "-serial", "chardev:console",
-                 *disk(0, os.path.join(self._image, "root.img"), "snapshot=on"),
-                 *disk(1, self._programs, "readonly=on"),
-                 *disk(2, self._disk, "discard=unmap"),
+                 *disk("nvme", "root", os.path.join(self._image, "root.img"), "snapshot=on"),
+                 *disk("virtio-blk-pci", "programs", self._programs, "readonly=on"),
+                 *disk("virtio-blk-pci", "state", self._path("disk"), "discard=unmap"),
                  "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
                  "-chardev", f"socket,id=ear,path={ear},server=on,wait=off", "-device", "virtserialport,chardev=ear,name=ear",
-                 "-netdev", f"stream,id=cable,{cable}",
-                 "-device", f"virtio-net-pci,netdev=cable,mac=52:54:00:00:00:{int(number):02x}"],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=said, preexec_fn=end_with_parent)
+                 "-netdev", f"dgram,id=cable,local.type=unix,local.path={self._path('plug')},"
+                 f"remote.type=unix,remote.path={os.path.join(self._run, other)}.plug",
+                 "-device", f"virtio-net-pci,netdev=cable,mac={self.mac.hex(':')}",
+                 "-object", f"filter-dump,id=tap,netdev=cable,maxlen=128,file={self._path('wire')}.{self._lives}"],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, preexec_fn=end_with_parent,
+                # Where qemu keeps what is forgotten.
+                env={**os.environ, "TMPDIR": self._run})
         threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
 
     def wait_until_up(self, seconds=120):
         """Returns when the guest takes commands."""
-        answer = self.begin("true")
-        try:
-            answer.wait(seconds)
-        except GuestError as error:
-            raise GuestError(f"{self.name} did not come up: {error}\n{self.console()}") from None
+        answer, deadline = self.begin("true"), time.monotonic() + seconds
+        while not answer.arrived(1):
+            if time.monotonic() > deadline or "Kernel panic" in self.console():
+                raise GuestError(f"{self.name} does not come up")
         if answer.code != 0:
-            raise GuestError(f"{self.name} did not come up: {answer.output}\n{self.console()}")
+            raise GuestError(f"{self.name} did not come up: {answer.output}")
 
     def switch_off(self):
         """Power loss: nothing in the guest has an instant to react."""
@@ -104,7 +125,7 @@ class Machine:
     def console(self):
         """The last words of the guest's kernel."""
         try:
-            with open(os.path.join(self._run, f"{self.name}.console"), errors="replace") as file:
+            with open(self._path("console"), errors="replace") as file:
                 return "".join(file.readlines()[-20:])
         except FileNotFoundError:
             return ""
@@ -119,7 +140,8 @@ class Machine:
             if self._channel:
                 self._send(request)
             else:
-                self._pending[number].request = request
+                # Sent as soon as the guest listens.
+                answer.request = request
         return answer
 
     def run(self, command, seconds=300):
@@ -173,10 +195,9 @@ class Machine:
             answer.settle(said["code"], said["output"])
 
 
-def disk(number, path, option):
-    """qemu's words for a disk; the guest sees it as /dev/nvme<number>n1."""
-    return ["-drive", f"if=none,id=d{number},file={path},format=raw,{option}",
-            "-device", f"nvme,drive=d{number},serial=d{number}"]
+def disk(kind, name, path, option):
+    """qemu's words for a disk. There is one of kind nvme, which the kernel boots from; the guest finds the others by label."""
+    return ["-drive", f"if=none,id={name},file={path},format=raw,{option}", "-device", f"{kind},drive={name},serial={name}"]
 
 
 def end_with_parent():
