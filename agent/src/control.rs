@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use migrate_proto::api::{Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WorkloadView};
+use migrate_proto::api::{
+    CheckReport, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WhyView, WorkloadView,
+};
 use migrate_proto::error::Problem;
 use migrate_proto::name::{NodeName, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -64,14 +66,26 @@ pub trait Control: Send + Sync + 'static {
         cancel: CancellationToken,
     ) -> Result<Lines<MoveLine>, Problem>;
 
+    /// Whether a workload would move to a node, or to the one that a move would choose. Changes nothing.
+    async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem>;
+
+    /// Why a workload is where it is.
+    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem>;
+
     /// The node that has a workload; `None` where it is this one, or where nobody knows.
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem>;
 
     /// The members of the cluster, ordered by name; or this node alone.
     async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem>;
 
-    /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on.
-    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem>;
+    /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on. With `workload` only
+    /// what is about that one.
+    async fn events(
+        &self,
+        since: Option<Duration>,
+        workload: Option<WorkloadName>,
+        follow: bool,
+    ) -> Result<Lines<Event>, Problem>;
 
     /// Reads the cluster's keys again and puts them in force; this node then.
     async fn reload_keys(&self) -> Result<NodeView, Problem>;

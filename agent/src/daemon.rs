@@ -24,7 +24,7 @@ use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
 use crate::talk::{self, Purpose};
 use crate::workload::Workload;
-use crate::{api, proxy};
+use crate::{api, check, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
@@ -199,6 +199,7 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
                 Ok(talk) => match purpose {
                     Some(Purpose::Request) => proxy::serve(router, talk).await,
                     Some(Purpose::Handover) => handover::receive(ground, talk).await,
+                    Some(Purpose::Preflight) => check::answer(ground, talk).await,
                     None => tracing::info!(%peer, "a conversation without a purpose that is known here"),
                 },
                 Err(problem) => tracing::info!(%peer, %problem, "a conversation did not begin"),

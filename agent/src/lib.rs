@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod channel;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -31,4 +32,5 @@ pub mod proxy;
 pub mod registry;
 pub mod rootfs;
 pub mod talk;
+pub mod why;
 pub mod workload;

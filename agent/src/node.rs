@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
-    Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, RunRequest,
-    WorkloadView,
+    CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView,
+    RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
@@ -24,7 +25,7 @@ use crate::handover::{Ground, departure, rest};
 use crate::keyring::Keyring;
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
-use crate::{clock, elsewhere, output, preflight, proxy, rootfs};
+use crate::{check, clock, elsewhere, output, preflight, proxy, rootfs, why};
 
 /// How often a move tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -102,20 +103,6 @@ impl Node {
         self.view(&workload).await
     }
 
-    /// The healthiest peer: alive, with the most free memory.
-    async fn choose_target(&self) -> Result<NodeName, Problem> {
-        let asked =
-            join_all(self.ground.peers.all().iter().map(|peer| elsewhere::node(&self.ground.peers, &peer.node))).await;
-        let free = |view: &NodeView| Some(view.memory_total_bytes?.saturating_sub(view.memory_used_bytes?));
-        let candidates =
-            asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());
-        let best = candidates.max_by_key(|view| (free(view), std::cmp::Reverse(view.workloads)));
-        best.map(|view| view.name).ok_or_else(|| {
-            Problem::new(Code::PeerDown, "no other node answers and has a usable CRIU")
-                .hint("`migrate nodes` shows the nodes")
-        })
-    }
-
     async fn own_view(&self) -> NodeView {
         let host = &self.ground.host;
         let figures = self.figures.lock().await.look(&host.config.state);
@@ -149,21 +136,10 @@ impl Node {
             );
         }
         let turn = workload.turn_soon().await?;
-        may_change(&workload)?;
-        if !matches!(workload.record().doing, Doing::Running) {
-            let message =
-                format!("{} does not run on {}; only a running workload can be moved", workload.name(), self.me());
-            return Err(
-                Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` starts it", workload.name()))
-            );
-        }
+        check::standing(&self.ground, &workload, request.to.as_ref())?;
         let to = match request.to {
-            Some(to) if to == *self.me() => {
-                let message = format!("{} is on {to} already", workload.name());
-                return Err(Problem::new(Code::SameNode, message).hint("choose another node with --to"));
-            }
             Some(to) => to,
-            None => self.choose_target().await?,
+            None => check::choose_target(&self.ground).await?,
         };
         self.ground.peers.address(&to)?;
         let meter = Arc::default();
@@ -176,18 +152,6 @@ impl Node {
             rest().await;
         });
         Ok(follow_move(meter, report))
-    }
-}
-
-/// What is in doubt is for a person to look at: nothing else may start or move it.
-fn may_change(workload: &Workload) -> Result<(), Problem> {
-    match workload.doubt() {
-        Some(problem) => Err(problem),
-        None if workload.place().departure().exists() => {
-            let message = format!("an earlier move of {} is not settled", workload.name());
-            Err(Problem::new(Code::Busy, message).hint("`migrate events` says what it waits for"))
-        }
-        None => Ok(()),
     }
 }
 
@@ -301,7 +265,7 @@ impl Control for Node {
     async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
         let turn = workload.turn_soon().await?;
-        may_change(&workload)?;
+        check::settled(&workload)?;
         if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
             return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
         }
@@ -355,6 +319,14 @@ impl Control for Node {
         self.begin_move(self.own(name)?, request, cancel).await
     }
 
+    async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem> {
+        check::check(&self.ground, &self.own(name)?, to).await
+    }
+
+    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem> {
+        why::why(&self.ground, &self.own(name)?).await
+    }
+
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {
         if self.own(name).is_ok() {
             return Ok(None);
@@ -393,8 +365,14 @@ impl Control for Node {
         Ok(views)
     }
 
-    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem> {
-        Ok(self.ground.host.events.read(since, follow))
+    async fn events(
+        &self,
+        since: Option<Duration>,
+        workload: Option<WorkloadName>,
+        follow: bool,
+    ) -> Result<Lines<Event>, Problem> {
+        let is_meant = move |event: &Event| workload.is_none() || event.workload == workload;
+        Ok(self.ground.host.events.read(since, follow).filter(move |event| std::future::ready(is_meant(event))).boxed())
     }
 
     async fn reload_keys(&self) -> Result<NodeView, Problem> {

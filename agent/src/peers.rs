@@ -54,7 +54,7 @@ impl Peers {
     /// How sessions of this purpose deal with time.
     pub fn timing(&self, purpose: Purpose) -> Timing {
         let give_up = match purpose {
-            Purpose::Request => QUESTION,
+            Purpose::Request | Purpose::Preflight => QUESTION,
             Purpose::Handover => self.host.config.link_timeout,
         };
         Timing { silence: SILENCE, give_up }

@@ -120,6 +120,11 @@ impl Workload {
         self.ended.subscribe()
     }
 
+    /// Whether a move is under way, or waits for an answer.
+    pub fn is_moving(&self) -> bool {
+        self.live().moving
+    }
+
     /// Says that a move is under way, or over.
     pub fn set_moving(&self, moving: bool) {
         self.live().moving = moving;

@@ -166,6 +166,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "MODE", default_value = "auto")]
         mode: ModeName,
     },
+    /// Would it move? Changes nothing
+    ///
+    /// Exit codes: 0 yes; 1 no, or unlikely: then only the attempt can tell, and it fails without harm; 2 there is no such workload
+    /// or node; 4 no agent answers.
+    Check {
+        /// Which workload
+        name: WorkloadName,
+        /// Where to [default: the healthiest peer]
+        #[arg(long, value_name = "NODE")]
+        to: Option<NodeName>,
+    },
+    /// Why a workload is where it is
+    Why {
+        /// Which workload
+        name: WorkloadName,
+    },
     /// The nodes of the cluster
     Nodes,
     /// What happened, one line each
@@ -183,8 +199,6 @@ pub(crate) enum Command {
     /// A cluster on one machine
     #[command(subcommand, arg_required_else_help = true)]
     Lab(lab::LabCommand),
-    /// Would it move? (not there yet)
-    Check(NotThereYet),
     /// Keep an image of a workload (not there yet)
     Checkpoint(NotThereYet),
     /// What is kept (not there yet)
@@ -195,8 +209,6 @@ pub(crate) enum Command {
     Drain(NotThereYet),
     /// Let a node take workloads again (not there yet)
     Undrain(NotThereYet),
-    /// Why a workload is where it is (not there yet)
-    Why(NotThereYet),
     /// Live view (not there yet)
     Top(NotThereYet),
     /// Faults on purpose (not there yet)

@@ -1,5 +1,6 @@
 //! One function for each command: ask, show, and the exit code.
 
+pub(crate) mod checking;
 pub(crate) mod cluster;
 pub(crate) mod key;
 pub(crate) mod moving;
@@ -103,6 +104,8 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
             moving::migrate(session, Some(name), MoveRequest { to, mode: mode.into(), force: false }).await
         }
         Command::Key(KeyCommand::Rotate(options)) => key::rotation::rotate(session, &options).await,
+        Command::Check { name, to } => checking::check(session, &name, to.as_ref()).await,
+        Command::Why { name } => checking::why(session, &name).await,
         Command::Nodes => cluster::nodes(session).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
@@ -118,13 +121,11 @@ fn run_lab(session: &Session, command: LabCommand) -> Result<u8, Failure> {
 
 fn not_there_yet(command: &Command) -> &'static str {
     match command {
-        Command::Check(_) => "check",
         Command::Checkpoint(_) => "checkpoint",
         Command::Checkpoints(_) => "checkpoints",
         Command::Restore(_) => "restore",
         Command::Drain(_) => "drain",
         Command::Undrain(_) => "undrain",
-        Command::Why(_) => "why",
         Command::Top(_) => "top",
         Command::Simulate(_) => "simulate",
         _ => "this command",

@@ -1,6 +1,7 @@
 //! What people see: answers on stdout, everything else on stderr; legible without colour.
 
 pub(crate) mod answer;
+pub(crate) mod checking;
 pub(crate) mod moving;
 pub(crate) mod remark;
 pub(crate) mod style;

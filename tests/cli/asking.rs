@@ -117,6 +117,45 @@ fn nodes_without_figures_are_shown_all_the_same() {
 }
 
 #[test]
+fn check_answers_in_words_in_json_and_by_its_exit_code() {
+    for (verdict, exit) in [("yes", 0), ("no", 1), ("unlikely", 1)] {
+        let report = json!({
+            "workload": "web", "to": "node2", "verdict": verdict,
+            "reasons": [{"severity": "note", "what": "the kernels differ", "hint": "mind"}],
+            "predicted_downtime_ms": 100.0, "predicted_total_ms": null,
+        });
+        let answer = report.clone();
+        let agent = StandIn::start(move |_, _| Answer::Json(200, answer.clone()));
+        let words = said(asking(&agent.socket(), &["check", "web", "--to", "node2"]));
+        assert_eq!(words.code, exit, "{words:?}");
+        assert!(words.stdout.starts_with(&format!("{verdict}: web would")), "{words:?}");
+        assert!(words.stdout.contains("note      the kernels differ\n            hint: mind"), "{words:?}");
+        let programs = said(asking(&agent.socket(), &["check", "web", "--json"]));
+        assert_eq!((programs.code, programs.json()), (exit, report));
+        let asked: Vec<_> = agent.record.asked().into_iter().map(|asked| asked.what).collect();
+        assert_eq!(asked, ["GET /v1/workloads/web/check?to=node2", "GET /v1/workloads/web/check"]);
+    }
+    let agent = StandIn::start(|_, _| Answer::Json(404, problem("unknown-node", "there is no node node9", "")));
+    assert_eq!(said(asking(&agent.socket(), &["check", "web", "--to", "node9"])).code, 2);
+}
+
+#[test]
+fn why_answers_in_words_and_in_json() {
+    let view = json!({
+        "workload": "web", "node": "node2", "state": "running", "epoch": 2, "since": "2026-11-21T10:00:00.000Z",
+        "came_from": "node1", "held": null, "unsettled": [], "history": [], "silent": [],
+        "prediction": {"moves": 0, "downtime_error": null, "total_error": null},
+    });
+    let answer = view.clone();
+    let agent = StandIn::start(move |_, _| Answer::Json(200, answer.clone()));
+    let words = said(asking(&agent.socket(), &["why", "web"]));
+    let expected = "web: running on node2 (epoch 2), came from node1 at 2026-11-21T10:00:00.000Z\n";
+    assert_eq!((words.code, words.stdout.as_str()), (0, expected));
+    assert_eq!(said(asking(&agent.socket(), &["why", "web", "--json"])).json(), view);
+    assert_eq!(agent.record.asked()[0].what, "GET /v1/workloads/web/why");
+}
+
+#[test]
 fn an_agent_that_does_not_answer_in_time_is_exit_code_four() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("deaf.sock");

@@ -11,13 +11,11 @@ fn refused(words: &[&str], why: &str) {
 #[test]
 fn what_is_not_there_yet_says_so() {
     for words in [
-        &["check", "web"][..],
-        &["checkpoint", "web"],
+        &["checkpoint", "web"][..],
         &["checkpoints"],
         &["restore", "web", "--as", "new"],
         &["drain", "node1", "--deadline", "5m"],
         &["undrain", "node1"],
-        &["why", "web"],
         &["top"],
         &["simulate", "--interactive", "cpu"],
     ] {

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use migrate_proto::api::{ExecRequest, MoveRequest, NodeView, RunRequest, WorkloadView};
+use migrate_proto::api::{CheckReport, ExecRequest, MoveRequest, NodeView, RunRequest, WhyView, WorkloadView};
+use migrate_proto::name::{NodeName, WorkloadName};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +120,24 @@ pub(super) async fn migrate(
     Ok(ndjson(lines.inspect(move |_| _ = &cancel_on_drop)))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckArguments {
+    to: Option<NodeName>,
+}
+
+pub(super) async fn check(
+    State(api): State<Api>,
+    Name(name): Name,
+    Arguments(arguments): Arguments<CheckArguments>,
+) -> Answer<CheckReport> {
+    Ok(Json(api.control.check(&name, arguments.to).await?))
+}
+
+pub(super) async fn why(State(api): State<Api>, Name(name): Name) -> Answer<WhyView> {
+    Ok(Json(api.control.why(&name).await?))
+}
+
 pub(super) async fn nodes(
     State(api): State<Api>,
     Arguments(arguments): Arguments<ListArguments>,
@@ -136,6 +155,7 @@ pub(super) struct EventArguments {
     #[serde(default)]
     follow: bool,
     since_ms: Option<u64>,
+    workload: Option<WorkloadName>,
 }
 
 pub(super) async fn events(
@@ -143,7 +163,7 @@ pub(super) async fn events(
     Arguments(arguments): Arguments<EventArguments>,
 ) -> Result<Response, Failure> {
     let since = arguments.since_ms.map(Duration::from_millis);
-    let lines = api.control.events(since, arguments.follow).await?;
+    let lines = api.control.events(since, arguments.workload, arguments.follow).await?;
     Ok(following(&api, arguments.follow, lines))
 }
 

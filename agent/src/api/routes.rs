@@ -22,7 +22,7 @@ pub(super) struct Route {
 /// An argument in the query; none has to be there.
 pub(super) struct Argument {
     pub(super) name: &'static str,
-    /// `boolean`, `integer`, or `node|cluster` for one of these words.
+    /// `boolean`, `integer`, `name`, or `node|cluster` for one of these words.
     pub(super) kind: &'static str,
     pub(super) help: &'static str,
 }
@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 13] = [
+pub(super) const ROUTES: [Route; 15] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -150,6 +150,24 @@ pub(super) const ROUTES: [Route; 13] = [
     },
     Route {
         method: "get",
+        path: "/v1/workloads/{name}/check",
+        summary: "Would it move? Changes nothing",
+        query: &[argument("to", "name", "to which node; the one that a move would choose where absent")],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "CheckReport"),
+        handler: || get(handlers::check),
+    },
+    Route {
+        method: "get",
+        path: "/v1/workloads/{name}/why",
+        summary: "Why a workload is where it is",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "WhyView"),
+        handler: || get(handlers::why),
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         summary: "The members of the cluster, ordered by name",
         query: &[SCOPE],
@@ -170,7 +188,11 @@ pub(super) const ROUTES: [Route; 13] = [
         method: "get",
         path: "/v1/events",
         summary: "What happened on this node, oldest first",
-        query: &[FOLLOW, argument("since_ms", "integer", "only what is at most so old; all that is kept where absent")],
+        query: &[
+            FOLLOW,
+            argument("since_ms", "integer", "only what is at most so old; all that is kept where absent"),
+            argument("workload", "name", "only what is about this workload"),
+        ],
         input: Input::Nothing,
         answer: Answer::Lines("Event"),
         handler: || get(handlers::events),

@@ -22,6 +22,7 @@ use super::{Ground, Input};
 use crate::events::Kind;
 use crate::offer;
 use crate::registry::{Doing, Record};
+use crate::why::CAME_FROM;
 use crate::workload::Workload;
 
 /// The image may be larger than its estimate: the workload runs on while it is being copied.
@@ -206,7 +207,7 @@ impl Hands {
         }
         workload.set_frozen(None);
         workload.watch(&self.ground.host);
-        let message = format!("came from {}", self.offer.from);
+        let message = format!("{CAME_FROM}{}", self.offer.from);
         self.ground.host.events.record(Kind::Arrived, Some(workload.name()), None, message);
         Ok(MAIN_PID)
     }

@@ -14,6 +14,7 @@ use futures_util::stream;
 use http_body_util::BodyExt;
 use migrate_proto::api::*;
 use migrate_proto::id::Epoch;
+use migrate_proto::message::Severity;
 use migrate_proto::name::WorkloadName;
 use migrate_proto::phase::Phase;
 use serde_json::Value;
@@ -167,8 +168,26 @@ impl Control for Fake {
         Ok(vec![node()])
     }
 
-    async fn events(&self, since: Option<Duration>, follow: bool) -> Result<Lines<Event>, Problem> {
-        self.called(format!("events {since:?} {follow}"));
+    async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem> {
+        self.called(format!("check {name} {to:?}"));
+        self.view(name)?;
+        Ok(checked(name))
+    }
+
+    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem> {
+        self.called(format!("why {name}"));
+        self.view(name)?;
+        Ok(why(name, &self.node))
+    }
+
+    async fn events(
+        &self,
+        since: Option<Duration>,
+        workload: Option<WorkloadName>,
+        follow: bool,
+    ) -> Result<Lines<Event>, Problem> {
+        let about = workload.map(|name| format!(" {name}")).unwrap_or_default();
+        self.called(format!("events {since:?} {follow}{about}"));
         let lines = stream::iter([event()]);
         Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
     }
@@ -228,6 +247,43 @@ pub(super) fn node() -> NodeView {
         agent_version: None,
         criu_version: None,
         keys: vec![],
+    }
+}
+
+pub(super) fn checked(name: &WorkloadName) -> CheckReport {
+    CheckReport {
+        workload: name.clone(),
+        to: Some("node2".parse().unwrap()),
+        verdict: Verdict::No,
+        reasons: vec![Reason { severity: Severity::No, what: "it is red".to_owned(), hint: "paint it".to_owned() }],
+        predicted_downtime_ms: Some(100.0),
+        predicted_total_ms: None,
+    }
+}
+
+pub(super) fn unsettled() -> Unsettled {
+    Unsettled {
+        on: "node1".parse().unwrap(),
+        peer: "node2".parse().unwrap(),
+        leaves: true,
+        phase: Phase::Commit,
+        waits_for: "an answer".to_owned(),
+    }
+}
+
+pub(super) fn why(name: &WorkloadName, node: &NodeName) -> WhyView {
+    WhyView {
+        workload: name.clone(),
+        node: node.clone(),
+        state: State::Running,
+        epoch: Epoch::FIRST,
+        since: None,
+        came_from: None,
+        held: Some(Problem::new(Code::Unknown, "it is held")),
+        unsettled: vec![unsettled()],
+        history: vec![event()],
+        silent: vec![],
+        prediction: PredictionView::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use migrate_proto::api::*;
+use migrate_proto::message::Severity;
 use migrate_proto::name::WorkloadName;
 use migrate_proto::phase::Phase;
 use migrate_proto::spec::{User, Volume, WorkloadSpec};
@@ -133,6 +134,12 @@ fn schemas_have_the_fields_of_the_types() {
     fields_are_described("Health", &fake::health(&node1));
     fields_are_described("Event", &fake::event());
     fields_are_described("MoveFigures", &fake::event().figures.unwrap());
+    let checked = fake::checked(&web);
+    fields_are_described("Reason", &checked.reasons[0]);
+    fields_are_described("CheckReport", &checked);
+    fields_are_described("Unsettled", &fake::unsettled());
+    fields_are_described("WhyView", &fake::why(&web, &node1));
+    fields_are_described("PredictionView", &PredictionView::default());
     fields_are_described("MoveRequest", &MoveRequest::default());
     fields_are_described("MoveProgress", &fake::progress());
     fields_are_described("MoveReport", &fake::report(&web, &node1));
@@ -160,6 +167,8 @@ fn schemas_have_the_words_of_the_enums() {
     };
     assert_eq!(words("Mode", ""), json!([Mode::Auto, Mode::Stream, Mode::Ahead]));
     assert_eq!(words("MoveReport", "outcome"), json!([Outcome::Moved, Outcome::Stayed, Outcome::Unknown]));
+    assert_eq!(words("CheckReport", "verdict"), json!([Verdict::Yes, Verdict::No, Verdict::Unlikely]));
+    assert_eq!(words("Reason", "severity"), json!([Severity::No, Severity::Unlikely, Severity::Note]));
     for (name, count) in [("WorkloadView", 9), ("NodeView", 5)] {
         let states = words(name, "state");
         assert_eq!(states.as_array().unwrap().len(), count);

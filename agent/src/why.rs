@@ -1,0 +1,96 @@
+//! Why a workload is where it is: what its node knows about it, and what the event logs of all nodes remember.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use migrate_proto::api::{Event, Unsettled, WhyView};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::handover::{source, target};
+use migrate_proto::phase::Phase;
+
+use crate::events::Kind;
+use crate::handover::Ground;
+use crate::workload::Workload;
+use crate::{clock, durable, elsewhere};
+
+/// Events that are shown.
+const SHOWN: usize = 20;
+
+/// How the message of [`Kind::Arrived`] begins; the source's name follows.
+pub const CAME_FROM: &str = "came from ";
+
+/// Why it is where it is.
+pub async fn why(ground: &Ground, workload: &Arc<Workload>) -> Result<WhyView, Problem> {
+    let (host, looking) = (ground.host.clone(), workload.clone());
+    let view = tokio::task::spawn_blocking(move || looking.view(&host, clock::now_ns())).await;
+    let gone = || Problem::new(Code::UnknownWorkload, "the workload has just left");
+    let view = view.map_err(Problem::internal)?.ok_or_else(gone)?;
+    let name = workload.name();
+
+    let own: Vec<Event> = ground.host.events.read(None, false).collect().await;
+    let mut history: Vec<Event> = own.into_iter().filter(|event| event.workload.as_ref() == Some(name)).collect();
+    let came = history
+        .iter()
+        .rev()
+        .find(|event| [Kind::Arrived, Kind::Started].iter().any(|kind| event.kind == kind.as_str()));
+    let since = came.map(|event| event.at.clone());
+    let came_from = came.and_then(|event| event.message.strip_prefix(CAME_FROM)?.parse().ok());
+
+    let asked = ground.peers.all().iter().map(|peer| elsewhere::events(&ground.peers, &peer.node, name));
+    let mut silent = Vec::new();
+    for (peer, answer) in ground.peers.all().iter().zip(join_all(asked).await) {
+        match answer {
+            Ok(events) => history.extend(events),
+            Err(_) => silent.push(peer.node.clone()),
+        }
+    }
+    // All of one form, so the words sort as the times do.
+    history.sort_by(|a, b| a.at.cmp(&b.at));
+    history.drain(..history.len().saturating_sub(SHOWN));
+
+    Ok(WhyView {
+        workload: name.clone(),
+        node: ground.host.node().clone(),
+        state: view.state,
+        epoch: view.epoch,
+        since,
+        came_from,
+        held: workload.doubt(),
+        unsettled: unsettled(ground, workload),
+        history,
+        silent,
+        prediction: ground.host.forecasts.error(),
+    })
+}
+
+/// What the journals say. One that cannot be read is told by [`Workload::doubt`].
+fn unsettled(ground: &Ground, workload: &Workload) -> Vec<Unsettled> {
+    let (place, on) = (workload.place(), ground.host.node());
+    let leaving = durable::read::<source::Entry>(&place.departure()).ok().flatten().map(|entry| Unsettled {
+        on: on.clone(),
+        peer: entry.terms.to.clone(),
+        leaves: true,
+        phase: entry.phase,
+        waits_for: match workload.doubt() {
+            Some(_) => format!(
+                "a person: {} may have it too; bring that node back, or remove one of the copies",
+                entry.terms.to
+            ),
+            None if workload.is_moving() => format!("nothing but time: the move to {} is under way", entry.terms.to),
+            None => format!("an answer of {}: bring that node back", entry.terms.to),
+        },
+    });
+    let coming = durable::read::<target::Entry>(&place.arrival()).ok().flatten().map(|entry| {
+        let from = entry.offer.from.clone();
+        let waits_for = match entry.phase {
+            Phase::Commit => format!("{from} to say whether it has given the workload away: bring that node back"),
+            Phase::Resume | Phase::CleanUp => {
+                format!("{from} to say that it has forgotten its copy; the workload is not touched")
+            }
+            _ => format!("nothing but time: the move from {from} is under way"),
+        };
+        Unsettled { on: on.clone(), peer: from, leaves: false, phase: entry.phase, waits_for }
+    });
+    leaving.into_iter().chain(coming).collect()
+}
