@@ -1,0 +1,81 @@
+//! `simulate`: many histories of a cluster in which everything fails. See `--help`, and docs/reliability.md.
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use migrate_simulation::campaign::{self, Outcome};
+use migrate_simulation::{Bug, World};
+
+/// How much of a history is shown when it fails.
+const LAST: usize = 60;
+
+/// Simulates clusters in which messages, agents, nodes, disks and clocks fail, and judges whether anything is ever lost.
+#[derive(Parser)]
+struct Options {
+    /// How many histories.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first seed; from the clock where it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Do one thing wrongly, on purpose.
+    #[arg(long, value_name = "NAME")]
+    bug: Option<Bug>,
+    /// Only the history of `--seed`, with everything that happens in it.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let first = options.seed.unwrap_or_else(from_clock);
+    if options.trace {
+        return show(first, options.bug, usize::MAX);
+    }
+    let outcome = campaign::run(first, options.seeds, options.bug);
+    report(first, &outcome);
+    match &outcome.failed {
+        None => ExitCode::SUCCESS,
+        Some((seed, violation)) => {
+            println!("\nseed {seed} fails: {violation}\n");
+            show(*seed, options.bug, LAST);
+            let bug = options.bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default();
+            println!("\nreproduce: scripts/simulate --seed {seed}{bug} --trace");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(first: u64, outcome: &Outcome) {
+    let Outcome { seeds, things, handovers, moved, lost, took, .. } = outcome;
+    println!("{seeds} seeds from {first} in {:.1} s: {:.0} seeds/s", took.as_secs_f64(), outcome.rate());
+    println!("{things} things happened; {handovers} handovers, {moved} of them committed; {lost} workloads went with a node's power\n");
+    println!("{}\n", outcome.coverage.table());
+    let never = outcome.coverage.never();
+    let missed: Vec<&str> = never.iter().filter(|(_, why)| why.is_none()).map(|(cell, _)| cell.as_str()).collect();
+    println!("{} cells cannot be (–)", never.len() - missed.len());
+    match missed[..] {
+        [] => println!("every other cell was hit"),
+        _ => println!("not hit: {}", missed.join("; ")),
+    }
+}
+
+/// Runs one history again and shows the last things that happened.
+fn show(seed: u64, bug: Option<Bug>, last: usize) -> ExitCode {
+    let mut world = World::new(seed, bug, true);
+    let verdict = world.live();
+    let all = world.trace().count();
+    world.trace().skip(all.saturating_sub(last)).for_each(|line| println!("{line}"));
+    match verdict {
+        Ok(()) => {
+            println!("seed {seed}: every invariant holds");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            println!("seed {seed}: {violation}");
+            ExitCode::FAILURE
+        }
+    }
+}
