@@ -6,6 +6,7 @@
 //! - [`keyring`]: the cluster's keys, which can change while it runs.
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
 
+pub mod aftermath;
 pub mod api;
 pub mod channel;
 pub mod check;

@@ -11,8 +11,9 @@ use migrate_proto::handover::target::Room;
 use migrate_proto::message::{Demands, Finding, Offer};
 use migrate_proto::name::WorkloadName;
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::process::{self, Stat};
+use migrate_sandbox::process;
 
+use crate::aftermath;
 use crate::figures::{Figures, HostFigures, disk_free};
 use crate::host::Host;
 use crate::predict::Size;
@@ -173,20 +174,19 @@ pub fn taken_name(host: &Host, registry: &Registry, name: &WorkloadName) -> Opti
 }
 
 /// After a move that did not happen: whether the workload runs as before. `false` where it has ended meanwhile. `clean`
-/// says that CRIU ended in good order. Blocks.
+/// says that CRIU ended in good order; where it did not, the workload is looked at. Blocks.
 pub fn is_free(host: &Arc<Host>, workload: &Arc<Workload>, clean: bool) -> Result<bool, Problem> {
     if let Ok(cgroup) = host.cgroup(workload.name().as_str()) {
         let _ = cgroup.freeze(false);
     }
     let Some(main) = workload.pid() else { return Ok(false) };
     if !clean {
-        let name = workload.name();
-        let message = format!(
-            "CRIU was killed while it had {name} on {} in its hands; code of CRIU may be left in it",
-            host.node()
-        );
-        let hint = format!("see whether it still works; if not: `migrate rm -f {name}` or `kill -CONT {main}`");
-        return Err(Problem::new(Code::Unknown, message).hint(hint));
+        let (name, node) = (workload.name(), host.node());
+        aftermath::settle(&process::tree(main)).map_err(|why| {
+            let message = format!("CRIU was killed while it had {name} on {node} in its hands: {why}");
+            let hint = format!("see whether it still works; if not: `migrate rm -f {name}` or `kill -CONT {main}`");
+            Problem::new(Code::Unknown, message).hint(hint)
+        })?;
     }
-    Ok(Stat::read(main).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X')))
+    Ok(workload.pid().is_some() && aftermath::is_alive(main))
 }
