@@ -1,6 +1,5 @@
 //! What PID 1 of a node does: reaps, and starts the agent again whenever it dies, as a supervisor would.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -17,11 +16,11 @@ use super::layout::Layout;
 use super::node::{NodeError, directory};
 use super::{LabError, detach};
 
-/// So many deaths …
+/// So many deaths in a row …
 const DEATHS: usize = 5;
 
-/// … in so much time, and the agent is not started again.
-const DEATHS_WITHIN: Duration = Duration::from_secs(10);
+/// … each so soon after its start, and the agent is not started again. One that is killed now and then by somebody else is.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Holds the agent's PID as the node sees it; absent while there is none.
 pub(crate) const PID_FILE: &str = "agent.pid";
@@ -35,7 +34,8 @@ pub(crate) struct Supervisor {
     args: Vec<OsString>,
     directory: PathBuf,
     agent: Option<Pid>,
-    deaths: VecDeque<Instant>,
+    started: Instant,
+    early_deaths: usize,
     ending: bool,
 }
 
@@ -47,7 +47,8 @@ impl Supervisor {
             args: agent_args(lab, layout, name),
             directory: directory(lab, name),
             agent: None,
-            deaths: VecDeque::new(),
+            started: Instant::now(),
+            early_deaths: 0,
             ending: false,
         }
     }
@@ -74,6 +75,7 @@ impl Supervisor {
         match self.spawn_agent() {
             Ok(pid) => {
                 self.agent = Some(pid);
+                self.started = Instant::now();
                 self.note_agent();
             }
             Err(e) => {
@@ -121,13 +123,11 @@ impl Supervisor {
         if self.ending {
             return;
         }
-        let now = Instant::now();
-        self.deaths.push_back(now);
-        self.deaths.retain(|death| now.duration_since(*death) < DEATHS_WITHIN);
-        if self.deaths.len() < DEATHS {
+        self.early_deaths = if self.started.elapsed() < SOON { self.early_deaths + 1 } else { 0 };
+        if self.early_deaths < DEATHS {
             self.start_agent();
         } else {
-            self.give_up(&format!("it died {DEATHS} times within {DEATHS_WITHIN:?}"));
+            self.give_up(&format!("it died {DEATHS} times in a row within {SOON:?} of its start"));
         }
     }
 
