@@ -66,6 +66,8 @@ pub fn run(stage: &mut Stage, cell: Cell) -> Row {
         Fired::Yes(..) if unread => Ok(false),
         Fired::Yes(..) => Ok(true),
         Fired::Never(why) => Err(why.clone()),
+        // The whole move went by.
+        Fired::No(_) if row.settled == Settled::Moved => Err(format!("the {} never waits there", cell.side.as_str())),
         Fired::No(why) => {
             row.wrong.push(why.clone());
             Ok(false)
@@ -77,6 +79,9 @@ pub fn run(stage: &mut Stage, cell: Cell) -> Row {
     let harmed_at = if let Fired::Yes(_, at) = &fired { *at } else { 0 };
     judge_journal(stage.journal(&name).prove(), cell, harmed_at, known_at(&log, said_before), &mut row);
     drop(wire);
+    if row.passed() && row.settled != Settled::Lost {
+        move_once_more(stage, &name, &mut row);
+    }
     clear_away(stage, &name, &mut row);
     row
 }
@@ -85,10 +90,11 @@ pub fn run(stage: &mut Stage, cell: Cell) -> Row {
 
 fn fire(stage: &Stage, cell: Cell, ordered: &mut Ordered, halt: &Halt, wire: Option<&Wire>) -> Fired {
     let over = std::cell::RefCell::new(ordered);
-    let Ok(Some(held)) = halt.wait(|| over.borrow_mut().is_over(), PATIENCE) else {
+    let held = halt.wait(|| over.borrow_mut().is_over(), PATIENCE);
+    let ordered = over.into_inner();
+    let Ok(Some(held)) = held else {
         return Fired::No(format!("the move did not come to {} of the {}", cell.phase, cell.side.as_str()));
     };
-    let ordered = over.into_inner();
     if cell.fault.needs_criu() && stage.criu(node(cell.side)).is_none() {
         return fire_at_criu(stage, cell, ordered, held);
     }
@@ -228,12 +234,29 @@ fn judge_journal(proof: Proof, cell: Cell, harmed: u128, known: Option<u128>, ro
     // A killed agent's guard knows at once. Otherwise it is known when the source decides.
     let at_once = cell.fault == Fault::AgentKilled && cell.side == Side::Source;
     let known = if at_once { harmed } else { known.unwrap_or(harmed).max(harmed) };
-    let Some(Pause { to, .. }) = pause.filter(|pause| pause.to > known) else { return };
+    // Where it stood still, and that was during the move.
+    let stood = pause.filter(|Pause { from, to }| *from < known && known < *to);
+    let Some(Pause { to, .. }) = stood else { return };
     let late = (to.saturating_sub(known) / 1_000_000) as u64;
     row.resumed_ms = Some(late);
-    if late > RESUMED_WITHIN && pause.is_some_and(|pause| pause.milliseconds() > RESUMED_WITHIN) {
+    if late > RESUMED_WITHIN {
         row.wrong.push(format!("the source went on {late} ms after its failure was known"));
     }
+}
+
+/// What was left of the attempt must not be in anybody's way.
+fn move_once_more(stage: &Stage, name: &str, row: &mut Row) {
+    let to = if row.settled == Settled::Moved { SOURCE } else { TARGET };
+    let mut said = String::new();
+    let moved = soon(SETTLING, || {
+        said = outcome_in(&stage.order_move(name, to).end(SETTLING));
+        said == "moved"
+    });
+    if !moved || !stage.goes_on(name, WHOLE) {
+        row.wrong.push(format!("it cannot be moved afterwards: {said}"));
+    }
+    row.wrong
+        .extend(stage.journal(name).prove().faults.into_iter().map(|fault| format!("after the next move: {fault}")));
 }
 
 /// Removes the witness; whatever is left then is one too many.

@@ -58,8 +58,8 @@ impl Harm {
             Fault::AgentStopped => STOPPED,
             Fault::PowerLoss => DARK,
             Fault::LinkHealed => SHORT,
-            Fault::LinkCut | Fault::DiskFull | Fault::OutOfMemory if settled => Duration::ZERO,
-            _ => LONG,
+            Fault::LinkCut | Fault::DiskFull | Fault::OutOfMemory if !settled => LONG,
+            _ => Duration::ZERO,
         };
         if !self.over && self.begun.elapsed() >= lasts {
             self.end(stage);
