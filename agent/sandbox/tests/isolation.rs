@@ -10,8 +10,9 @@ use std::path::Path;
 use house::{House, command, volume};
 use migrate_proto::api::Exit;
 
-/// SYS_ADMIN SYS_PTRACE MKNOD SYS_MODULE SYS_RAWIO SYS_BOOT SYS_TIME DAC_READ_SEARCH NET_ADMIN SYSLOG PERFMON BPF.
-const LEAVING: [u32; 12] = [21, 19, 27, 16, 17, 22, 25, 2, 12, 34, 38, 39];
+/// SYS_ADMIN SYS_PTRACE MKNOD SYS_MODULE SYS_RAWIO SYS_BOOT SYS_TIME DAC_READ_SEARCH NET_ADMIN SYSLOG PERFMON BPF
+/// CHECKPOINT_RESTORE SYS_PACCT SYS_TTY_CONFIG MAC_ADMIN MAC_OVERRIDE AUDIT_CONTROL AUDIT_READ WAKE_ALARM BLOCK_SUSPEND.
+const LEAVING: [u32; 21] = [21, 19, 27, 16, 17, 22, 25, 2, 12, 34, 38, 39, 40, 20, 26, 33, 32, 30, 37, 35, 36];
 
 fn assert_harmless(status: &str) {
     let sets: Vec<&str> = status.lines().filter(|line| line.starts_with("Cap")).collect();
@@ -74,6 +75,57 @@ fn hidden_behind_a_link_is_hidden() {
     let script = format!("cat {}/secret/key {}/secret/key 2>/dev/null; echo end", real.display(), link.display());
     assert_eq!(house.run(&["/bin/sh", "-c", &script]), Exit::Code(0));
     assert_eq!(house.output(), "end\n");
+}
+
+/// The helper that builds the sandbox runs in a mount namespace of its own, in which `commands` were run before.
+fn with_mounts(dir: &Path, commands: &str) -> std::path::PathBuf {
+    let wrapper = dir.join("with-mounts");
+    let script = format!("#!/bin/sh\nexec unshare -m --propagation private sh -ec '{commands}\nexec \"$0\" \"$1\"'");
+    std::fs::write(&wrapper, format!("{script} {} \"$1\"\n", house::program().display())).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    wrapper
+}
+
+#[test]
+fn hidden_is_hidden_under_every_name() {
+    // Not below /tmp or /work, where the layer has its own.
+    let at = tempfile::tempdir_in("/opt").unwrap();
+    let (state, programs) = (at.path().join("state"), tempfile::tempdir().unwrap());
+    for dir in ["state/deep/er", "state/mounted", "whole", "part", "above", "again", "harmless", "beside"] {
+        std::fs::create_dir_all(at.path().join(dir)).unwrap();
+    }
+    std::fs::write(at.path().join("beside/file"), "seen").unwrap();
+    std::fs::write(state.join("deep/er/key"), "secret").unwrap();
+    let commands = r#"
+        cd AT
+        mount -t tmpfs none state/mounted && mkdir state/mounted/in && echo secret > state/mounted/in/key
+        mount --bind state whole
+        mount --bind state/deep part
+        mount --bind . above
+        mount --bind state/mounted/in again
+        mount --bind beside harmless
+    "#;
+    let house = |name: &str, volume_of: Option<&str>| {
+        let (dir, cgroup) = (tempfile::tempdir().unwrap(), house::cgroup(name));
+        let mut plan = house::plan(dir.path(), &cgroup);
+        plan.hide = vec![state.clone()];
+        plan.volumes = volume_of.map(|of| volume(&at.path().join(of), "/data")).into_iter().collect();
+        let program = with_mounts(programs.path(), &commands.replace("AT", at.path().to_str().unwrap()));
+        let built = migrate_sandbox::Sandbox::build(&program, &plan).inspect_err(|_| cgroup.remove().unwrap());
+        built.map(|sandbox| House { sandbox, cgroup, dir })
+    };
+    let house_of_none = house("hidden-names", None).unwrap();
+    let layer = migrate_sandbox::layer::Layer::create(house_of_none.dir.path().join("layer.img"), 64 << 20).unwrap();
+    house_of_none.sandbox.attach_layer(layer.device().unwrap()).unwrap();
+    let script = "cd \"$0\" && cat beside/file harmless/file && grep -rs secret . ; grep -s secret whole/deep/er/key part/er/key \
+                  above/state/deep/er/key again/key whole/mounted/in/key above/state/mounted/in/key; echo; echo end";
+    assert_eq!(house_of_none.run(&["/bin/sh", "-c", script, at.path().to_str().unwrap()]), Exit::Code(0));
+    assert_eq!(house_of_none.output(), "seenseen\nend\n");
+    for (number, of) in ["whole", "whole/deep", "part", "above", "again"].iter().enumerate() {
+        let refused = house(&format!("hidden-volume-{number}"), Some(of)).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("is hidden from every workload"), "{of}: {refused}");
+    }
+    house("hidden-volume-harmless", Some("harmless")).unwrap();
 }
 
 #[test]

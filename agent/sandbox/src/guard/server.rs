@@ -63,6 +63,8 @@ fn prepare() -> Result<Guard> {
     std::io::stdin().read_to_string(&mut text).map_err(SandboxError::system("read the call"))?;
     let call: Call = serde_json::from_str(&text)
         .map_err(|error| SandboxError::Protocol { who: "the agent", detail: format!("a call: {error}") })?;
+    // What came in by accident would stay open for as long as CRIU runs.
+    spawn::close_from(3, &[]);
     // Where the guard is a leader already it has what it wants.
     let _ = setsid();
     enter::join(&call.side)?;

@@ -4,6 +4,7 @@
 //! bound, and treats every failed request as an answer, never as a reason to end: when it ends, the kernel ends everything
 //! in the sandbox.
 
+mod hidden;
 mod main_loop;
 mod mounts;
 mod powers;

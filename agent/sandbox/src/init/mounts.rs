@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use migrate_proto::spec::Volume;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
+use super::hidden::Hidden;
 use crate::beneath;
 use crate::error::{Result, SandboxError};
 use crate::layer::MOUNT_OPTIONS;
@@ -58,13 +59,8 @@ struct Pending {
 impl House {
     /// Builds what can be built before the layer is there, and moves in.
     pub(crate) fn build(plan: &Plan) -> Result<House> {
-        let hidden: Vec<PathBuf> = plan.hide.iter().map(|path| resolve(path)).collect();
-        plan.volumes.iter().try_for_each(|volume| shows_nothing_hidden(volume, &hidden))?;
-        let volumes = plan
-            .volumes
-            .iter()
-            .map(|volume| take(Path::new(volume.source.as_os_str()), true))
-            .collect::<Result<_>>()?;
+        let hidden = Hidden::find(&plan.hide)?;
+        let volumes = plan.volumes.iter().map(|volume| take_volume(volume, &hidden)).collect::<Result<_>>()?;
         let work = plan.dir.join("work");
         let pending = Pending {
             work: take(&work, false)?,
@@ -82,13 +78,13 @@ impl House {
         Ok(house)
     }
 
-    fn move_into_node_root(&mut self, hidden: &[PathBuf]) -> Result<()> {
+    fn move_into_node_root(&mut self, hidden: &Hidden) -> Result<()> {
         let Some(pending) = self.pending.take() else { return Ok(()) };
         let root = self.plan.dir.join("root");
         make_dir(&root, 0o755)?;
         mount_tmpfs(&root, "mode=0755,size=1m")?;
         bind_node_directories(&root)?;
-        for path in hidden {
+        for path in hidden.names() {
             hide(&root, path)?;
         }
         // Everything bound so far; the tmpfs itself once it is furnished.
@@ -296,17 +292,20 @@ fn mount_layer(device: &OwnedFd, target: &Path) -> Result<()> {
         .map_err(SandboxError::file("mount the layer on", target))
 }
 
-/// Where a path of the node really is, as far as it exists.
-fn resolve(path: &Path) -> PathBuf {
-    let real = |part: &Path| Some(fs::canonicalize(part).ok()?.join(path.strip_prefix(part).ok()?));
-    path.ancestors().find_map(real).unwrap_or_else(|| path.to_owned())
-}
-
-/// A volume is put beside what hides paths, and would show them again.
-fn shows_nothing_hidden(volume: &Volume, hidden: &[PathBuf]) -> Result<()> {
-    let source = resolve(Path::new(volume.source.as_os_str()));
-    match hidden.iter().find(|path| path.starts_with(&source) || source.starts_with(path)) {
-        None => Ok(()),
+/// A volume is put beside what hides paths, and would show them again. It is looked at after it was opened: another workload
+/// may be able to change what is on the way to it.
+fn take_volume(volume: &Volume, hidden: &Hidden) -> Result<OwnedFd> {
+    let path = Path::new(volume.source.as_os_str());
+    let opened = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(SandboxError::file("open the volume", path))?;
+    let source = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+        .map_err(SandboxError::file("find the volume", path))?;
+    match hidden.shown_by(&source) {
+        None => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let whole = OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_EMPTY_PATH;
+            open_tree(opened, "", flags | whole).map_err(SandboxError::file("take the volume", path))
+        }
         Some(path) => Err(SandboxError::Init {
             step: format!("show the volume {}", volume.source),
             reason: format!("{} is hidden from every workload of this node", path.display()),
