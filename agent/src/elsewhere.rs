@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, WorkloadView};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use migrate_transport::link::PeerAddress;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::control::ForwardedRequest;
 use crate::peers::Peers;
@@ -21,6 +23,9 @@ const LARGEST_ANSWER: usize = 16 << 20;
 /// How long an agent that can be reached may take to say what it has: it only has to look.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// The same where it is only asked to be on the safe side.
+const GLANCE: Duration = Duration::from_secs(1);
+
 /// The workloads of a node.
 pub async fn workloads(peers: &Peers, node: &NodeName) -> Result<Vec<WorkloadView>, Problem> {
     let views: Vec<WorkloadView> = look(peers, node, "/v1/workloads?scope=node").await?;
@@ -28,6 +33,14 @@ pub async fn workloads(peers: &Peers, node: &NodeName) -> Result<Vec<WorkloadVie
         None => Ok(views),
         Some(view) => Err(speaks_for(node, &view.node)),
     }
+}
+
+/// What other nodes have under this name, but for `skipped` ones. Who does not answer soon cannot be asked.
+pub async fn namesakes(peers: &Peers, name: &WorkloadName, skipped: &[&NodeName]) -> Vec<WorkloadView> {
+    let others = peers.all().iter().filter(|peer| !skipped.contains(&&peer.node));
+    let asked = others.map(|peer| timeout(GLANCE, workloads(peers, &peer.node)));
+    let answers = join_all(asked).await.into_iter().flatten().flatten();
+    answers.flatten().filter(|view| view.name == *name).collect()
 }
 
 /// How a node is.
@@ -46,7 +59,7 @@ fn speaks_for(node: &NodeName, other: &NodeName) -> Problem {
 }
 
 async fn look<T: DeserializeOwned>(peers: &Peers, node: &NodeName, path: &str) -> Result<T, Problem> {
-    let answer = tokio::time::timeout(LOOK, ask(peers, node, Method::GET, path, Bytes::new())).await;
+    let answer = timeout(LOOK, ask(peers, node, Method::GET, path, Bytes::new())).await;
     let late = || Problem::new(Code::PeerDown, format!("{node} takes questions and does not answer"));
     answer.unwrap_or_else(|_| Err(late()))
 }

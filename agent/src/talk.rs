@@ -6,7 +6,8 @@ use bytes::Bytes;
 use migrate_proto::codec;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::{AgentFacts, Message};
-use migrate_proto::version::SPOKEN;
+use migrate_proto::name::NodeName;
+use migrate_proto::version::{SPOKEN, Versions};
 use migrate_transport::parcel::Parcel;
 use migrate_transport::session::{LinkState, Session, SessionError, SessionReceiver, SessionSender};
 use tokio::sync::watch;
@@ -134,7 +135,9 @@ async fn begin(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
     let Message::Hello { offer, facts: theirs } = listener.expect().await? else {
         return Err(Problem::new(Code::Corrupt, "the peer did not begin with a greeting"));
     };
-    let choice = SPOKEN.choose(offer).and_then(|version| {
+    let (here, there) = (facts.node.clone(), authenticated.clone());
+    let choice = SPOKEN.choose(offer).map_err(|problem| no_common_version(problem, (&here, SPOKEN), (&there, offer)));
+    let choice = choice.and_then(|version| {
         let honest = theirs.node == authenticated;
         let lied = || Problem::new(Code::PeerUntrusted, format!("{authenticated} says that it is {}", theirs.node));
         if honest { Ok(version) } else { Err(lied()) }
@@ -149,6 +152,14 @@ async fn begin(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
             Err(problem)
         }
     }
+}
+
+/// The same problem in words that mean the same on both nodes.
+fn no_common_version(problem: Problem, one: (&NodeName, Versions), other: (&NodeName, Versions)) -> Problem {
+    let older = if one.1.max < other.1.max { one.0 } else { other.0 };
+    let of = |(node, spoken): (&NodeName, Versions)| format!("{node} speaks {} to {}", spoken.min, spoken.max);
+    let message = format!("there is no protocol version that both agents know: {}, {}", of(one), of(other));
+    Problem { message, hint: format!("upgrade the agent on {older}"), ..problem }
 }
 
 fn halves(session: Session) -> (Speaker, Listener) {

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
 use migrate_proto::api::{State, WorkloadView};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::{Message, Offer};
@@ -18,8 +17,6 @@ use crate::elsewhere;
 use crate::events::Kind;
 use crate::talk::Talk;
 
-/// How long another node may take to say what it owns; one that does not answer cannot be asked.
-const QUESTION: Duration = Duration::from_secs(1);
 /// How long a refusal may take to arrive.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often events tell of one peer's false claims: an endless liar must not push everything else out.
@@ -62,13 +59,8 @@ pub(super) async fn refuse(talk: Talk, problem: Problem) {
 /// Why the workload is not the offering node's to give: another node that answers has it. What is only held there, because it is
 /// not settled, is no claim.
 pub(super) async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> {
-    let others = ground.peers.all().iter().filter(|peer| peer.node != offer.from && peer.node != offer.to);
-    let asked = others.map(|peer| async {
-        let answer = tokio::time::timeout(QUESTION, elsewhere::workloads(&ground.peers, &peer.node)).await;
-        let views = answer.ok()?.ok()?;
-        views.into_iter().find(|view| view.name == offer.spec.name && contradicts(view, offer))
-    });
-    let other = join_all(asked).await.into_iter().flatten().next()?;
+    let views = elsewhere::namesakes(&ground.peers, &offer.spec.name, &[&offer.from, &offer.to]).await;
+    let other = views.into_iter().find(|view| contradicts(view, offer))?;
     let message = format!(
         "{} offers {} in epoch {}, and {} has it in epoch {}; nothing was moved",
         offer.from, offer.spec.name, offer.epoch, other.node, other.epoch
