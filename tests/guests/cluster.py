@@ -18,6 +18,14 @@ class Failure(Exception):
     """Something is not as it has to be."""
 
 
+def first_json(output):
+    """What a command said on stdout; what it said on stderr follows."""
+    try:
+        return json.JSONDecoder().raw_decode(output)[0]
+    except ValueError:
+        raise Failure(f"this is no JSON: {output.strip()}") from None
+
+
 class Node:
     """A machine and its agent."""
 
@@ -53,7 +61,7 @@ class Node:
 
     def ask(self, words):
         """The same, for commands that say JSON."""
-        return json.loads(self.migrate(words))
+        return first_json(self.migrate(words))
 
     def view(self, workload):
         """What this node's agent alone says about a workload: `None` where it has none of that name."""

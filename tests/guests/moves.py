@@ -3,6 +3,7 @@ import time
 from dataclasses import dataclass, field
 
 from cluster import PATIENCE, Failure
+from machine import GuestError
 
 
 @dataclass
@@ -110,7 +111,7 @@ def run(cluster, say):
             left = here.leftovers(kind.name)
             if left:
                 raise Failure(f"removed, it left on {here.name}: {' '.join(left)}")
-        except Failure as failure:
+        except (Failure, GuestError) as failure:
             row.fault = str(failure)
             say(f"{kind.name}: {failure}")
     return rows

@@ -4,12 +4,13 @@ The agent waits at the entry of a phase (see its setting `halts`) until the powe
 the source's copy counts, after it the target's. A copy that was on the machine that lost power is lost, for there are no
 checkpoints yet; then the record has to say so, and it runs nowhere.
 """
-import json
 import time
 from dataclasses import dataclass
 
 import wire
-from cluster import PATIENCE, Failure
+from cluster import PATIENCE, Failure, first_json
+from machine import GuestError
+from moves import last_cycle
 
 NAME = "witness"
 SOURCE, TARGET = "source", "target"
@@ -104,7 +105,7 @@ def play(cluster, cell, source, target):
 
     if cell.off == TARGET:
         move.wait(PATIENCE)
-        report = json.loads(move.output)
+        report = first_json(move.output)
         cell.while_off = report.get("outcome", "?")
         if cell.fate == RUNS and (cell.while_off != "stayed" or advances(cluster) != source.name):
             raise Failure(f"the source should run on, but: {move.output}")
@@ -126,9 +127,8 @@ def play(cluster, cell, source, target):
     fault = wire.fault(cluster.told()[earlier:])
     if fault:
         raise Failure(fault)
-    log = where.log(NAME)
-    if any(not line.startswith("ok ") for line in log):
-        raise Failure(f"the witness said: {[line for line in log if not line.startswith('ok ')]}")
+    if cell.fate == RUNS:
+        last_cycle(where.log(NAME))
     cell.seconds = time.monotonic() - begun
 
 
@@ -138,7 +138,7 @@ def run(cluster, say):
     for cell in CELLS:
         try:
             play(cluster, cell, source, target)
-        except Failure as failure:
+        except (Failure, GuestError) as failure:
             cell.fault = str(failure)
         say(f"{cell.phase}, {cell.off} off: {cell.found or '-'} (while it was off: {cell.while_off or '-'})"
             + (f" FAILED: {cell.fault}" if cell.fault else ""))
