@@ -236,6 +236,19 @@ fn an_index_that_does_not_fit_is_refused() {
     }
 }
 
+/// Found by fuzzing: this was only asserted, and only where assertions are on.
+#[test]
+fn an_index_with_a_part_that_no_chunk_can_have_is_refused() {
+    let (dir, store) = store(BUDGET);
+    put(&store, 0, 0, &vec![0; CHUNK_BYTES]).unwrap();
+    store.complete(&[summary(0, "a", &[&vec![0; CHUNK_BYTES]])]).unwrap();
+    let path = dir.path().join("image");
+    let index = std::fs::read_to_string(path.join("index.json")).unwrap();
+    let longer = (CHUNK_BYTES + 1).to_string();
+    std::fs::write(path.join("index.json"), index.replace(&CHUNK_BYTES.to_string(), &longer)).unwrap();
+    assert!(matches!(StoredImage::open(&path), Err(ImageError::BadIndex { .. })));
+}
+
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
     let (_dir, store) = store(BUDGET);
