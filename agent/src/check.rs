@@ -179,7 +179,7 @@ pub async fn answer(ground: Ground, mut talk: Talk) {
         Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a question broke off"),
     };
     let look = move || match offer.check(ground.host.node()) {
-        Ok(()) => offer::consider(&ground.host, &ground.registry, &offer, demands.as_deref()),
+        Ok(()) => offer::consider(&ground.host, &ground.registry, &offer, demands.as_deref(), 0),
         Err(problem) => vec![no(problem)],
     };
     let findings = tokio::task::spawn_blocking(look).await;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::handover::target;
 use migrate_proto::name::NodeName;
+use migrate_proto::phase::Phase;
 use migrate_sandbox::control::Status;
 use migrate_sandbox::{Sandbox, sandbox};
 use migrate_transport::session::Acceptor;
@@ -37,7 +39,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let criu = find_criu(&config).await;
     let host = Arc::new(Host::new(config, events, criu)?);
     // The socket comes first: an agent that is there already keeps this one out before it touches anything.
-    let server = Server::bind(&host.config.socket).map_err(|error| internal(error.to_string()))?;
+    let server = Server::bind(&host.config.socket, &host.config.cgroup).map_err(|error| internal(error.to_string()))?;
     let transport = start_transport(&host).await?;
     let registry = Arc::new(Registry::open(&host.config.state).map_err(|error| internal(error.to_string()))?);
     let keyring = Keyring::new(host.clone(), transport.clone());
@@ -45,7 +47,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
     let ground =
         Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
-    tokio::task::block_in_place(|| take_over(&ground));
+    tokio::task::block_in_place(|| take_over(&ground))?;
 
     let closing = CancellationToken::new();
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
@@ -92,21 +94,27 @@ async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem>
 }
 
 /// Everything that ran before this agent did, and every handover that was under way. Blocks.
-fn take_over(ground: &Ground) {
-    let mut wanted = Vec::new();
-    for (place, found) in ground.registry.on_disk() {
+fn take_over(ground: &Ground) -> Result<(), Problem> {
+    let (mut wanted, mut all_known) = (Vec::new(), true);
+    for (place, found) in ground.registry.on_disk().map_err(Problem::internal)? {
         match found {
             Ok(record) => {
                 wanted.extend(record.sandbox.clone());
                 take_over_one(ground, place, record);
             }
             Err(error) => {
+                all_known = false;
                 ground.handovers.keep_silent();
                 ground.host.events.record(Kind::Warning, None, None, format!("a workload was left alone: {error}"));
             }
         }
     }
-    sweep(ground, &wanted);
+    sweep_sandboxes(ground, &wanted);
+    // What is damaged may need one.
+    if all_known {
+        sweep_images(ground);
+    }
+    Ok(())
 }
 
 fn take_over_one(ground: &Ground, place: Place, record: Record) {
@@ -116,17 +124,23 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
         return;
     }
     let status = workload.adopt(host);
-    let entries =
-        durable::read(&place.departure()).and_then(|departure| Ok((departure, durable::read(&place.arrival())?)));
+    let entries = durable::read(&place.departure())
+        .and_then(|departure| Ok((departure, durable::read::<target::Entry>(&place.arrival())?)));
     match entries {
         Ok((Some(entry), _)) => {
             // Nobody may change it before the handover is settled.
             workload.set_moving(true);
             let turn = workload.turn().ok();
-            tokio::spawn(departure::Departure::recover(ground.clone(), workload, turn, entry));
+            if let Some(recovery) = departure::Departure::recover(ground.clone(), workload, entry) {
+                tokio::spawn(recovery.run(turn));
+            }
         }
         Ok((None, Some(entry))) => {
             let turn = workload.turn().ok();
+            if entry.phase == Phase::CleanUp {
+                // It is this node's, and runs, or has ended: only the source has not heard of it.
+                go_on(ground, &workload, &record, status);
+            }
             tokio::spawn(arrival::recover(ground.clone(), workload, turn, entry));
         }
         Ok((None, None)) if record.owned => go_on(ground, &workload, &record, status),
@@ -156,32 +170,56 @@ fn go_on(ground: &Ground, workload: &Arc<Workload>, record: &Record, status: Opt
             workload.watch(host);
             host.events.record(Kind::Adopted, Some(workload.name()), None, "ran on without its agent");
         }
-        (Doing::Running | Doing::Starting, _) => {
-            let why = "its processes are gone: the machine was restarted, or its sandbox was killed";
-            let _ = workload.update(|record| record.doing = Doing::Lost(why.into()));
-            host.events.record(Kind::Warning, Some(workload.name()), None, why);
+        // The agent died between its start and writing that down.
+        (Doing::Starting, Some(Status::Running { .. })) => {
+            let running = workload.update(|record| record.doing = Doing::Running);
+            tracing::info!(workload = %workload.name(), ok = running.is_ok(), "it was started by an agent that is gone");
+            workload.watch(host);
         }
-        _ => {}
+        // It lives and does not answer at the moment.
+        (Doing::Running, None) if workload.sandbox().is_some() => workload.watch(host),
+        _ => workload.note_if_lost(host),
     }
 }
 
-/// Sandboxes that no record names, and images that no arrival waits for: an agent died while it made or removed them.
-fn sweep(ground: &Ground, wanted: &[String]) {
+/// Sandboxes that no record names: an agent died while it made or removed them. One in which something runs is not that: its
+/// record is damaged, or the state directory is not the one it was. It is left alone.
+fn sweep_sandboxes(ground: &Ground, wanted: &[String]) {
     let host = &ground.host;
     for entry in std::fs::read_dir(host.sandboxes()).into_iter().flatten().flatten() {
-        if !wanted.iter().any(|name| entry.file_name() == name.as_str()) {
-            let swept = match Sandbox::adopt(&host.init_program, &entry.path()) {
-                Some(sandbox) => sandbox.destroy(),
-                None => sandbox::remove_dir(&entry.path()),
-            };
-            tracing::info!(dir = %entry.path().display(), ok = swept.is_ok(), "a forgotten sandbox was removed");
+        if wanted.iter().any(|name| entry.file_name() == name.as_str()) {
+            continue;
         }
+        let dir = entry.path();
+        let swept = match Sandbox::adopt(&host.init_program, &dir) {
+            Some(sandbox) if !matches!(sandbox.status(), Ok(Status::Empty | Status::Ended(_))) => {
+                ground.handovers.keep_silent();
+                let what = format!(
+                    "something runs in the sandbox {} that no record in {} names; it was left alone. Is that the right state directory?",
+                    dir.display(),
+                    host.config.state.display()
+                );
+                host.events.record(Kind::Warning, None, None, what);
+                continue;
+            }
+            Some(sandbox) => sandbox.destroy(),
+            None => sandbox::remove_dir(&dir),
+        };
+        tracing::info!(dir = %dir.display(), ok = swept.is_ok(), "a forgotten sandbox was removed");
     }
+}
+
+/// Images that no arrival waits for.
+fn sweep_images(ground: &Ground) {
+    let host = &ground.host;
     for entry in std::fs::read_dir(host.images()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let awaited = ground.registry.all().iter().any(|workload| {
-            let entry = durable::read::<migrate_proto::handover::target::Entry>(&workload.place().arrival());
-            matches!(entry, Ok(Some(entry)) if entry.offer.handover.to_string() == name)
+            let entry = durable::read::<target::Entry>(&workload.place().arrival());
+            match entry {
+                Ok(entry) => entry.is_some_and(|entry| entry.offer.handover.to_string() == name),
+                Err(_) => true,
+            }
         });
         if !awaited {
             let _ = std::fs::remove_dir_all(entry.path());

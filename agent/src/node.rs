@@ -269,6 +269,14 @@ impl Control for Node {
         if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
             return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
         }
+        // A node that comes back with an old state may have what has long been elsewhere.
+        if let Some(other) = elsewhere::namesakes(&self.ground.peers, name, &[self.me()]).await.first() {
+            let (epoch, node) = (workload.record().epoch, &other.node);
+            let message =
+                format!("{name} is on {node} in epoch {}; what {} has is of epoch {epoch}", other.epoch, self.me());
+            let hint = format!("remove the old one: `migrate --node {} rm {name}`", self.me());
+            return Err(Problem::new(Code::NameTaken, message).hint(hint));
+        }
         let (host, starting) = (self.ground.host.clone(), workload.clone());
         blocking(move || {
             let _turn = turn;
@@ -281,7 +289,19 @@ impl Control for Node {
 
     async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
         let workload = self.own(name)?;
-        let turn = workload.turn_soon().await?;
+        // A person may know that nobody will ever answer.
+        let given_up = force && workload.doubt().is_some() && self.ground.handovers.give_up(name);
+        let turn = if given_up { workload.turn_after_handover().await? } else { workload.turn_soon().await? };
+        if given_up && self.ground.registry.get(name).is_none_or(|known| !Arc::ptr_eq(&known, &workload)) {
+            // The handover has taken it along.
+            self.ground.host.events.record(
+                Kind::Removed,
+                Some(name),
+                None,
+                "removed, though its other node had not answered",
+            );
+            return Ok(());
+        }
         if workload.pid().is_some() && !force {
             let hint = format!("`migrate stop {name}` first, or `migrate rm -f {name}`");
             return Err(Problem::new(Code::WrongState, format!("{name} runs on {}", self.me())).hint(hint));

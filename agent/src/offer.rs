@@ -97,7 +97,14 @@ pub fn survey(host: &Arc<Host>, workload: &Arc<Workload>, terms: &Terms) -> Resu
 }
 
 /// What this node has to say to an offer: whether there is room, and everything that the workload needs. Blocks.
-pub fn consider(host: &Arc<Host>, registry: &Registry, offer: &Offer, demands: Option<&Demands>) -> Vec<Finding> {
+/// `promised` is memory that others on their way here were promised.
+pub fn consider(
+    host: &Arc<Host>,
+    registry: &Registry,
+    offer: &Offer,
+    demands: Option<&Demands>,
+    promised: u64,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     match host.criu() {
         Ok(criu) => {
@@ -109,17 +116,23 @@ pub fn consider(host: &Arc<Host>, registry: &Registry, offer: &Offer, demands: O
             findings.push(no(Problem { message, ..problem }));
         }
     }
-    findings.extend(lack_of_room(host, offer, &look(host)).into_iter().map(no));
+    findings.extend(lack_of_room(host, offer, &look(host, promised)).into_iter().map(no));
     findings.extend(taken_name(host, registry, &offer.spec.name).map(no));
     findings
 }
 
 /// For a move: the room there is, unless something speaks against it. Blocks.
-pub fn room(host: &Arc<Host>, registry: &Registry, offer: &Offer, demands: Option<&Demands>) -> Result<Room, Problem> {
-    if let Some(problem) = refusal(&consider(host, registry, offer, demands)) {
+pub fn room(
+    host: &Arc<Host>,
+    registry: &Registry,
+    offer: &Offer,
+    demands: Option<&Demands>,
+    promised: u64,
+) -> Result<Room, Problem> {
+    if let Some(problem) = refusal(&consider(host, registry, offer, demands, promised)) {
         return Err(stays(problem.clone(), offer));
     }
-    let figures = look(host);
+    let figures = look(host, promised);
     Ok(Room { memory: figures.memory_available_bytes, disk: figures.disk_free_bytes })
 }
 
@@ -129,8 +142,9 @@ fn stays(problem: Problem, offer: &Offer) -> Problem {
     Problem { message, ..problem }
 }
 
-fn look(host: &Host) -> HostFigures {
-    Figures::new().look(&host.config.state)
+fn look(host: &Host, promised: u64) -> HostFigures {
+    let figures = Figures::new().look(&host.config.state);
+    HostFigures { memory_available_bytes: figures.memory_available_bytes.saturating_sub(promised), ..figures }
 }
 
 /// What there is too little of here.

@@ -96,6 +96,9 @@ impl Place {
     }
 }
 
+/// A place, and what its record says.
+pub type Found = (Place, Result<Record, DurableError>);
+
 /// All workloads of this node.
 #[derive(Debug)]
 pub struct Registry {
@@ -125,11 +128,11 @@ impl Registry {
     }
 
     /// Every workload on disk with its record. One whose record is damaged comes as an error and stays untouched.
-    pub fn on_disk(&self) -> Vec<(Place, Result<Record, DurableError>)> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Vec::new() };
+    pub fn on_disk(&self) -> Result<Vec<Found>, DurableError> {
+        let failed = |source| DurableError::File { action: "read", path: self.root.clone(), source };
         let mut found = Vec::new();
-        for entry in entries.flatten() {
-            let place = Place { dir: entry.path() };
+        for entry in fs::read_dir(&self.root).map_err(failed)? {
+            let place = Place { dir: entry.map_err(failed)?.path() };
             match durable::read(&place.record()) {
                 Ok(Some(record)) => found.push((place, Ok(record))),
                 // A directory without a record was never owned: the agent died while it made one.
@@ -137,7 +140,7 @@ impl Registry {
                 Err(error) => found.push((place, Err(error))),
             }
         }
-        found
+        Ok(found)
     }
 
     /// A workload.

@@ -107,6 +107,14 @@ impl Workload {
         self.turn()
     }
 
+    /// The same, once the handover that was given up has let it go.
+    pub async fn turn_after_handover(&self) -> Result<OwnedMutexGuard<()>, Problem> {
+        match tokio::time::timeout(PATIENCE, self.turn.clone().lock_owned()).await {
+            Ok(turn) => Ok(turn),
+            Err(_) => self.turn(),
+        }
+    }
+
     /// Why nobody but a person may start or move it, where that is so.
     pub fn doubt(&self) -> Option<Problem> {
         let reason = self.live().frozen.clone()?;
@@ -320,6 +328,19 @@ impl Workload {
             Exit::Signal(signal) => format!("was ended by signal {signal}"),
         };
         host.events.record(Kind::Ended, Some(&self.name), None, how);
+    }
+
+    /// Its sandbox is gone although nobody ended it: writes it down.
+    pub fn note_if_lost(&self, host: &Host) {
+        if self.sandbox().is_some() || !matches!(self.record().doing, Doing::Running | Doing::Starting) {
+            return;
+        }
+        let why = "its processes are gone: the machine was restarted, or its sandbox was killed";
+        if let Err(problem) = self.update(|record| record.doing = Doing::Lost(why.into())) {
+            tracing::error!(workload = %self.name, %problem, "cannot write down that it is lost");
+        }
+        let what = format!("{why}; `migrate start {}` starts it afresh with its files", self.name);
+        host.events.record(Kind::Warning, Some(&self.name), None, what);
     }
 
     /// The workload was ended on purpose: writes it down.

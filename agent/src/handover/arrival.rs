@@ -15,7 +15,7 @@ use super::drive::{PULSE, Reins, Side, drive};
 use super::hands::Hands;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
-use super::{Ground, claims};
+use super::{Between, Ground, claims};
 use crate::events::Kind;
 use crate::talk::Talk;
 use crate::workload::Workload;
@@ -64,14 +64,22 @@ pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, off
     super::rest().await;
 }
 
-/// Finishes, or takes back, what an agent that is no more has begun.
-pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
+/// Finishes, or takes back, what an agent that is no more has begun. When this returns the source is heard; the future does the
+/// rest.
+pub fn recover(
+    ground: Ground,
+    workload: Arc<Workload>,
+    turn: Option<OwnedMutexGuard<()>>,
+    entry: Entry,
+) -> impl Future<Output = ()> + Send {
     let (machine, first) = Target::recover(entry, ground.host.config.budgets.clone(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
     let _ = arrival.enlist();
-    arrival.hands.take_up(workload, turn).await;
-    arrival.reins.line.redial();
-    arrival.run(first).await;
+    async move {
+        arrival.hands.take_up(workload, turn).await;
+        arrival.reins.line.redial();
+        arrival.run(first).await;
+    }
 }
 
 impl Arrival {
@@ -95,7 +103,9 @@ impl Arrival {
     #[must_use]
     fn enlist(&self) -> bool {
         let offer = self.reins.machine.offer();
-        self.ground.handovers.enlist(offer.handover, &offer.from, self.reins.tell.clone())
+        let between = Between { handover: offer.handover, workload: offer.spec.name.clone(), peer: offer.from.clone() };
+        let given_up = Event::Aborted(Problem::new(Code::Cancelled, "a person removed it here"));
+        self.ground.handovers.enlist(between, self.reins.tell.clone(), given_up)
     }
 
     async fn run(mut self, first: Vec<Command>) {
@@ -103,6 +113,7 @@ impl Arrival {
         let offer = self.hands.offer.clone();
         self.reins.line.part().await;
         self.ground.handovers.discharge(offer.handover);
+        self.ground.handovers.promised.release(offer.handover);
         let events = &self.ground.host.events;
         match outcome {
             Outcome::Moved => {}
@@ -157,12 +168,18 @@ impl Arrival {
                     Err(problem) => Event::ResumeFailed(problem),
                 }
             }),
-            Command::RestoreAgain => self.revive(async move { held(hands.restore_again().await) }),
+            Command::RestoreAgain => self.revive(async move {
+                match hands.image_lost() {
+                    Some(problem) => Event::ImageLost(problem),
+                    None => held(hands.restore_again().await),
+                }
+            }),
             Command::DropEverything => {
                 self.built().await;
                 self.hands.drop_everything().await;
             }
             Command::KeepFrozen(problem) => self.hands.keep_frozen(&problem),
+            Command::NoteLost(problem) => tokio::task::block_in_place(|| self.hands.note_lost(&problem))?,
             Command::AskSource => self.reins.line.say(Message::Ask { handover: self.hands.offer.handover }),
             Command::ForgetImage => {
                 self.reception.send_replace(None);

@@ -25,7 +25,7 @@ use super::last_bytes::LastBytes;
 use super::layer_out::LayerOut;
 use super::line::NoBulk;
 use super::meter::{self, Meter};
-use super::{Ground, Input, memory_ahead};
+use super::{Between, Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::offer;
 use crate::peers::random_bytes;
@@ -94,7 +94,7 @@ impl Departure {
             Ok(talk) => {
                 self.connect(talk);
                 // The number is random: nobody has it.
-                let _ = self.ground.handovers.enlist(self.terms().handover, &to, self.reins.tell.clone());
+                let _ = self.enlist();
                 self.follow_end();
                 let first = self.reins.machine.step(clock::now(), Event::Begin);
                 drive(&mut self, first, cancel, Some(Event::Cancelled)).await
@@ -104,31 +104,32 @@ impl Departure {
         self.conclude(outcome, problem).await
     }
 
-    /// Finishes, or takes back, what an agent that is no more has begun. The turn is held to the end.
-    pub async fn recover(ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>, entry: Entry) {
-        let found = decision::read(&workload.place().dump());
-        let decided = match found {
+    /// What an agent that is no more has begun, from what it wrote down. When this returns the target is heard, or nothing is
+    /// answered at all. `None` where a person has to look. Blocks.
+    pub fn recover(ground: Ground, workload: Arc<Workload>, entry: Entry) -> Option<Recovery> {
+        let decided = match decision::read(&workload.place().dump()) {
             Ok(decided) => decided,
             Err(error) => {
                 ground.handovers.keep_silent();
                 let why = format!("its decision file cannot be read: {error}; it stays frozen");
                 workload.set_frozen(Some(why.clone()));
-                return ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
+                ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
+                return None;
             }
         };
         let (machine, first) = Source::recover(entry, decided, ground.host.config.budgets.clone(), clock::now());
-        let mut departure = Departure::with(ground, workload, machine, Arc::default());
+        let departure = Departure::with(ground, workload, machine, Arc::default());
         departure.workload.watch(&departure.ground.host);
-        let terms = departure.terms();
-        let _ = departure.ground.handovers.enlist(terms.handover, &terms.to, departure.reins.tell.clone());
-        departure.reins.line.redial();
-        let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
-        let (ground, terms) = (departure.ground.clone(), departure.terms().clone());
-        let report = departure.conclude(outcome, problem).await;
-        drop(turn);
-        if let (Outcome::Stayed, Some(problem)) = (report.outcome, report.error) {
-            tell_target(ground, terms, problem).await;
-        }
+        let _ = departure.enlist();
+        Some(Recovery { departure, first })
+    }
+
+    /// From now on the target is heard.
+    #[must_use]
+    fn enlist(&self) -> bool {
+        let Terms { handover, workload, to, .. } = self.terms().clone();
+        let between = Between { handover, workload, peer: to };
+        self.ground.handovers.enlist(between, self.reins.tell.clone(), Event::GivenUp)
     }
 
     fn terms(&self) -> &Terms {
@@ -276,8 +277,10 @@ impl Departure {
         }
         let dir = self.workload.place().dump();
         self.reins.beside(async move {
-            let decided = tokio::task::spawn_blocking(move || {
-                std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish))
+            let decided = tokio::task::spawn_blocking(move || match (wish, dir.try_exists()) {
+                // No guard was ever started there, so nobody else decides; and the disk may be full.
+                (Decision::Abort, Ok(false)) => Ok(Decision::Abort),
+                _ => std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish)),
             });
             match decided.await {
                 Ok(Ok(decided)) => Event::Decided(decided),
@@ -353,6 +356,15 @@ impl Departure {
         }));
     }
 
+    /// Once: it is said again and again.
+    fn say_waiting(&self, problem: &Problem) {
+        let message = format!("{}; {}", problem.message, problem.hint);
+        if self.workload.doubt().is_none() {
+            self.note(Kind::Warning, Some(Phase::Resume), message.clone());
+        }
+        self.workload.set_frozen(Some(message));
+    }
+
     fn drop_copy(&self) {
         let dropped = tokio::task::block_in_place(|| {
             self.workload.drop_sandbox(&self.ground.host)?;
@@ -410,6 +422,31 @@ impl Departure {
     }
 }
 
+/// A departure that is to be finished, or taken back.
+pub struct Recovery {
+    departure: Departure,
+    first: Vec<Command>,
+}
+
+impl Recovery {
+    /// Does it. The turn is held to the end.
+    pub async fn run(self, turn: Option<OwnedMutexGuard<()>>) {
+        let Recovery { mut departure, first } = self;
+        departure.reins.line.redial();
+        let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
+        let (ground, workload) = (departure.ground.clone(), departure.workload.clone());
+        let terms = departure.terms().clone();
+        let report = departure.conclude(outcome, problem).await;
+        if report.outcome == Outcome::Stayed {
+            tokio::task::block_in_place(|| workload.note_if_lost(&ground.host));
+        }
+        drop(turn);
+        if let (Outcome::Stayed, Some(problem)) = (report.outcome, report.error) {
+            tell_target(ground, terms, problem).await;
+        }
+    }
+}
+
 impl Side for Departure {
     type Machine = Source;
 
@@ -449,6 +486,7 @@ impl Side for Departure {
                 }
             }
             Command::StreamChanges => self.finish_transfer(),
+            Command::SayWaiting(problem) => self.say_waiting(&problem),
             Command::Decide(wish) => self.decide(wish),
             Command::EndSource => self.end_source(),
             Command::ResumeSource => self.resume_source(),

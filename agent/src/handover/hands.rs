@@ -78,7 +78,8 @@ impl Hands {
     /// Compares, and takes the name.
     pub(super) async fn check(&self, demands: Option<Box<Demands>>) -> Result<Room, Problem> {
         let (ground, offered) = (self.ground.clone(), self.offer.clone());
-        let look = move || offer::room(&ground.host, &ground.registry, &offered, demands.as_deref());
+        let promised = ground.handovers.promised.promise(offered.handover, offered.memory_bytes.saturating_mul(2));
+        let look = move || offer::room(&ground.host, &ground.registry, &offered, demands.as_deref(), promised);
         let room = tokio::task::spawn_blocking(look).await.map_err(Problem::internal)??;
         let record = Record {
             spec: self.offer.spec.clone(),
@@ -158,6 +159,30 @@ impl Hands {
         if let Some(following) = look(&self.following).take() {
             following.abort();
         }
+    }
+
+    /// The problem that there is no image to restore from: it lay in memory, and this node lost its power.
+    pub(super) fn image_lost(&self) -> Option<Problem> {
+        let is_there = look(&self.image).is_some() || !matches!(self.image_dir.try_exists(), Ok(false));
+        (!is_there).then(|| {
+            let (name, node) = (&self.offer.spec.name, self.ground.host.node());
+            let message = format!(
+                "{node} lost its power when {name} had just come to it: its memory is lost, its files are here"
+            );
+            Problem::new(Code::RestoreFailed, message)
+                .hint(format!("`migrate start {name}` starts it afresh with its files"))
+        })
+    }
+
+    /// The workload is this node's, and does not run.
+    pub(super) fn note_lost(&self, problem: &Problem) -> Result<(), Problem> {
+        let workload = self.workload()?;
+        workload.drop_sandbox(&self.ground.host)?;
+        workload.update(|record| record.doing = Doing::Lost(problem.message.clone()))?;
+        workload.set_frozen(None);
+        let events = &self.ground.host.events;
+        events.record(Kind::Warning, Some(workload.name()), Some(Phase::Resume), problem.to_string());
+        Ok(())
     }
 
     /// Builds everything anew, and restores from the image that was kept.
@@ -240,6 +265,7 @@ impl Hands {
 
     /// The workload runs: the image is of no more use.
     pub(super) async fn forget_image(&self) {
+        self.ground.handovers.promised.release(self.offer.handover);
         drop(look(&self.image).take());
         drop(look(&self.restore).take());
         let dir = self.image_dir.clone();

@@ -22,6 +22,7 @@ mod layer_out;
 mod line;
 mod memory_ahead;
 mod meter;
+mod promises;
 pub use meter::Meter;
 mod receive;
 mod restore;
@@ -34,7 +35,7 @@ use migrate_proto::error::Problem;
 use migrate_proto::handover::answer_without_entry;
 use migrate_proto::id::HandoverId;
 use migrate_proto::message::{Demands, Message};
-use migrate_proto::name::NodeName;
+use migrate_proto::name::{NodeName, WorkloadName};
 use tokio::sync::mpsc;
 
 use crate::host::Host;
@@ -71,9 +72,21 @@ pub enum Input<E> {
 type Deliver = Box<dyn Fn(Box<Talk>, Message) -> bool + Send>;
 
 struct Mailbox {
-    /// The other side of the handover: nobody else has a say in it.
-    peer: NodeName,
+    between: Between,
     deliver: Deliver,
+    /// A person does not wait for the other side any more.
+    give_up: Box<dyn Fn() -> bool + Send>,
+}
+
+/// What a handover is about, and with whom.
+#[derive(Debug, Clone)]
+pub struct Between {
+    /// Which.
+    pub handover: HandoverId,
+    /// Whose.
+    pub workload: WorkloadName,
+    /// The other side of the handover: nobody else has a say in it.
+    pub peer: NodeName,
 }
 
 /// What became of a conversation about a handover.
@@ -93,26 +106,37 @@ pub struct Handovers {
     silent: AtomicBool,
     mailboxes: Mutex<HashMap<HandoverId, Mailbox>>,
     told: claims::Told,
+    promised: promises::Promised,
 }
 
 impl Handovers {
-    /// From now on, conversations of `peer` about `handover` go to `inputs`. False where there is such a handover already; then
-    /// nothing has changed.
+    /// From now on, conversations of the peer about the handover go to `inputs`; `given_up` is the event that a person's impatience
+    /// is. False where there is such a handover already; then nothing has changed.
     #[must_use]
-    pub fn enlist<E: Send + 'static>(
+    pub fn enlist<E: Clone + Send + 'static>(
         &self,
-        handover: HandoverId,
-        peer: &NodeName,
+        between: Between,
         inputs: mpsc::UnboundedSender<Input<E>>,
+        given_up: E,
     ) -> bool {
+        let (impatient, handover) = (inputs.clone(), between.handover);
         let deliver =
             move |talk, message| inputs.send(Input::Talk(talk)).is_ok() && inputs.send(Input::Heard(message)).is_ok();
+        let give_up = move || impatient.send(Input::Event(given_up.clone())).is_ok();
         let mut mailboxes = self.lock();
         let is_new = !mailboxes.contains_key(&handover);
         if is_new {
-            mailboxes.insert(handover, Mailbox { peer: peer.clone(), deliver: Box::new(deliver) });
+            mailboxes.insert(handover, Mailbox { between, deliver: Box::new(deliver), give_up: Box::new(give_up) });
         }
         is_new
+    }
+
+    /// A person wants the workload gone, whatever the other side may say: ends the handover that waits for it. Says whether there is
+    /// one.
+    pub fn give_up(&self, workload: &WorkloadName) -> bool {
+        let mailboxes = self.lock();
+        let mut about = mailboxes.values().filter(|mailbox| mailbox.between.workload == *workload);
+        about.any(|mailbox| (mailbox.give_up)())
     }
 
     /// From now on, nothing is said about handovers that are not under way: what is damaged here may be about them, and a
@@ -132,7 +156,7 @@ impl Handovers {
 
     fn deliver(&self, handover: HandoverId, talk: Box<Talk>, message: Message) -> Delivery {
         match self.lock().get(&handover) {
-            Some(mailbox) if mailbox.peer == talk.peer.node => {
+            Some(mailbox) if mailbox.between.peer == talk.peer.node => {
                 (mailbox.deliver)(talk, message);
                 Delivery::Done
             }
@@ -179,7 +203,7 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
         }
         Delivery::Unknown(talk) => talk,
     };
-    if ground.handovers.silent.load(Ordering::Relaxed) && matches!(message, Message::Ask { .. }) {
+    if ground.handovers.silent.load(Ordering::Relaxed) {
         return tracing::warn!(peer = %talk.peer.node, %handover, "a question stays without an answer: a journal is damaged");
     }
     if let Some(answer) = answer_without_entry(&message) {

@@ -80,12 +80,15 @@ pub struct Terms {
 /// - `Ask`: `abort`. A source forgets a handover only after an abort, or after the target has said `Resumed`; and a
 ///   target that has said `Resumed` never asks again.
 /// - `Resumed`: `Done`. This source has finished; the target need not repeat itself.
+/// - `Commit`: `Resumed`. A source says `Commit` only after `Restored`, so this node had an entry, and no target forgets one
+///   that was committed before the workload was its own. The workload may have moved on since, and its journal with it.
 ///
 /// To everything else there is no answer.
 pub fn answer_without_entry(message: &Message) -> Option<Message> {
     match *message {
         Message::Ask { handover } => Some(Message::Answer { handover, decision: Some(Decision::Abort) }),
         Message::Resumed { handover, .. } => Some(Message::Done { handover }),
+        Message::Commit { handover, .. } => Some(Message::Resumed { handover, pid: 0 }),
         _ => None,
     }
 }

@@ -32,7 +32,8 @@
 //! - **verify → restore**: the target has compared, and rebuilds.
 //! - **restore → commit**: the target holds the restored processes. The decision is asked for, and *whatever the decision
 //!   file then says* is done: the guard may have been first.
-//! - **deciding → resuming** (`abort`): the workload goes on here, then the target is told.
+//! - **deciding → resuming** (`abort`): the workload goes on here; only when it does, the target is told, for until then the
+//!   target's copy is the better one.
 //! - **→ resume** (`commit`): from here everything goes forward. `Commit` is repeated until the target has acknowledged
 //!   it; the source's copy is ended, its layer kept.
 //! - **resume → clean-up**: the target runs it, and nothing of it runs here: sandbox and layer go.
@@ -111,6 +112,8 @@ pub enum Event {
     LinkBack,
     /// Somebody asked for it to stop.
     Cancelled,
+    /// A person says that the target will never answer: what was given to it is to be forgotten here.
+    GivenUp,
     /// Bytes moved: the phase does not stand still.
     Progress,
     /// Time has passed.
@@ -140,6 +143,8 @@ pub enum Command {
     EndSource,
     /// Set the workload going again; end CRIU and everything that was under way.
     ResumeSource,
+    /// The target owns it and does not answer: say so where people look.
+    SayWaiting(Problem),
     /// Remove sandbox and layer of the workload that left, and the decision file.
     DropCopy,
     /// It is over.
@@ -372,7 +377,8 @@ impl Source {
             | Event::Refused(problem)
             | Event::DumpFailed(problem)
             | Event::PeerFailed(problem) => Some(problem.clone()),
-            Event::LinkLost => Some(of(Code::LinkLost, &lost)?.hint(look)),
+            // A new conversation means that the target lost the old one, and with it what it was told.
+            Event::LinkLost | Event::LinkBack => Some(of(Code::LinkLost, &lost)?.hint(look)),
             Event::Cancelled => of(Code::Cancelled, "the move was cancelled"),
             Event::WorkloadEnded => Some(ended(&self.terms, phase)),
             Event::Tick if self.watch.expired(now) => of(Code::TimedOut, "the move took longer than allowed"),
@@ -434,25 +440,29 @@ impl Source {
     // ---- abort ---------------------------------------------------------------------------------------------------
 
     fn aborted(&mut self, now: Millis, out: &mut Vec<Command>) {
-        self.decided = Some(Decision::Abort);
         self.state = State::Resuming;
         self.watch.start(now, self.budgets.again);
         out.push(Command::ResumeSource);
+    }
+
+    /// The workload goes on here, or has ended by itself: only now may the target drop what it has.
+    fn stayed(&mut self, out: &mut Vec<Command>) {
+        self.decided = Some(Decision::Abort);
         self.tell_abort(out);
+        self.finish(Outcome::Stayed, out);
     }
 
     fn resuming(&mut self, event: Event, now: Millis, out: &mut Vec<Command>) {
         match event {
-            Event::SourceResumed => self.finish(Outcome::Stayed, out),
+            Event::SourceResumed => self.stayed(out),
             Event::WorkloadEnded => {
                 self.problem = Some(ended(&self.terms, Phase::Commit));
-                self.finish(Outcome::Stayed, out);
+                self.stayed(out);
             }
             Event::SourceResumeFailed(problem) => {
                 self.problem = Some(problem);
                 self.finish(Outcome::Unknown, out);
             }
-            Event::LinkBack => self.tell_abort(out),
             Event::Tick if self.watch.expired(now) => {
                 self.watch.start(now, self.budgets.again);
                 out.push(Command::ResumeSource);
@@ -490,9 +500,17 @@ impl Source {
     fn after_commit(&mut self, event: Event, now: Millis, out: &mut Vec<Command>) {
         match event {
             Event::PeerResumed => self.peer_resumed = true,
+            // Nothing runs here in any case; the layer goes.
+            Event::GivenUp => {
+                self.peer_resumed = true;
+                self.ended = true;
+            }
             Event::LinkBack if !self.peer_resumed => self.tell_commit(out),
             Event::Tick if self.watch.expired(now) => {
                 self.watch.start(now, self.budgets.again);
+                if !self.peer_resumed {
+                    out.push(Command::SayWaiting(self.unanswered()));
+                }
                 if !self.peer_resumed && self.linked {
                     self.tell_commit(out);
                 }
@@ -506,6 +524,15 @@ impl Source {
             self.enter(Phase::CleanUp, now, out);
             self.clean_up(out);
         }
+    }
+
+    fn unanswered(&self) -> Problem {
+        let Terms { workload, from, to, .. } = &self.terms;
+        let message = format!("{workload} was given to {to}, which has not said yet that it runs there");
+        let hint = format!(
+            "make {to} reachable; if it is lost for good: `migrate --node {from} rm -f {workload}` forgets it here, with its files"
+        );
+        Problem::new(Code::Unknown, message).hint(hint)
     }
 
     fn clean_up(&mut self, out: &mut Vec<Command>) {

@@ -111,6 +111,8 @@ pub enum Event {
     },
     /// The processes could not be let go. None of them has run an instruction, and none is left.
     ResumeFailed(Problem),
+    /// The image is gone, and with it what could be restored: this node lost its power.
+    ImageLost(Problem),
     /// The source has forgotten the handover.
     Done,
     /// The connection to the source is gone.
@@ -150,6 +152,8 @@ pub enum Command {
     DropEverything,
     /// Keep the processes held and image and layer as they are; this is why.
     KeepFrozen(Problem),
+    /// The workload is this node's, with its files; its memory is lost. Write that down.
+    NoteLost(Problem),
     /// Ask the source what was decided.
     AskSource,
     /// The workload runs: the image is not needed any more.
@@ -488,6 +492,13 @@ impl Target {
             }
             Event::ResumeFailed(problem) if self.tree == Tree::Resuming => self.failed_again(problem, now, out),
             Event::RestoreFailed(problem) if self.tree == Tree::Restoring => self.failed_again(problem, now, out),
+            // The source has ended its copy: only the files are left, and they are here.
+            Event::ImageLost(problem) if self.tree == Tree::Restoring => {
+                self.enter(Phase::CleanUp, now, out);
+                out.push(Command::NoteLost(problem));
+                self.tell_resumed(out);
+                out.push(Command::ForgetImage);
+            }
             // A late word about an earlier attempt must not end a copy that may run by now.
             Event::ResumeFailed(_) | Event::RestoreFailed(_) => {}
             Event::Tick if self.watch.expired(now) => match self.tree {

@@ -400,6 +400,7 @@ impl World {
     fn carry_out_source(&mut self, command: source::Command) -> Option<source::Event> {
         use source::{Command, Event};
         match command {
+            source::Command::SayWaiting(_) => {}
             Command::Journal(phase) => self.source.journal = self.source.machine.as_ref().map(|m| m.entry(phase)),
             Command::Send(message) => self.tell_target(message),
             Command::InspectWorkload => return Some(Event::Inspected(offer())),
@@ -471,6 +472,7 @@ impl World {
     fn carry_out_target(&mut self, command: target::Command) -> Option<target::Event> {
         use target::{Command, Event};
         match command {
+            target::Command::NoteLost(_) => {}
             Command::Journal(phase) => self.target.journal = self.target.machine.as_ref().map(|m| m.entry(phase)),
             Command::Send(message) => self.tell_source(message),
             Command::Check if self.fails() => return Some(Event::Checked(Err(problem()))),

@@ -115,13 +115,12 @@ fn with_a_dump_every_failure_asks_for_abort_then_resumes_then_tells() {
         for (event, code) in failures() {
             let mut source = at(phase);
             assert_eq!(source.step(LATE, event.clone()), [Command::Decide(Decision::Abort)], "{phase} {event:?}");
-            let commands = source.step(LATE, Event::Decided(Decision::Abort));
-            let [Command::ResumeSource, Command::Send(Message::Abort { problem, .. })] = &commands[..] else {
+            assert_eq!(source.step(LATE, Event::Decided(Decision::Abort)), [Command::ResumeSource]);
+            let commands = source.step(LATE, Event::SourceResumed);
+            let [tell, Command::Finish(Outcome::Stayed, Some(problem))] = &commands[..] else {
                 panic!("{phase} {event:?}: {commands:?}")
             };
-            assert_eq!(problem.code, code, "{phase} {event:?}");
-            let finish = Command::Finish(Outcome::Stayed, Some(problem.clone()));
-            assert_eq!(source.step(LATE, Event::SourceResumed), [finish]);
+            assert_eq!((problem.code, tell), (code, &send_abort(problem.clone())), "{phase} {event:?}");
         }
     }
 }
@@ -129,8 +128,9 @@ fn with_a_dump_every_failure_asks_for_abort_then_resumes_then_tells() {
 #[test]
 fn the_guard_may_have_been_first() {
     let mut source = at(Phase::Commit);
-    let commands = source.step(Millis(1), Event::Decided(Decision::Abort));
-    assert!(matches!(&commands[..], [Command::ResumeSource, Command::Send(Message::Abort { .. })]), "{commands:?}");
+    assert_eq!(source.step(Millis(1), Event::Decided(Decision::Abort)), [Command::ResumeSource]);
+    let commands = source.step(Millis(1), Event::SourceResumed);
+    assert!(matches!(&commands[..], [Command::Send(Message::Abort { .. }), Command::Finish(..)]), "{commands:?}");
 }
 
 #[test]
@@ -167,10 +167,12 @@ fn commit_is_repeated_until_it_is_acknowledged() {
     assert_eq!(source.step(Millis(1), Event::SourceEnded), []);
     assert_eq!(source.step(Millis(1), Event::LinkLost), []);
     let due = source.deadline().unwrap();
-    assert_eq!(source.step(due, Event::Tick), [], "nobody would hear it");
+    let commands = source.step(due, Event::Tick);
+    assert!(matches!(&commands[..], [Command::SayWaiting(_)]), "nobody would hear a message: {commands:?}");
     assert_eq!(source.step(due, Event::LinkBack), [send_commit()]);
     let due = source.deadline().unwrap();
-    assert_eq!(source.step(due, Event::Tick), [send_commit()]);
+    let commands = source.step(due, Event::Tick);
+    assert!(matches!(&commands[..], [Command::SayWaiting(_), again] if *again == send_commit()), "{commands:?}");
     assert!(source.step(due, Event::PeerResumed).contains(&Command::Finish(Outcome::Moved, None)));
 }
 
@@ -189,7 +191,25 @@ fn a_workload_that_cannot_be_set_going_needs_a_person() {
     source.step(Millis(1), Event::Cancelled);
     source.step(Millis(1), Event::Decided(Decision::Abort));
     let finish = Command::Finish(Outcome::Unknown, Some(problem()));
-    assert_eq!(source.step(Millis(1), Event::SourceResumeFailed(problem())), [finish]);
+    let commands = source.step(Millis(1), Event::SourceResumeFailed(problem()));
+    assert_eq!(commands, [finish], "the target must not drop what may be the better copy");
+}
+
+#[test]
+fn a_person_can_forget_what_was_given_away_and_only_that() {
+    for phase in Phase::ALL.into_iter().filter(|phase| *phase < Phase::Resume) {
+        assert_eq!(at(phase).step(Millis(1), Event::GivenUp), [], "{phase}");
+    }
+    let commands = at(Phase::Resume).step(Millis(1), Event::GivenUp);
+    assert!(commands.contains(&Command::DropCopy), "{commands:?}");
+    assert_eq!(commands.last(), Some(&Command::Finish(Outcome::Moved, None)));
+}
+
+#[test]
+fn a_target_that_calls_anew_before_the_decision_has_lost_what_it_was_told() {
+    for phase in WITH_DUMP {
+        assert_eq!(at(phase).step(Millis(1), Event::LinkBack), [Command::Decide(Decision::Abort)], "{phase}");
+    }
 }
 
 #[test]
@@ -212,7 +232,7 @@ fn the_question_is_answered_with_what_is_known() {
     assert_eq!(answer(&mut at(Phase::Resume)), Some(Decision::Commit));
     let mut aborted = at(Phase::Commit);
     aborted.step(Millis(1), Event::Decided(Decision::Abort));
-    assert_eq!(answer(&mut aborted), Some(Decision::Abort));
+    assert_eq!(answer(&mut aborted), None, "it does not run here yet");
     aborted.step(Millis(1), Event::SourceResumed);
     assert_eq!(answer(&mut aborted), Some(Decision::Abort));
 }
@@ -249,8 +269,7 @@ fn a_restart_before_the_decision_goes_back() {
     }
     for phase in WITH_DUMP.into_iter().chain([Phase::Commit]) {
         assert_eq!(recovered(phase, None), [Command::Decide(Decision::Abort)]);
-        let back = [Command::ResumeSource, send_abort(problem.clone())];
-        assert_eq!(recovered(phase, Some(Decision::Abort)), back);
+        assert_eq!(recovered(phase, Some(Decision::Abort)), [Command::ResumeSource]);
     }
 }
 

@@ -231,6 +231,20 @@ fn after_the_commit_nothing_goes_back() {
 }
 
 #[test]
+fn after_a_loss_of_power_the_files_are_kept_and_the_source_is_let_go() {
+    let mut target = at(Phase::Resume);
+    assert_eq!(target.step(Millis(1), Event::ImageLost(problem())), [], "only what was tried can say that");
+    target.step(Millis(1), Event::ResumeFailed(problem()));
+    let commands = target.step(Millis(1), Event::ImageLost(problem()));
+    let journal = Command::Journal(Phase::CleanUp);
+    assert!(
+        matches!(&commands[..], [first, Command::NoteLost(_), Command::Send(Message::Resumed { .. }), Command::ForgetImage] if *first == journal),
+        "{commands:?}"
+    );
+    assert_eq!(target.step(Millis(1), Event::Done), [Command::Finish(Outcome::Moved, None)]);
+}
+
+#[test]
 fn resumed_is_repeated_until_done() {
     let mut target = at(Phase::CleanUp);
     assert_eq!(target.step(Millis(1), Event::Committed(EPOCH.next())), [send_resumed()]);
