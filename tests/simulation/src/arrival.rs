@@ -308,7 +308,8 @@ impl World {
     /// Lets the processes go; where that has been done, says so.
     fn resume(&mut self, whom: Whom, load: usize) -> Event {
         let fails = self.fails(whom.node, whom.handover);
-        let forgetful = self.has(Bug::RolledBack);
+        let recovered = self.arrival(whom).is_some_and(|arrival| arrival.side.recovered);
+        let forgetful = recovered && self.has(Bug::RolledBack);
         let failed = Event::ResumeFailed(self.problem("the held processes are gone"));
         let owned = self.nodes[whom.node].places[load].record.whole().is_some_and(|record| record.owned);
         let here = &mut self.nodes[whom.node];
@@ -322,7 +323,7 @@ impl World {
                 here.bodies[load] = Body::Running { epoch, work };
                 here.released[load] = true;
             }
-            Body::Running { .. } => {}
+            Body::Running { .. } if !forgetful => {}
             // It has run, and has ended by itself.
             Body::Ended if here.released[load] && !forgetful => {}
             _ => return failed,

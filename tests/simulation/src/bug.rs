@@ -36,18 +36,16 @@ macro_rules! bugs {
 
 bugs! {
     /// A target that is in doubt lets its copy go.
-    TargetRunsInDoubt = "target-runs-in-doubt" is caught by AtMostOneRunning;
+    TargetRunsInDoubt = "target-runs-in-doubt" is caught by AtMostOneRunning | NoResumeAfterCommit;
     /// A target that is in doubt drops what it has.
     TargetDropsInDoubt = "target-drops-in-doubt" is caught by NothingLost;
     /// The target does not write down that it is in doubt.
     DoubtNotJournalled = "doubt-not-journalled" is caught by NothingLost;
     /// The target writes that it is in doubt without syncing it.
-    DoubtNotSynced = "doubt-not-synced" is caught by NothingLost;
-    /// A restarted target believes its journal alone, not the record that says whose the workload is.
-    RecordIgnored = "record-ignored" is caught by NothingLost;
+    DoubtNotSynced = "doubt-not-synced" is caught by NothingLost | EventuallySettled;
     /// The last entries of an arrival are written without syncing them, and the record is not asked.
     LateEntriesNotSynced = "late-entries-not-synced" is caught by NothingLost;
-    /// The target restores again although the workload has run.
+    /// A restarted target restores again although the workload has been let go.
     RolledBack = "rolled-back" is caught by NothingLost;
     /// The source ends its copy when it asks for the decision.
     SourceEndsUndecided = "source-ends-undecided" is caught by NothingLost;
@@ -55,16 +53,16 @@ bugs! {
     SourceForgetsAtCommit = "source-forgets-at-commit" is caught by NothingLost;
     /// A decision that is asked for late is made although the handover is over.
     LateDecision = "late-decision" is caught by NothingLost;
-    /// A message of one handover is taken for one of another.
-    StaleMessagesCount = "stale-messages-count" is caught by NothingLost;
+    /// A restarted agent answers questions before it knows its journals.
+    AnsweredTooEarly = "answered-too-early" is caught by NothingLost;
     /// The source sets the workload going while it asks whether it may.
     SourceResumesUndecided = "source-resumes-undecided" is caught by NoResumeAfterCommit;
     /// The guard sets the workload going without writing that down.
-    GuardDoesNotDecide = "guard-does-not-decide" is caught by NoResumeAfterCommit;
-    /// A restarted source does not read its decision file.
-    DecisionNotRead = "decision-not-read" is caught by NoResumeAfterCommit;
+    GuardDoesNotDecide = "guard-does-not-decide" is caught by AtMostOneRunning | NoResumeAfterCommit;
+    /// A restarted source takes it for granted that nothing was committed.
+    DecisionGuessed = "decision-guessed" is caught by NothingLost;
     /// The decision is acted upon before it is on the platter.
-    DecisionNotSynced = "decision-not-synced" is caught by EpochsOnlyRise | EventuallySettled;
+    DecisionNotSynced = "decision-not-synced" is caught by EventuallySettled;
     /// The target adopts the workload in the source's epoch.
     EpochNotRaised = "epoch-not-raised" is caught by EpochsOnlyRise;
     /// The target does not write down that it is the owner.

@@ -70,7 +70,7 @@ impl World {
     /// The machine's commands, as a wrong wrapper may change them.
     pub(crate) fn take_up_departure(&mut self, whom: Whom, mut commands: Vec<Command>) {
         let asked = |wish| move |command: &Command| *command == Command::Decide(wish);
-        if self.has(Bug::SourceResumesUndecided) && commands.iter().any(asked(Decision::Abort)) {
+        if self.has(Bug::SourceResumesUndecided) && commands.iter().any(asked(Decision::Commit)) {
             commands.push(Command::ResumeSource);
         }
         if self.has(Bug::SourceEndsUndecided) && commands.iter().any(asked(Decision::Commit)) {
@@ -325,7 +325,7 @@ impl World {
     /// The workload goes on here, after CRIU has let go of it.
     fn set_going(&mut self, node: usize, load: usize) -> Event {
         let died = std::mem::take(&mut self.nodes[node].unclean[load]);
-        if self.nodes[node].guards[load].is_some() {
+        if self.nodes[node].guards[load].is_some() && !self.has(Bug::SourceResumesUndecided) {
             self.guard_refuses(node, load);
         }
         if let Body::Frozen { epoch, work } = self.nodes[node].bodies[load] {
@@ -380,6 +380,7 @@ impl World {
             // Without an agent nobody takes the images: CRIU fails, and lets its tasks go.
             (Dumping::Working, _) if guard.agent.is_none() => self.guard_ends(node, load),
             (Dumping::Working, _) if self.fails(node, guard.handover) => self.guard_ends(node, load),
+            (Dumping::Working, Body::Running { .. }) if self.hangs(node, guard.handover) => {}
             (Dumping::Working, Body::Running { epoch, work }) => {
                 self.nodes[node].bodies[load] = Body::Frozen { epoch, work };
                 self.later(1, 80, Happening::Guard { node, load, boot, call });

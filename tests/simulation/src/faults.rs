@@ -86,9 +86,10 @@ impl Fault {
             Fault::CriuDies if source && matches!(phase, Negotiate | Preflight) => "there is no CRIU yet",
             Fault::CriuDies if source && phase == CleanUp => "there is no CRIU any more",
             Fault::CriuDies if !source && !matches!(phase, Restore | Commit | Resume) => "it holds nothing",
-            Fault::CommandFails | Fault::CommandHangs if source && matches!(phase, Verify | Restore) => {
-                "the source only waits"
-            }
+            Fault::CommandFails | Fault::CommandHangs if source && phase == Preflight => "the source only waits",
+            Fault::CommandHangs if source && matches!(phase, Verify | Restore) => "the source only waits",
+            Fault::CommandHangs if source && phase == Commit => "a decision that hangs is one that comes late",
+            Fault::CommandHangs if !source && phase == Preflight => "a disk that never answers is not simulated",
             Fault::CommandFails if phase == CleanUp => "what cannot be removed is left to the next start",
             Fault::CommandFails if !source && matches!(phase, Transfer | Commit) => "the target only waits",
             Fault::CommandHangs if !source && matches!(phase, Transfer | Commit) => "the target only waits",
@@ -191,6 +192,9 @@ impl World {
         self.close_sessions_of(node);
         self.note(|| format!("node{} loses power, unsynced lost: {lost}", node + 1));
         let here = &mut self.nodes[node];
+        for image in here.images.iter().filter(|image| image.complete) {
+            self.ledger.handovers[image.handover].image_lost = true;
+        }
         here.agent = None;
         here.boot += 1;
         here.images.clear();

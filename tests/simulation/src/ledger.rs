@@ -19,6 +19,8 @@ pub(crate) struct Handover {
     pub(crate) target: Option<Outcome>,
     /// How far the workload was when its image was complete.
     pub(crate) captured: Option<u64>,
+    /// The image went with the target's power, which the source did not know when it decided.
+    pub(crate) image_lost: bool,
     /// It is for a person to judge.
     pub(crate) unknown: bool,
 }
@@ -26,8 +28,9 @@ pub(crate) struct Handover {
 impl Handover {
     /// One that has not begun.
     pub(crate) fn new(load: usize, from: usize, to: usize, terms: Terms) -> Handover {
-        let (committed, source, target, captured, unknown) = (false, None, None, None, false);
-        Handover { load, from, to, terms, committed, source, target, captured, unknown }
+        let (committed, source, target, captured) = (false, None, None, None);
+        let (image_lost, unknown) = (false, false);
+        Handover { load, from, to, terms, committed, source, target, captured, image_lost, unknown }
     }
 }
 
@@ -44,7 +47,7 @@ pub(crate) struct Fate {
     pub(crate) ended: bool,
     /// The node with its only copy lost power.
     pub(crate) lost: bool,
-    /// The highest epoch that each node's record ever had.
+    /// The highest epoch in which each node ever owned it.
     pub(crate) seen: Vec<u64>,
 }
 
@@ -63,6 +66,7 @@ impl Ledger {
             let fate = &mut self.fates[handover.load];
             fate.holder = handover.to;
             fate.epoch += 1;
+            fate.lost |= handover.image_lost && !fate.ended;
         }
     }
 

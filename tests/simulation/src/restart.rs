@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use migrate_proto::handover::Decision;
 use migrate_proto::handover::source::{self, Source};
 use migrate_proto::handover::target::{self, Target};
 use migrate_proto::phase::Phase;
@@ -9,7 +10,7 @@ use migrate_proto::phase::Phase;
 use crate::bug::Bug;
 use crate::disk::{Damaged, Doing, Record};
 use crate::node::{Agent, Body, Departure, Node, Side};
-use crate::world::{Whom, World};
+use crate::world::{Happening, Whom, World};
 
 impl World {
     /// Starts the node's agent, where none lives and the node has not lost power again.
@@ -23,6 +24,9 @@ impl World {
         self.nodes[node].agent = Some(Agent::new(life, loads));
         for load in 0..loads {
             match self.nodes[node].places[load].record.read() {
+                Ok(Some(_)) if self.has(Bug::AnsweredTooEarly) => {
+                    self.later(1, 40, Happening::TakeOver { node, life, load });
+                }
                 Ok(Some(record)) => self.take_over(node, load, *record),
                 // Without a record the rest is rubbish.
                 Ok(None) => self.nodes[node].places[load].remove(),
@@ -30,6 +34,16 @@ impl World {
             }
         }
         self.nodes[node].sweep();
+    }
+
+    /// What should have been done before anybody was answered.
+    pub(crate) fn take_over_late(&mut self, node: usize, life: u64, load: usize) {
+        let record = self.nodes[node].places[load].record.whole().copied();
+        if let Some(record) = record
+            && self.nodes[node].agent.as_ref().is_some_and(|agent| agent.life == life && !agent.known[load])
+        {
+            self.take_over(node, load, record);
+        }
     }
 
     fn take_over(&mut self, node: usize, load: usize, record: Record) {
@@ -78,7 +92,8 @@ impl World {
         let Some(whom) = self.whom_of(node, entry.terms.handover) else { return };
         let now = self.nodes[node].clock.at(self.now);
         let decision = self.nodes[node].places[load].decision.whole().copied();
-        let decision = decision.filter(|_| !self.has(Bug::DecisionNotRead));
+        let guessed = self.has(Bug::DecisionGuessed).then_some(Decision::Abort);
+        let decision = guessed.or(decision);
         let (machine, commands) = Source::recover((*entry).clone(), decision, self.budgets.clone(), now);
         let mut side = Side::new(whom.handover, machine, None);
         side.recovered = true;
@@ -92,7 +107,7 @@ impl World {
     fn recover_arrival(&mut self, node: usize, load: usize, record: Record, entry: Rc<target::Entry>) {
         let Some(whom) = self.whom_of(node, entry.offer.handover) else { return };
         let now = self.nodes[node].clock.at(self.now);
-        let ignored = self.has(Bug::RecordIgnored) || self.has(Bug::LateEntriesNotSynced);
+        let ignored = self.has(Bug::LateEntriesNotSynced);
         let mut entry = (*entry).clone();
         if record.owned && !ignored {
             // The record is written after the commit: it is as good a witness.

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::coverage::Coverage;
 use crate::disk::{Doing, Record};
 use crate::faults::Fault;
-use crate::invariants::{self, Violation};
+use crate::invariants::{self, Invariant, Violation};
 use crate::ledger::{Fate, Ledger};
 use crate::network::{Envelope, Network};
 use crate::node::{Arrival, Body, Departure, Input, Node, Word};
@@ -66,6 +66,7 @@ pub(crate) enum Happening {
     Dial { whom: Whom, patience: u64 },
     Guard { node: usize, load: usize, boot: u64, call: u64 },
     StartAgent { node: usize, boot: u64 },
+    TakeOver { node: usize, life: u64, load: usize },
     Mend { one: usize, other: usize },
     DiskFree { node: usize },
     Ask { load: usize, to: usize },
@@ -107,6 +108,8 @@ pub struct World {
     pub(crate) ledger: Ledger,
     pub(crate) coverage: Coverage,
     pub(crate) bug: Option<Bug>,
+    /// Only this is judged.
+    pub(crate) only: Option<Invariant>,
     pub(crate) faulty: bool,
     /// How rare faults are; differs between histories, so that some get far.
     pub(crate) calm: u64,
@@ -130,6 +133,7 @@ impl World {
             ledger: Ledger::default(),
             coverage: Coverage::default(),
             bug,
+            only: None,
             faulty: true,
             calm: 1 << random.below(5),
             budgets: budgets(),
@@ -147,6 +151,12 @@ impl World {
             world.start_agent(node, 0);
         }
         world
+    }
+
+    /// Judges one invariant alone: with a bug, another may be violated first.
+    pub fn judge_only(mut self, only: Invariant) -> World {
+        self.only = Some(only);
+        self
     }
 
     fn begin_workload(&mut self, load: usize) {
@@ -198,6 +208,7 @@ impl World {
             Happening::Dial { whom, patience } => self.redial(whom, patience),
             Happening::Guard { node, load, boot, call } => self.guard_goes_on(node, load, boot, call),
             Happening::StartAgent { node, boot } => self.start_agent(node, boot),
+            Happening::TakeOver { node, life, load } => self.take_over_late(node, life, load),
             Happening::Mend { one, other } => self.network.mend(one, other),
             Happening::DiskFree { node } => self.nodes[node].disk_full = false,
             Happening::Ask { load, to } => self.ask_for_a_move(load, to),

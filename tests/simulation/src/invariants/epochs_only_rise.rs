@@ -1,6 +1,7 @@
 //! The epoch is the fencing token: it rises by one with each commit, and with nothing else.
 //!
-//! - No node's record falls back to an earlier epoch, also when the workload has left and come again.
+//! - No node owns a workload in an earlier epoch than it did before, also when the workload has left and come again. (What only
+//!   arrives is not owned: a late, doubled offer may take a name for a while, and gives it back.)
 //! - No two nodes own a workload in the same epoch, and nobody owns it in one that no commit has made.
 //! - What runs is owned, durably, in the epoch in which it runs.
 
@@ -13,7 +14,7 @@ pub(super) fn judge(world: &World, load: usize) -> Result<(), String> {
     for (node, here) in world.nodes.iter().enumerate() {
         let record = here.places[load].record.whole();
         if let Some(record) = record {
-            if record.epoch < fate.seen[node] {
+            if record.owned && record.epoch < fate.seen[node] {
                 return Err(format!("node{}'s record falls from epoch {} to {}", node + 1, fate.seen[node], record.epoch));
             }
             if record.epoch > fate.epoch {
@@ -35,7 +36,7 @@ pub(super) fn judge(world: &World, load: usize) -> Result<(), String> {
 pub(super) fn remember(world: &mut World) {
     for (load, fate) in world.ledger.fates.iter_mut().enumerate() {
         for (node, seen) in fate.seen.iter_mut().enumerate() {
-            let record = world.nodes[node].places[load].record.whole();
+            let record = world.nodes[node].places[load].record.whole().filter(|record| record.owned);
             *seen = record.map_or(*seen, |record| record.epoch.max(*seen));
         }
     }

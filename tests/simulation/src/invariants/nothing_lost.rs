@@ -9,10 +9,11 @@
 //! image lies in the target's memory until the workload runs. So a workload is lost
 //!
 //! - when its source loses power before the commit, although a target may have had a complete image that nobody may use;
-//! - when its target loses power after the commit.
+//! - when its target loses power after the commit, or after it has said `Restored` and before the source, which cannot know
+//!   that, commits.
 //!
 //! Its record then says `lost`, on the node that owns it, where its files are: [`super::eventually_settled`] sees to that.
-//! A target that loses power before the commit takes nothing with it.
+//! A target that loses power in an attempt that is not committed takes nothing with it.
 
 use crate::node::Body;
 use crate::world::World;
