@@ -62,6 +62,7 @@ fn redis_alone() {
         assert_eq!(lab.exec("redis", &["redis-cli", "dbsize"]).trim(), "100001");
     };
     check();
+    lab.assert_would_move("redis", "node2");
     for to in ["node2", "node3", "node1"] {
         lab.force("redis", to);
         lab.assert_runs_only_on("redis", to);

@@ -1,5 +1,7 @@
 //! Workloads that cannot be moved as they are: the reason is told, where CRIU knows it in CRIU's own words, and they run on.
 
+use migrate_proto::api::Verdict;
+
 use crate::harness::Lab;
 use crate::refusal::Refusal;
 
@@ -29,7 +31,7 @@ fn a_process_that_uses_io_uring() {
     lab.assert_clean();
 }
 
-/// Nobody but CRIU knows this one: what it says is what is shown.
+/// A connection to a process that the node itself cannot see.
 #[test]
 fn a_unix_socket_to_outside() {
     let lab = Lab::up(2);
@@ -50,13 +52,48 @@ fn a_unix_socket_to_outside() {
         &Refusal {
             code: "dump-failed",
             exit: 1,
-            says: &["Unix socket", "criu: unix: External socket"],
+            says: &["odd cannot be moved", "Unix socket", "outside the workload", "node1"],
             hint: "close that connection",
         },
     );
     // The connection is as it was.
     std::io::Write::write_all(&mut connected, b"still there").unwrap();
     lab.assert_clean();
+}
+
+/// Nobody but CRIU knows whether it would drop them: what it says is what is shown.
+#[test]
+fn datagrams_that_are_held_back() {
+    let lab = Lab::up(2);
+    // UDP_CORK has the number 1.
+    let cork = "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('127.0.0.1', 9))\n\
+                s.setsockopt(socket.IPPROTO_UDP, 1, 1); s.send(b'held back')";
+    python(&lab, cork);
+    let (asked, checked) = lab.check("odd", "node2");
+    assert_eq!(checked.map(|checked| checked.verdict), Some(Verdict::Unlikely), "{asked:?}");
+    lab.assert_stays("odd", "node1", "node2", &Refusal { code: "dump-failed", exit: 1, says: &["corked"], hint: "" });
+    lab.assert_clean();
+}
+
+/// A descriptor of a kind that a program opens for a device, and other things that no image can hold.
+#[test]
+fn things_that_no_image_can_hold() {
+    for (what, says) in [
+        ("import os\nf = open('/dev/kmsg')", "uses the device /dev/kmsg"),
+        ("import os\nr, w = os.pipe2(os.O_DIRECT)", "has a pipe in packet mode"),
+        ("import socket\ns = socket.socket(38, socket.SOCK_SEQPACKET)", "has a socket of the kind ALG"),
+        ("import os\nassert os.unshare(os.CLONE_NEWUTS) is None", "runs in a host name namespace of its own"),
+    ] {
+        let lab = Lab::up(2);
+        python(&lab, what);
+        lab.assert_stays(
+            "odd",
+            "node1",
+            "node2",
+            &Refusal { code: "dump-failed", exit: 1, says: &["odd cannot be moved", says], hint: "" },
+        );
+        lab.assert_clean();
+    }
 }
 
 /// A child that outlives its parent leaves the tree that is dumped.
@@ -67,6 +104,8 @@ fn a_daemon_that_left_the_tree() {
         &lab,
         "import os\nif os.fork() == 0:\n  if os.fork() == 0: time = __import__('time'); time.sleep(1e6)\n  os._exit(0)\nos.wait()",
     );
+    let (asked, checked) = lab.check("odd", "node2");
+    assert_eq!(checked.map(|checked| checked.verdict), Some(Verdict::No), "{asked:?}");
     let output = lab.migrate(["--json", "--force", "odd", "--to", "node2"]);
     assert_eq!(output.code(), 1, "{output:?}");
     assert!(output.stderr.contains("odd cannot be moved") && output.stderr.contains("hint: "), "{output:?}");

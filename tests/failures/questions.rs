@@ -1,5 +1,7 @@
 //! Moves that cannot be meant: nothing is asked of any other node, nothing changes.
 
+use migrate_proto::api::Verdict;
+
 use crate::harness::Lab;
 use crate::refusal::Refusal;
 
@@ -22,6 +24,8 @@ fn unknown_workload() {
         &["logs", "nobody"],
         &["exec", "nobody", "--", "true"],
         &["ps", "nobody"],
+        &["check", "nobody"],
+        &["why", "nobody"],
     ] {
         let output = lab.migrate(words);
         assert_eq!(output.code(), 2, "{words:?}: {output:?}");
@@ -100,6 +104,8 @@ fn a_name_that_is_taken_on_the_target() {
     lab.specimen("count", "node2", &["counter"]);
     lab.done(["lab", "heal"]);
     assert_eq!(lab.ps().len(), 2);
+    let asked = lab.migrate(["--json", "--node", "node1", "check", "count", "--to", "node2"]);
+    assert_eq!((asked.code(), &asked.json()["verdict"]), (1, &"no".into()), "{asked:?}");
     let output = lab.migrate(["--json", "--node", "node1", "--force", "count", "--to", "node2"]);
     assert_eq!(output.code(), 2, "{output:?}");
     assert_eq!(output.json()["error"]["code"], "name-taken", "{output:?}");
@@ -115,6 +121,8 @@ fn a_name_that_is_taken_on_the_target() {
 fn what_does_not_run_does_not_move() {
     let lab = counting();
     lab.done(["stop", "count"]);
+    let asked = lab.check("count", "node2").1.unwrap();
+    assert_eq!((asked.verdict, asked.predicted_total_ms), (Verdict::No, None), "{asked:?}");
     let output = lab.migrate(["--json", "--force", "count", "--to", "node2"]);
     assert_eq!(output.code(), 1, "{output:?}");
     assert_eq!(output.json()["error"]["code"], "wrong-state", "{output:?}");

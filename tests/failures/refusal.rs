@@ -1,9 +1,10 @@
 //! How a refused move looks: to a person on stderr, to a program in JSON. Nothing of the workload changes.
 
-use migrate_proto::api::Outcome;
+use migrate_proto::api::{CheckReport, Outcome, Reason, Verdict};
+use migrate_proto::message::Severity;
 use serde_json::Value;
 
-use crate::harness::Lab;
+use crate::harness::{Lab, Output};
 
 /// What a move that does not take place must say.
 pub(crate) struct Refusal<'a> {
@@ -17,10 +18,24 @@ pub(crate) struct Refusal<'a> {
     pub(crate) hint: &'a str,
 }
 
+/// `migrate check` has foretold it: for the same reason, or as something that only CRIU can know.
+fn agrees(checked: &CheckReport, refusal: &str, asked: &Output) {
+    match checked.verdict {
+        Verdict::Yes => panic!("it said yes: {asked:?}"),
+        Verdict::Unlikely => assert!(checked.reasons.iter().any(|reason| reason.severity == Severity::Unlikely)),
+        Verdict::No => {
+            let why: Vec<&Reason> = checked.reasons.iter().filter(|reason| reason.severity == Severity::No).collect();
+            assert!(why.iter().any(|why| refusal.contains(&why.what)), "'{refusal}' is not among {asked:?}");
+            assert!(why.iter().all(|why| !why.hint.is_empty()), "{asked:?}");
+        }
+    }
+}
+
 impl Lab {
     /// `migrate --force NAME --to TO` is refused, to a person and to a program, and the workload runs on at `node`.
     pub(crate) fn assert_stays(&self, name: &str, node: &str, to: &str, expected: &Refusal) {
         let before = self.view(name);
+        let (asked, checked) = self.check(name, to);
         let output = self.migrate(["--force", name, "--to", to]);
         assert_eq!(output.status.code(), Some(expected.exit), "{output:?}");
         assert_eq!(output.stdout, "", "{output:?}");
@@ -39,6 +54,11 @@ impl Lab {
         assert_eq!((report.outcome, output.status.code()), (Outcome::Stayed, Some(expected.exit)), "{output:?}");
         assert_eq!(serde_json::to_value(error.code).unwrap(), Value::from(expected.code), "{output:?}");
         assert_eq!(report.epoch, before.epoch, "{output:?}");
+        match checked {
+            // The question itself was wrong.
+            None => assert_eq!((asked.code(), expected.exit), (2, 2), "{asked:?}"),
+            Some(checked) => agrees(&checked, &error.message, &asked),
+        }
 
         let after = self.view(name);
         assert_eq!((after.pid, after.epoch), (before.pid, before.epoch), "another process: {after:?}");

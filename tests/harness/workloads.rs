@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use migrate_proto::api::{MoveReport, Outcome, State, WorkloadView};
+use migrate_proto::api::{CheckReport, MoveReport, Outcome, State, Verdict, WorkloadView};
 
 use super::progress::{Follower, Progress};
 use super::{Lab, Output, PROGRAMS, SCRIPTS, binaries, eventually};
@@ -50,10 +50,31 @@ impl Lab {
         (output, report)
     }
 
-    /// Moves it from node1, where it was started, to node2, node3 and back. After every move it is on its new node, in one
+    /// Would it move? The answer; `None` where the question was refused.
+    pub(crate) fn check(&self, name: &str, to: &str) -> (Output, Option<CheckReport>) {
+        let output = self.migrate(["--json", "check", name, "--to", to]);
+        let report: Option<CheckReport> = serde_json::from_str(&output.stdout).ok();
+        if let Some(report) = &report {
+            let expected = if report.verdict == Verdict::Yes { 0 } else { 1 };
+            assert_eq!(output.code(), expected, "{output:?}");
+        }
+        (output, report)
+    }
+
+    /// `migrate check` says that it would move.
+    pub(crate) fn assert_would_move(&self, name: &str, to: &str) -> CheckReport {
+        let (output, report) = self.check(name, to);
+        let report = report.unwrap_or_else(|| panic!("no report: {output:?}"));
+        assert_eq!(report.verdict, Verdict::Yes, "{output:?}");
+        assert!(report.predicted_downtime_ms < report.predicted_total_ms, "{output:?}");
+        report
+    }
+
+    /// Moves it from node1, where it was started, to node2, node3 and back; `migrate check` says before that it would move. After every move it is on its new node, in one
     /// copy, under the next epoch, and goes on from the `ok` it had reached; `check` may ask more.
     pub(crate) fn carry_around(&self, name: &str, mut check: impl FnMut()) {
         let mut reached = self.wait_for_more_ok(name, SOME);
+        self.assert_would_move(name, "node2");
         for (from, to, epoch) in [("node1", "node2", 2), ("node2", "node3", 3), ("node3", "node1", 4)] {
             let report = self.force(name, to);
             assert_eq!((report.from.as_str(), report.epoch.0), (from, epoch), "{report:?}");

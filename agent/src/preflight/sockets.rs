@@ -15,8 +15,8 @@ use super::unix_peers;
 
 /// Connections that are named.
 const NAMED: usize = 3;
-/// Protocols of sockets that CRIU knows, as the kernel calls them. A kernel that does not say is not asked.
-const KNOWN: [&str; 9] = ["TCP", "UDP", "UNIX", "NETLINK", "PACKET", "RAW", "PING", "ICMP", "unknown"];
+/// How the names begin that the kernel gives to kinds of sockets that CRIU knows.
+const KNOWN: [&str; 7] = ["TCP", "UDP", "UNIX", "NETLINK", "PACKET", "RAW", "PING"];
 
 /// Sockets of the workload: the first process that has each, and under which descriptor.
 type Owned = BTreeMap<u64, (i32, PathBuf)>;
@@ -74,7 +74,8 @@ fn unknown_kinds(owned: &Owned) -> Vec<Finding> {
     };
     let mut unknown = BTreeMap::new();
     for (pid, path) in owned.values() {
-        if let Some(kind) = kind(path)
+        // Some have no name; of these nothing is known.
+        if let Some(kind) = kind(path).filter(|kind| !kind.is_empty())
             && !KNOWN.iter().any(|known| kind.starts_with(known))
         {
             unknown.entry(kind).or_insert(*pid);
