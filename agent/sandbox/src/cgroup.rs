@@ -16,6 +16,9 @@ use crate::error::{Result, SandboxError};
 /// The v1 controllers that we use.
 const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
 
+/// The group of those who were in the root of a container.
+const CLEARED_OUT: &str = "migrate-agent";
+
 /// Where the hierarchies are mounted on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Hierarchies {
@@ -96,7 +99,11 @@ pub struct Cgroup {
 impl Cgroup {
     /// Makes the groups, or takes over those that are there.
     pub fn create(prefix: &str, name: &str) -> Result<Cgroup> {
-        let group = Cgroup { hierarchies: Hierarchies::read()?, place: Path::new(prefix).join(name) };
+        Cgroup::create_in(Hierarchies::read()?, Path::new(prefix).join(name))
+    }
+
+    fn create_in(hierarchies: Hierarchies, place: PathBuf) -> Result<Cgroup> {
+        let group = Cgroup { hierarchies, place };
         if let Some(root) = &group.hierarchies.unified {
             pass_controllers_down(root, &group.place);
         }
@@ -300,7 +307,31 @@ fn pass_controllers_down(root: &Path, place: &Path) {
         at.push(part);
         let _ = fs::create_dir(&at);
         for controller in ["+memory", "+cpu", "+pids"] {
-            let _ = fs::write(at.join("cgroup.subtree_control"), controller);
+            let passed = fs::write(at.join("cgroup.subtree_control"), controller);
+            if at == *root && passed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
+                clear_out(root);
+                let _ = fs::write(at.join("cgroup.subtree_control"), controller);
+            }
+        }
+    }
+}
+
+/// A group of v2 either has processes or hands controllers down; only the machine's root may do both. In a container the
+/// agent's own group is the root of what it sees, so that all who are in it, the agent among them, go into a group beside
+/// the workloads'. That is what other programs that keep groups inside of containers do as well.
+fn clear_out(root: &Path) {
+    // The machine's root has no type.
+    if !root.join("cgroup.type").exists() {
+        return;
+    }
+    let aside = root.join(CLEARED_OUT);
+    let _ = fs::create_dir(&aside);
+    // One may be born while others go: until none is left, or none can go.
+    for _ in 0..10 {
+        let here = read_pids(&root.join("cgroup.procs"));
+        let gone = here.iter().filter(|pid| fs::write(aside.join("cgroup.procs"), pid.to_string()).is_ok()).count();
+        if gone == 0 {
+            return;
         }
     }
 }
@@ -327,45 +358,4 @@ impl CpuShare {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn finds_v1_beside_an_empty_v2() {
-        let found = Hierarchies::parse(
-            "cgroup /cg/memory cgroup rw,relatime,memory 0 0\ncgroup /cg/cpu cgroup rw,cpu,cpuacct 0 0\n\
-             cgroup2 /cg/unified cgroup2 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n",
-        );
-        assert_eq!(found.unified, Some("/cg/unified".into()));
-        assert_eq!(found.v1("cpuacct"), Some(Path::new("/cg/cpu")));
-        assert_eq!(found.roots(), ["/cg/unified", "/cg/memory", "/cg/cpu"].map(PathBuf::from));
-    }
-
-    #[test]
-    fn percent_is_of_one_core_and_never_negative() {
-        let mut share = CpuShare::default();
-        assert_eq!(share.percent(500, 1_000), 0.0);
-        assert_eq!(share.percent(1_500, 3_000), 50.0);
-        assert_eq!(share.percent(0, 4_000), 0.0);
-    }
-
-    #[test]
-    fn a_real_group_freezes_kills_and_goes_away() {
-        let name = format!("migrate-test-{}", std::process::id());
-        let group = Cgroup::create(&name, "w").unwrap();
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        for path in group.load_procs() {
-            fs::write(path, child.id().to_string()).unwrap();
-        }
-        assert_eq!(group.pids(), [child.id() as i32]);
-        group.freeze(true).unwrap();
-        group.kill();
-        let status = child.wait().unwrap();
-        assert!(!status.success());
-        group.remove().unwrap();
-        for root in group.hierarchies.roots() {
-            assert!(!root.join(&name).exists());
-        }
-    }
-}
+mod tests;
