@@ -97,6 +97,6 @@ async fn listen(read: OwnedReadHalf, tell: watch::Sender<Standing>, dir: PathBuf
             Err(error) => tracing::warn!(%error, "the guard said something odd"),
         }
     }
-    let last = guard::result(&dir).map_or(Standing::Lost, Standing::Ended);
-    tell.send_replace(last);
+    let last = guard::result(&dir).inspect_err(|error| tracing::error!(%error, "how CRIU ended cannot be read"));
+    tell.send_replace(last.ok().flatten().map_or(Standing::Lost, Standing::Ended));
 }

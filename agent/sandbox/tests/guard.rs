@@ -15,16 +15,21 @@ use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, Order, Told};
 use migrate_sandbox::process;
 
 const HOOK: &str = "CRTOOLS_SCRIPT_ACTION=pre-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
+const RESTORED: &str = "CRTOOLS_SCRIPT_ACTION=post-restore CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
 
 struct Held {
     dir: PathBuf,
 }
 
-/// A guard that holds `script` in CRIU's place.
+/// A guard that holds `script` in the place of a dumping CRIU.
 fn hold(house: &House, script: &str) -> Held {
+    hold_as(Kind::Dump, house, script)
+}
+
+fn hold_as(kind: Kind, house: &House, script: &str) -> Held {
     let dir = house.dir.path().join("guard");
     let call = Call {
-        kind: Kind::Dump,
+        kind,
         init: house.sandbox.init().pid,
         argv: ["/bin/sh", "-c", script].map(Into::into).to_vec(),
         dir: dir.clone(),
@@ -46,7 +51,7 @@ impl Held {
     fn end(&self) -> Exit {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            if let Some(exit) = guard::result(&self.dir) {
+            if let Some(exit) = guard::result(&self.dir).unwrap() {
                 return exit;
             }
             assert!(Instant::now() < deadline, "the guard does not end");
@@ -61,6 +66,10 @@ fn hear(agent: &UnixStream) -> Told {
     serde_json::from_str(&line).unwrap()
 }
 
+fn order(agent: &mut UnixStream, order: Order) {
+    writeln!(agent, "{}", serde_json::to_string(&order).unwrap()).unwrap();
+}
+
 #[test]
 fn a_hook_waits_for_the_first_agent_and_does_what_it_says() {
     let house = House::new("guard-waits");
@@ -69,8 +78,39 @@ fn a_hook_waits_for_the_first_agent_and_does_what_it_says() {
     house::wait_until("the hook runs", || process::tree(std::process::id() as i32).into_iter().any(is_gate));
     let mut agent = held.call();
     assert_eq!(hear(&agent), Told::Hook(Hook::PreDump));
-    writeln!(agent, "{}", serde_json::to_string(&Order::Continue).unwrap()).unwrap();
+    order(&mut agent, Order::Continue);
     assert_eq!(held.end(), Exit::Code(0));
+}
+
+#[test]
+fn an_agent_hears_of_the_end_also_where_it_cannot_be_written_down() {
+    let house = House::new("guard-full");
+    let held = hold(&house, &format!("{HOOK}; exit 7"));
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PreDump));
+    std::fs::create_dir(held.dir.join("result.json")).unwrap();
+    order(&mut agent, Order::Continue);
+    assert_eq!(hear(&agent), Told::Exited(Exit::Code(7)));
+}
+
+#[test]
+fn restored_processes_are_let_go_only_after_that_was_written_down() {
+    let house = House::new("guard-released");
+    let held = hold_as(Kind::Restore, &house, &format!("{RESTORED}; exit $?"));
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PostRestore));
+    let obstacle = held.dir.join("released");
+    std::fs::create_dir(&obstacle).unwrap();
+    order(&mut agent, Order::Continue);
+    drop(agent);
+    // Nothing was let go: it is still pending.
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PostRestore));
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert!(!guard::released(&held.dir).unwrap());
+    order(&mut agent, Order::Continue);
+    assert_eq!(hear(&agent), Told::Exited(Exit::Code(0)));
+    assert!(guard::released(&held.dir).unwrap());
 }
 
 #[test]

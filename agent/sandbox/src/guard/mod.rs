@@ -17,18 +17,22 @@
 //!
 //! From `post-dump` on the guard also holds the workload by its cgroup's freezer, so that CRIU's death cannot set it free
 //! before the decision. `refuse` lets CRIU resume its tasks, `continue` lets it kill them.
+//!
+//! What an agent that comes late has to know stands in the guard's directory ([`released`], [`result`]).
 
 pub mod decision;
 mod gate;
+mod notes;
 mod server;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use migrate_proto::api::Exit;
 use migrate_proto::text::Text;
 use serde::{Deserialize, Serialize};
 
 pub use gate::gate;
+pub use notes::{released, result};
 pub use server::serve;
 pub(crate) use server::{read_hook, read_order};
 
@@ -36,8 +40,6 @@ pub(crate) use server::{read_hook, read_order};
 pub const GUARD_SOCKET: &str = "guard.sock";
 /// CRIU's last words on stdout and stderr, in the guard's directory.
 pub const OUTPUT: &str = "output";
-/// How the call ended, in the guard's directory.
-pub const RESULT: &str = "result.json";
 /// The gate's socket, in CRIU's images directory.
 const GATE_SOCKET: &str = "gate.sock";
 
@@ -117,9 +119,4 @@ pub enum Order {
     Refuse,
     /// Kill CRIU: it hangs.
     Kill,
-}
-
-/// How an ended call ended, for an agent that comes late.
-pub fn result(dir: &Path) -> Option<Exit> {
-    serde_json::from_slice(&std::fs::read(dir.join(RESULT)).ok()?).ok()
 }

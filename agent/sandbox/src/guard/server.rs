@@ -18,7 +18,8 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::{Pid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, RESULT, Told, decision};
+use super::notes::Notes;
+use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, Told, decision};
 use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
@@ -44,6 +45,7 @@ pub fn serve() -> ExitCode {
 
 struct Guard {
     call: Call,
+    notes: Notes,
     agents: UnixListener,
     gates: UnixListener,
     children: SignalFd,
@@ -69,6 +71,7 @@ fn prepare() -> Result<Guard> {
     let _ = setsid();
     enter::join(&call.side)?;
     let init = open_process(call.init)?;
+    let notes = Notes::prepare(&call.dir).map_err(SandboxError::file("make room in", &call.dir))?;
     let agents = listen(&call.dir, GUARD_SOCKET)?;
     let gates = listen(&call.images, GATE_SOCKET)?;
     let mut mask = SigSet::empty();
@@ -80,7 +83,8 @@ fn prepare() -> Result<Guard> {
     // Nobody may listen any more; CRIU has been started all the same.
     let _ = writeln!(std::io::stdout(), "ready");
     spawn::output_to_null()?;
-    Ok(Guard { call, agents, gates, children, criu, init, agent: None, met: false, waiting: None, first_call: None })
+    let (agent, waiting, first_call) = (None, None, None);
+    Ok(Guard { call, notes, agents, gates, children, criu, init, agent, met: false, waiting, first_call })
 }
 
 fn open_process(pid: i32) -> Result<OwnedFd> {
@@ -266,6 +270,8 @@ impl Guard {
     fn go_on(&mut self) {
         match &self.waiting {
             Some((Hook::PostDump, _)) if !self.committed() => self.refuse(),
+            // Written down first. What cannot be written down stays held; the agent orders again.
+            Some((Hook::PostRestore, _)) if self.notes.released().is_err() => {}
             Some(_) => self.answer(true),
             None => {}
         }
@@ -308,11 +314,10 @@ impl Guard {
                 Err(_) => {}
             }
         }
-        let path = self.call.dir.join(RESULT);
-        let text = serde_json::to_vec(&exit).unwrap_or_default();
-        std::fs::write(&path, text).map_err(SandboxError::file("write", &path))?;
+        // Whoever listens is told in any case.
+        let noted = self.notes.ended(exit);
         self.tell(Told::Exited(exit));
-        Ok(())
+        noted.map_err(SandboxError::file("write the result into", &self.call.dir))
     }
 
     /// A committed dump leaves nothing of the workload. Where its group cannot be killed, its sandbox is.
