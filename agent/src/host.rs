@@ -110,8 +110,19 @@ impl Host {
     /// Paths that no workload may see.
     pub fn hidden(&self) -> Vec<PathBuf> {
         let mut hidden = self.config.hide.clone();
-        hidden.extend([self.config.state.clone(), self.config.run.clone(), self.config.key.clone()]);
+        hidden.extend([self.config.state.clone(), self.config.run.clone()]);
+        hidden.extend([&self.config.key, &self.config.socket].map(|file| self.out_of_sight(file)));
         hidden
+    }
+
+    /// What has to be hidden so that a file is: where possible its directory, since a file that takes its place later would
+    /// be in sight again. A directory at the top holds other things too, and CRIU's has to be seen.
+    fn out_of_sight(&self, file: &Path) -> PathBuf {
+        let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        let criu = self.criu.as_ref().ok().map(|criu| criu.path.clone());
+        let directory = real.parent().filter(|directory| directory.components().count() > 2);
+        let spared = |directory: &&Path| !criu.is_some_and(|criu| criu.starts_with(directory));
+        directory.filter(spared).map_or(real.clone(), Path::to_owned)
     }
 }
 

@@ -3,7 +3,7 @@
 //! - [`daemon`] starts everything. [`config`], [`logging`], [`host`]: what it is given and what it finds.
 //! - [`api`] turns HTTP into calls of [`control`], which [`node`] implements; [`proxy`] and [`elsewhere`] reach other agents.
 //! - [`registry`] and [`workload`]: what this node has. [`handover`]: how it comes and goes. [`offer`], [`preflight`]: may it?
-//! - [`keyring`]: the cluster's keys, which can change while it runs.
+//! - [`keyring`]: the cluster's keys, which can change while it runs. [`hygiene`]: what the agent does without.
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
 
 pub mod aftermath;
@@ -21,6 +21,7 @@ pub mod figures;
 pub mod guardline;
 pub mod handover;
 pub mod host;
+pub mod hygiene;
 pub mod keyring;
 pub mod logging;
 pub mod node;

@@ -6,6 +6,10 @@ use migrate_agent::config::Config;
 use migrate_agent::{daemon, logging};
 
 fn main() -> ExitCode {
+    if let Err(error) = migrate_agent::hygiene::begin() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     migrate_transport::allocation::keep_frames();
     let config = Config::load().unwrap_or_else(|error| error.exit());
     if let Err(error) = logging::init(config.log_level, config.log_format) {

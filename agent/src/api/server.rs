@@ -66,13 +66,14 @@ pub struct Server {
 
 impl Server {
     /// A socket at `path` for root and the group [`GROUP`]. Its directory is made where it is missing.
-    pub fn bind(path: &Path) -> Result<Server, ServerError> {
+    /// Workloads, which are below the control group `workloads`, are not let in.
+    pub fn bind(path: &Path, workloads: &Path) -> Result<Server, ServerError> {
         let groups = Path::new("/etc/group");
         let group = group_in(groups, GROUP).map_err(failed("read", groups))?;
-        Server::bind_for(path, group)
+        Server::bind_for(path, group, workloads)
     }
 
-    pub(super) fn bind_for(path: &Path, group: Option<u32>) -> Result<Server, ServerError> {
+    pub(super) fn bind_for(path: &Path, group: Option<u32>, workloads: &Path) -> Result<Server, ServerError> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(failed("create the directory", directory))?;
         }
@@ -92,7 +93,7 @@ impl Server {
         fs::set_permissions(&unready, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", &unready))?;
         let inode = fs::metadata(&unready).map_err(failed("look at", &unready))?.ino();
         fs::rename(&unready, path).map_err(failed("put in place", path))?;
-        let admission = Admission { group, own_uid: nix::unistd::geteuid().as_raw() };
+        let admission = Admission { group, own_uid: nix::unistd::geteuid().as_raw(), workloads: workloads.to_owned() };
         Ok(Server { listener, path: path.to_owned(), inode, admission })
     }
 
@@ -108,7 +109,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, router.clone(), self.admission, closing.clone()));
+                    connections.spawn(connection(stream, router.clone(), self.admission.clone(), closing.clone()));
                 }
                 Err(error) => {
                     // Most likely no descriptor is left; one comes free when a connection ends.
@@ -159,7 +160,7 @@ fn must_be_free(path: &Path) -> Result<(), ServerError> {
 async fn connection(stream: UnixStream, router: Router, admission: Admission, closing: CancellationToken) {
     let router = match Caller::of(&stream) {
         Ok(caller) if admission.admits(&caller) => router,
-        Ok(caller) => refusal(caller.uid),
+        Ok(caller) => refusal(caller.uid, admission.is_workload(&caller)),
         Err(error) => {
             tracing::warn!("a connection was closed: its credentials cannot be read: {error}");
             return;
@@ -182,10 +183,11 @@ async fn connection(stream: UnixStream, router: Router, admission: Admission, cl
 }
 
 /// Answers everything with a refusal.
-fn refusal(uid: u32) -> Router {
-    Router::new().fallback(async move || Failure {
-        status: StatusCode::FORBIDDEN,
-        problem: Problem::new(Code::Usage, format!("uid {uid} may not use this agent"))
+fn refusal(uid: u32, is_workload: bool) -> Router {
+    let problem = match is_workload {
+        true => Problem::new(Code::Usage, "a workload may not use this agent").hint("ask from outside its sandbox"),
+        false => Problem::new(Code::Usage, format!("uid {uid} may not use this agent"))
             .hint(format!("be root, or a member of the group '{GROUP}' of the agent's node")),
-    })
+    };
+    Router::new().fallback(async move || Failure { status: StatusCode::FORBIDDEN, problem: problem.clone() })
 }

@@ -15,6 +15,9 @@ use super::super::server::{Server, ServerError};
 use super::super::*;
 use super::fake::{Fake, LONG, request};
 
+/// Below which workloads would be.
+const GROUPS: &str = "migrate-test-of-the-api";
+
 /// A server over a fake node, in a directory of its own.
 pub(super) struct Running {
     pub(super) fake: Arc<Fake>,
@@ -29,7 +32,11 @@ impl Running {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("run/agent.sock");
         let (fake, closing) = (Fake::new("node1"), CancellationToken::new());
-        let serving = Server::bind(&path).unwrap().serve(fake.router_until(closing.clone()), closing.clone(), limit);
+        let serving = Server::bind(&path, GROUPS.as_ref()).unwrap().serve(
+            fake.router_until(closing.clone()),
+            closing.clone(),
+            limit,
+        );
         Running { fake, closing, path, serving: tokio::spawn(serving), dir }
     }
 
@@ -74,7 +81,7 @@ async fn the_socket_is_for_root_and_one_group() {
     let path = dir.path().join("agent.sock");
     let own_group = std::fs::metadata(dir.path()).unwrap().gid();
     for (group, mode) in [(None, 0o600), (Some(own_group), 0o660)] {
-        let server = Server::bind_for(&path, group).unwrap();
+        let server = Server::bind_for(&path, group, GROUPS.as_ref()).unwrap();
         let found = std::fs::metadata(&path).unwrap();
         assert_eq!((found.permissions().mode() & 0o777, found.gid()), (mode, own_group));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -88,7 +95,7 @@ async fn a_socket_that_nobody_serves_is_replaced() {
     let path = dir.path().join("agent.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let old = std::fs::metadata(&path).unwrap().ino();
-    let server = Server::bind(&path).unwrap();
+    let server = Server::bind(&path, GROUPS.as_ref()).unwrap();
     assert_ne!(std::fs::metadata(&path).unwrap().ino(), old);
     drop(server);
     assert!(!path.exists());
@@ -97,7 +104,7 @@ async fn a_socket_that_nobody_serves_is_replaced() {
 #[tokio::test]
 async fn a_socket_that_somebody_serves_is_left_alone() {
     let running = Running::start(LONG);
-    assert!(matches!(Server::bind(&running.path), Err(ServerError::InUse(_))));
+    assert!(matches!(Server::bind(&running.path, GROUPS.as_ref()), Err(ServerError::InUse(_))));
     assert_eq!(health(&mut running.client().await).await.as_u16(), 200);
 }
 
@@ -106,7 +113,7 @@ async fn a_file_that_is_no_socket_is_left_alone() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("agent.sock");
     std::fs::write(&path, "precious").unwrap();
-    assert!(matches!(Server::bind(&path), Err(ServerError::NotASocket(_))));
+    assert!(matches!(Server::bind(&path, GROUPS.as_ref()), Err(ServerError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }
 
@@ -114,9 +121,9 @@ async fn a_file_that_is_no_socket_is_left_alone() {
 async fn a_server_removes_only_its_own_socket() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("agent.sock");
-    let first = Server::bind(&path).unwrap();
+    let first = Server::bind(&path, GROUPS.as_ref()).unwrap();
     std::fs::remove_file(&path).unwrap();
-    let second = Server::bind(&path).unwrap();
+    let second = Server::bind(&path, GROUPS.as_ref()).unwrap();
     drop(first);
     assert!(path.exists());
     drop(second);
