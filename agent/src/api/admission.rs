@@ -40,7 +40,8 @@ impl Admission {
     pub(super) fn is_workload(&self, caller: &Caller) -> bool {
         let prefix: Vec<_> = self.workloads.components().collect();
         // A container's groups may lie deeper than its mounts say.
-        let is_below = |group: &PathBuf| group.components().collect::<Vec<_>>().windows(prefix.len()).any(|at| at == prefix);
+        let is_below =
+            |group: &PathBuf| group.components().collect::<Vec<_>>().windows(prefix.len()).any(|at| at == prefix);
         !prefix.is_empty() && caller.cgroups.iter().any(is_below)
     }
 }
