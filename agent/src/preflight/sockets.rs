@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::{Finding, Port};
@@ -28,7 +28,7 @@ pub(super) fn findings(tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
         return Vec::new();
     }
     let mut found = unknown_kinds(&owned);
-    found.extend(connected_outside(&owned, cgroup));
+    found.extend(connected_outside(&owned, tree, cgroup));
     let entries = own_entries(tree, &owned);
     found.extend(waiting_to_be_sent(&owned, &entries));
     found.extend(closed_by_the_move(&entries));
@@ -92,34 +92,48 @@ fn unknown_kinds(owned: &Owned) -> Vec<Finding> {
     unknown.into_iter().map(finding).collect()
 }
 
-/// Half a connection cannot be taken. A peer that nobody is seen to have is on its way to somebody, which CRIU knows, if it is of
-/// this network namespace; else it is outside.
-fn connected_outside(owned: &Owned, cgroup: &[i32]) -> Vec<Finding> {
+/// Half a connection cannot be taken. Whoever has the other half is named; where nobody is seen to have it, it is on its way to
+/// somebody, which CRIU knows, or belongs to a process that this node cannot see.
+fn connected_outside(owned: &Owned, tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
     let Ok(peers) = unix_peers::all() else { return Vec::new() };
-    let outside: BTreeMap<u64, i32> = owned
+    let mut outside: BTreeMap<u64, i32> = owned
         .iter()
         .filter_map(|(inode, (pid, _))| Some((*peers.get(inode)?, *pid)))
-        .filter(|(peer, _)| *peer != 0 && !owned.contains_key(peer))
+        .filter(|(peer, _)| !owned.contains_key(peer))
         .collect();
     if outside.is_empty() {
         return Vec::new();
     }
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let others = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let elsewhere = outside.iter().filter(|(peer, _)| !peers.contains_key(peer));
-    let mut said: BTreeSet<String> =
-        elsewhere.map(|(_, pid)| connected(*pid, "a process that this node cannot see")).collect();
+    let mut seen = BTreeSet::new();
     for other in others.filter(|pid| !cgroup.contains(pid)) {
         for (inode, _) in sockets_of(other) {
-            if let Some(pid) = outside.get(&inode) {
+            if let Some(pid) = outside.remove(&inode) {
                 let comm = fs::read_to_string(format!("/proc/{other}/comm")).unwrap_or_default();
-                said.insert(connected(*pid, &format!("{} (PID {other} of the node)", comm.trim().escape_debug())));
+                seen.insert(connected(pid, &format!("{} (PID {other} of the node)", comm.trim().escape_debug())));
             }
         }
     }
-    let finding =
-        |what| no(Problem::new(Code::DumpFailed, what).hint("close that connection, or run both ends in one workload"));
-    said.into_iter().map(finding).collect()
+    let problem =
+        |what| Problem::new(Code::DumpFailed, what).hint("close that connection, or run both ends in one workload");
+    let mut findings: Vec<Finding> = seen.into_iter().map(|what| no(problem(what))).collect();
+    if !outside.is_empty() && !owned.values().any(has_passengers) {
+        // Meanwhile it may have arrived.
+        let now = owned_by(tree);
+        let unseen: BTreeSet<i32> =
+            outside.iter().filter(|(peer, _)| !now.contains_key(peer)).map(|(_, pid)| *pid).collect();
+        let said = |pid| unlikely(problem(connected(pid, "a process that this node cannot see")));
+        findings.extend(unseen.into_iter().map(said));
+    }
+    findings
+}
+
+/// Whether descriptors are on their way to this socket, in messages that nobody has read yet.
+fn has_passengers((pid, path): &(i32, PathBuf)) -> bool {
+    let Some(number) = path.file_name() else { return false };
+    let said = fs::read_to_string(Path::new(&format!("/proc/{pid}/fdinfo")).join(number)).unwrap_or_default();
+    said.lines().filter_map(|line| line.strip_prefix("scm_fds:")).any(|count| count.trim() != "0")
 }
 
 fn connected(pid: i32, to: &str) -> String {
@@ -185,8 +199,31 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].severity, Severity::No);
         assert!(found[0].problem.message.contains(&format!("PID {} of the node", std::process::id())), "{found:?}");
-        // The other half belongs to nobody any more: CRIU knows what that is.
         drop(own);
+        assert_eq!(with.findings(), []);
+    }
+
+    /// It is in a message that lies in a socket of the process: CRIU finds it there.
+    #[test]
+    fn a_socket_on_its_way_is_not_outside() {
+        use std::io::IoSlice;
+        use std::os::fd::AsRawFd;
+
+        use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let (own, theirs) = UnixStream::pair().unwrap();
+        let send = |passenger: &UnixStream| {
+            let rights = [passenger.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&rights)];
+            sendmsg::<()>(writer.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).unwrap();
+        };
+        send(&own);
+        drop(own);
+        let mut child = Command::new("sleep");
+        let child =
+            child.arg("1000").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(OwnedFd::from(reader)));
+        let with = With(child.spawn().unwrap());
+        drop(writer);
         assert_eq!(with.findings(), []);
     }
 

@@ -18,7 +18,8 @@ const HEADER: usize = 16;
 /// Family, type, state, padding, inode, cookie.
 const UNIX_MESSAGE: usize = 16;
 
-/// All Unix sockets of this process's network namespace: from each one's inode to its peer's, 0 where it has none.
+/// From each connected Unix socket's inode to its peer's, in this process's network namespace. A peer that is not accepted yet has
+/// no inode, and is left out.
 pub(super) fn all() -> io::Result<HashMap<u64, u64>> {
     let netlink =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(SockProtocol::NetlinkSockDiag))?;
@@ -70,7 +71,7 @@ fn take_in(mut datagram: &[u8], peers: &mut HashMap<u64, u64>) -> io::Result<boo
 
 fn connection(message: &[u8]) -> Option<(u64, u64)> {
     let inode = u32_at(message, 4)?;
-    let peer = peer(message.get(UNIX_MESSAGE..)?).unwrap_or(0);
+    let peer = peer(message.get(UNIX_MESSAGE..)?).filter(|peer| *peer != 0)?;
     Some((inode.into(), peer.into()))
 }
 
@@ -115,7 +116,7 @@ mod tests {
         let (c, d) = UnixDatagram::pair().unwrap();
         let alone = UnixDatagram::unbound().unwrap();
         let peers = all().unwrap();
-        assert_eq!(peers.get(&inode(&alone)), Some(&0));
+        assert_eq!(peers.get(&inode(&alone)), None);
         for (one, other) in [(inode(&a), inode(&b)), (inode(&b), inode(&a)), (inode(&c), inode(&d))] {
             assert_eq!(peers.get(&one), Some(&other));
         }
