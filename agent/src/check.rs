@@ -15,8 +15,8 @@ use migrate_proto::message::{Considered, Demands, Finding, Message, Offer};
 use migrate_proto::name::NodeName;
 
 use crate::handover::{Ground, offer_or_other};
-use crate::peers::random_bytes;
 use crate::preflight::finding::{no, note, reasons, verdict};
+use crate::random;
 use crate::registry::Doing;
 use crate::talk::{self, Purpose, Talk};
 use crate::workload::Workload;
@@ -117,7 +117,7 @@ pub async fn choose_target(ground: &Ground) -> Result<NodeName, Problem> {
 
 async fn survey(ground: &Ground, workload: &Arc<Workload>, to: NodeName) -> Result<offer::Survey, Problem> {
     let terms = Terms {
-        handover: HandoverId(random_bytes()?),
+        handover: HandoverId(random::bytes().map_err(Problem::internal)?),
         workload: workload.name().clone(),
         from: ground.host.node().clone(),
         to,

@@ -30,6 +30,10 @@ use crate::{api, check, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
+    match migrate_sandbox::descriptors::raise() {
+        Ok(most) => tracing::info!(most, "descriptors that this agent may have"),
+        Err(error) => tracing::warn!(%error, "the limit on descriptors could not be raised"),
+    }
     let internal = |error: String| Problem::new(Code::Internal, error);
     for dir in [&config.state, &config.run] {
         make_private(dir).map_err(|error| internal(format!("cannot use {}: {error}", dir.display())))?;
@@ -192,7 +196,7 @@ fn sweep_sandboxes(ground: &Ground, wanted: &[String]) {
         }
         let dir = entry.path();
         let swept = match Sandbox::adopt(&host.init_program, &dir) {
-            Some(sandbox) if !matches!(sandbox.status(), Ok(Status::Empty | Status::Ended(_))) => {
+            Ok(Some(sandbox)) if !matches!(sandbox.status(), Ok(Status::Empty | Status::Ended(_))) => {
                 ground.handovers.keep_silent();
                 let what = format!(
                     "something runs in the sandbox {} that no record in {} names; it was left alone. Is that the right state directory?",
@@ -202,8 +206,9 @@ fn sweep_sandboxes(ground: &Ground, wanted: &[String]) {
                 host.events.record(Kind::Warning, None, None, what);
                 continue;
             }
-            Some(sandbox) => sandbox.destroy(),
-            None => sandbox::remove_dir(&dir),
+            Ok(Some(sandbox)) => sandbox.destroy(),
+            Ok(None) => sandbox::remove_dir(&dir),
+            Err(error) => Err(error),
         };
         tracing::info!(dir = %dir.display(), ok = swept.is_ok(), "a forgotten sandbox was removed");
     }

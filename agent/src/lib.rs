@@ -31,6 +31,7 @@ pub mod peers;
 pub mod predict;
 pub mod preflight;
 pub mod proxy;
+pub mod random;
 pub mod registry;
 pub mod rootfs;
 pub mod talk;

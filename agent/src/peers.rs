@@ -11,6 +11,7 @@ use migrate_transport::link::{PeerAddress, Transport};
 use migrate_transport::session::{Session, SessionId, Timing};
 
 use crate::host::Host;
+use crate::random;
 use crate::talk::{self, Purpose, Talk};
 
 /// A peer that says nothing for this long has lost the link.
@@ -63,7 +64,7 @@ impl Peers {
     /// Begins a conversation with a node.
     pub async fn call(&self, node: &NodeName, purpose: Purpose) -> Result<Talk, Problem> {
         let peer = self.address(node)?.clone();
-        let id = SessionId(random_bytes()?);
+        let id = SessionId(random::bytes().map_err(Problem::internal)?);
         let opened = Session::open(self.transport.clone(), peer, id, purpose as u8, self.timing(purpose)).await;
         let session = opened.map_err(|error| match &error {
             migrate_transport::session::SessionError::NoLink(error) => error.problem(),
@@ -75,14 +76,4 @@ impl Peers {
         let late = || Problem::new(Code::PeerDown, format!("{node} takes connections and does not answer"));
         tokio::time::timeout(self.timing(purpose).give_up, greeted).await.unwrap_or_else(|_| Err(late()))
     }
-}
-
-/// Sixteen bytes that nobody can foresee.
-pub fn random_bytes() -> Result<[u8; 16], Problem> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|error| Problem::new(Code::Internal, format!("no randomness: {error}")))?;
-    Ok(bytes)
 }

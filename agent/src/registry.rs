@@ -1,10 +1,12 @@
 //! The workloads that this node knows, and what is durable about each.
 //!
 //! ```text
+//! <state>/mark.json     tells this state from any other
 //! <state>/workloads/<name>/
 //!   workload.json     the record: what it is, which epoch, what it does
 //!   layer.img         its files
-//!   handover.json     the journal of a handover that is under way
+//!   departure.json    the journal of a handover away from here that is under way
+//!   arrival.json      the same of one to here
 //!   dump/             the guard's directory of that handover, with the decision file
 //! ```
 
@@ -14,12 +16,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::api::Exit;
-use migrate_proto::id::Epoch;
+use migrate_proto::id::{Epoch, StateMark};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::spec::WorkloadSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, DurableError};
+use crate::random;
 use crate::workload::Workload;
 
 /// What is durable about a workload.
@@ -103,6 +106,7 @@ pub type Found = (Place, Result<Record, DurableError>);
 #[derive(Debug)]
 pub struct Registry {
     root: PathBuf,
+    mark: StateMark,
     known: Mutex<BTreeMap<WorkloadName, Arc<Workload>>>,
 }
 
@@ -115,7 +119,25 @@ impl Registry {
             path: root.clone(),
             source,
         })?;
-        Ok(Registry { root, known: Mutex::default() })
+        let marked = state.join("mark.json");
+        let mark = match durable::read(&marked)? {
+            Some(mark) => mark,
+            None => {
+                let mark = StateMark(random::bytes().map_err(|source| DurableError::File {
+                    action: "choose at random what to write to",
+                    path: marked.clone(),
+                    source,
+                })?);
+                durable::write(&marked, &mark)?;
+                mark
+            }
+        };
+        Ok(Registry { root, mark, known: Mutex::default() })
+    }
+
+    /// What tells this state from any other.
+    pub fn mark(&self) -> StateMark {
+        self.mark
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Arc<Workload>>> {
@@ -177,5 +199,31 @@ impl Registry {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_state_keeps_its_mark_and_no_two_have_the_same() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mark = Registry::open(one.path()).unwrap().mark();
+        assert_eq!(Registry::open(one.path()).unwrap().mark(), mark);
+        let foreign = Registry::open(other.path()).unwrap().mark();
+        assert_ne!(foreign, mark);
+        let handover = migrate_proto::id::HandoverId::new(mark, [7; 8]);
+        assert!(handover.is_of(mark) && !handover.is_of(foreign));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_state() {
+        let state = tempfile::tempdir().unwrap();
+        let registry = Registry::open(state.path()).unwrap();
+        assert!(registry.on_disk().unwrap().is_empty());
+        std::fs::remove_dir(state.path().join("workloads")).unwrap();
+        assert!(registry.on_disk().is_err());
     }
 }

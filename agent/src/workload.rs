@@ -26,6 +26,8 @@ use crate::registry::{Doing, Place, Record};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long a command waits for another one to be done with a workload.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long until a workload is looked at again that could not be seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A watcher only waits.
 const WATCHER_STACK: usize = 128 << 10;
 
@@ -253,7 +255,8 @@ impl Workload {
     /// Ends its main process politely, after `timeout` by force, and everything that it left.
     pub fn end(&self, host: &Host, timeout: Duration) -> Result<(), Problem> {
         let Some(sandbox) = self.sandbox() else { return Ok(()) };
-        if let Ok(Status::Running { .. }) = sandbox.status() {
+        // One that cannot be seen may run.
+        if !matches!(sandbox.status(), Ok(Status::Empty | Status::Ended(_))) {
             let _ = sandbox.signal(libc::SIGTERM);
             let (gone, waiter) = std::sync::mpsc::channel();
             let waiting = sandbox.clone();
@@ -261,7 +264,7 @@ impl Workload {
             let polite = waiter.recv_timeout(timeout);
             let cgroup = host.cgroup(self.name.as_str())?;
             cgroup.kill();
-            if polite.is_err() {
+            if !matches!(polite, Ok(Ok(_))) {
                 let _ = waiter.recv_timeout(Duration::from_secs(30));
             }
         }
@@ -281,24 +284,40 @@ impl Workload {
         let cgroup = host.cgroup(self.name.as_str())?;
         cgroup.remove().map_err(|error| self.problem("remove the control groups of", &error))?;
         // An arrival that was refused late has no place on disk any more.
-        if self.place.dir().exists() { self.update(|record| record.sandbox = None) } else { Ok(()) }
+        if self.place.dir().exists()
+            && let Err(problem) = self.update(|record| record.sandbox = None)
+        {
+            // A sandbox that is named and not there is none.
+            tracing::warn!(workload = %self.name, %problem, "the record still names a sandbox that is gone");
+        }
+        Ok(())
     }
 
-    /// Takes over what runs, after the agent was restarted. Says whether there is a living sandbox.
+    /// Takes over what runs, after the agent was restarted. Says what it does; `None` where that cannot be said. Where it has no
+    /// sandbox afterwards and is not frozen, it is gone for certain.
     pub fn adopt(self: &Arc<Self>, host: &Arc<Host>) -> Option<Status> {
         let dir = host.sandboxes().join(self.record().sandbox?);
-        let sandbox = Sandbox::adopt(&host.init_program, &dir)?;
-        let status = sandbox.status().ok();
-        self.live().sandbox = Some(sandbox);
-        status
+        match Sandbox::adopt(&host.init_program, &dir) {
+            Ok(Some(sandbox)) => {
+                let status = sandbox.status().ok();
+                // PID 1 may have gone while it was asked.
+                let gone = status.is_none() && sandbox.is_gone().unwrap_or(false);
+                self.live().sandbox = (!gone).then_some(sandbox);
+                status
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.set_frozen(Some(self.problem("look at", &error).message));
+                None
+            }
+        }
     }
 
     /// Follows the main process to its end, on a thread of its own.
     pub fn watch(self: &Arc<Self>, host: &Arc<Host>) {
         let (Some(sandbox), workload, host) = (self.sandbox(), self.clone(), host.clone()) else { return };
         let follow = move || {
-            // Killed from outside, PID 1 has no last words, and everything in the sandbox went with it.
-            let exit = sandbox.wait().unwrap_or(Exit::Signal(libc::SIGKILL));
+            let exit = await_end(&workload.name, &sandbox);
             let still_mine = workload.sandbox().is_some_and(|own| own.dir() == sandbox.dir());
             if still_mine {
                 workload.ended.send_replace(Some(exit));
@@ -332,7 +351,8 @@ impl Workload {
 
     /// Its sandbox is gone although nobody ended it: writes it down.
     pub fn note_if_lost(&self, host: &Host) {
-        if self.sandbox().is_some() || !matches!(self.record().doing, Doing::Running | Doing::Starting) {
+        let unclear = self.sandbox().is_some() || self.live().frozen.is_some();
+        if unclear || !matches!(self.record().doing, Doing::Running | Doing::Starting) {
             return;
         }
         let why = "its processes are gone: the machine was restarted, or its sandbox was killed";
@@ -405,6 +425,24 @@ impl Workload {
 
     fn problem(&self, action: &str, error: &SandboxError) -> Problem {
         Problem::new(Code::Internal, format!("cannot {action} {}: {error}", self.name))
+    }
+}
+
+/// How it ended. That it cannot be seen does not mean that it has.
+fn await_end(name: &WorkloadName, sandbox: &Sandbox) -> Exit {
+    let mut told = false;
+    loop {
+        match sandbox.wait() {
+            Ok(exit) => return exit,
+            // Killed from outside, PID 1 has no last words, and everything in the sandbox went with it.
+            Err(SandboxError::Gone { .. }) => return Exit::Signal(libc::SIGKILL),
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(workload = %name, %error, "whether it runs cannot be seen; looking again");
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
     }
 }
 

@@ -4,9 +4,29 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One attempt to move one workload. Random, chosen by the source.
+/// One attempt to move one workload. Chosen by the source: the first half is the mark of its state, the rest is random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HandoverId(pub [u8; 16]);
+
+impl HandoverId {
+    /// An attempt of the node whose state has this mark.
+    pub fn new(state: StateMark, random: [u8; 8]) -> HandoverId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&state.0);
+        id[8..].copy_from_slice(&random);
+        HandoverId(id)
+    }
+
+    /// Whether it was made by a node with this state. One that has lost its state remembers nothing of it, and must not
+    /// take that for a memory of nothing.
+    pub fn is_of(&self, state: StateMark) -> bool {
+        self.0[..8] == state.0
+    }
+}
+
+/// Tells the state directory of a node from every other, also from one that takes its place.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateMark(pub [u8; 8]);
 
 /// How often the owner of a workload has changed: the fencing token. It only rises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,4 +78,4 @@ macro_rules! shown_as_hex {
         }
     )*};
 }
-shown_as_hex!(HandoverId, Digest);
+shown_as_hex!(HandoverId, StateMark, Digest);

@@ -1,6 +1,7 @@
 //! A workload comes to this node: does what the target's machine commands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use migrate_proto::api::Outcome;
 use migrate_proto::error::{Code, Problem};
@@ -33,7 +34,7 @@ struct Arrival {
     /// Compares or builds; awaited before anything is dropped, so that nothing appears afterwards.
     building: Option<JoinHandle<()>>,
     /// Lets the processes go, or restores them again; a repeated command joins it.
-    reviving: Option<JoinHandle<()>>,
+    reviving: Arc<AtomicBool>,
 }
 
 /// A peer offers a workload, and has said what else it asks.
@@ -70,8 +71,12 @@ pub fn recover(
     ground: Ground,
     workload: Arc<Workload>,
     turn: Option<OwnedMutexGuard<()>>,
-    entry: Entry,
+    mut entry: Entry,
 ) -> impl Future<Output = ()> + Send {
+    if workload.record().owned {
+        // The record is written after the commit: it is as good a witness, and there is nothing to ask.
+        entry.phase = entry.phase.max(Phase::Resume);
+    }
     let (machine, first) = Target::recover(entry, ground.host.config.budgets.clone(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
     let _ = arrival.enlist();
@@ -95,7 +100,7 @@ impl Arrival {
             hands,
             demands: None,
             building: None,
-            reviving: None,
+            reviving: Arc::default(),
         }
     }
 
@@ -193,8 +198,14 @@ impl Arrival {
     }
 
     fn revive(&mut self, work: impl Future<Output = Event> + Send + 'static) {
-        if self.reviving.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.reviving = Some(self.reins.beside(work));
+        if !self.reviving.swap(true, Ordering::Relaxed) {
+            let reviving = self.reviving.clone();
+            // Over before it is reported: what the report leads to must not join what has ended.
+            drop(self.reins.beside(async move {
+                let event = work.await;
+                reviving.store(false, Ordering::Relaxed);
+                event
+            }));
         }
     }
 
@@ -205,17 +216,17 @@ impl Arrival {
     }
 
     /// Before `commit` a restarted agent drops everything, wherever it was: one entry is enough to know that there is
-    /// something to drop. From `commit` on every entry counts; after a loss of power there are no held processes, and
-    /// what `resume` would say is in the workload's record.
+    /// something to drop. What `resume` would say is in the workload's record. `clean-up` is written while the workload runs, and
+    /// must be on the disk before `Resumed` is said: a target that is in doubt after that would ask a source that has
+    /// forgotten, and drop what it owns.
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);
         let path = self.ground.registry.place(&self.hands.offer.spec.name).arrival();
         let entry = self.reins.machine.entry(phase);
         match phase {
-            Phase::Prepare | Phase::Commit => {
+            Phase::Prepare | Phase::Commit | Phase::CleanUp => {
                 tokio::task::block_in_place(|| durable::write(&path, &entry)).map_err(Problem::internal)
             }
-            Phase::Resume | Phase::CleanUp => durable::write_soon(&path, &entry).map_err(Problem::internal),
             _ => Ok(()),
         }
     }
@@ -264,8 +275,11 @@ impl Side for Arrival {
         &self.meter
     }
 
-    fn failed(problem: Problem) -> Event {
-        Event::ReceiveFailed(problem)
+    fn failed(phase: Option<Phase>, problem: Problem) -> Event {
+        match phase {
+            Some(phase) => Event::NotJournalled { phase, problem },
+            None => Event::ReceiveFailed(problem),
+        }
     }
 
     fn connect(&mut self, talk: Talk) {
@@ -273,6 +287,7 @@ impl Side for Arrival {
             reception: self.reception.subscribe(),
             inputs: self.reins.tell.clone(),
             meter: self.meter.clone(),
+            failed: false,
         };
         self.reins.line.connect(talk, desk);
     }
@@ -280,7 +295,7 @@ impl Side for Arrival {
     /// After the commit there is no way back: what has to be written down is tried until it is.
     async fn execute(&mut self, command: Command) -> Result<(), Problem> {
         let committed = matches!(command, Command::Journal(phase) if phase >= Phase::Resume)
-            || matches!(command, Command::AdoptOwner(_));
+            || matches!(command, Command::AdoptOwner(_) | Command::NoteLost(_));
         loop {
             match self.do_once(command.clone()).await {
                 Err(problem) if committed => {

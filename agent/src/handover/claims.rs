@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use migrate_proto::api::{State, WorkloadView};
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::HandoverId;
 use migrate_proto::message::{Message, Offer};
 use migrate_proto::name::NodeName;
 
@@ -44,9 +45,24 @@ impl Told {
 /// A peer said what is not its to say. People hear of it in the events, now and then, and in the log each time.
 pub(super) fn denounce(ground: &Ground, peer: &NodeName, what: &str) {
     tracing::warn!(%peer, what, "a claim that cannot be was ignored");
+    warn(ground, peer, || format!("{peer} {what}; that was ignored. See whether its agent is the one you installed"));
+}
+
+/// A peer asks what was decided in a state that this node does not have any more.
+pub(super) fn forgotten(ground: &Ground, peer: &NodeName, handover: HandoverId) {
+    tracing::warn!(%peer, %handover, "a question about what this node has forgotten");
+    let here = ground.host.node();
+    warn(ground, peer, || {
+        format!(
+            "{peer} asks what {here} decided about a move ({handover}); {here} has another state directory than then, and does not answer. \
+             What {peer} holds stays frozen: bring the old directory back, or `migrate --node {peer} rm -f` it"
+        )
+    });
+}
+
+fn warn(ground: &Ground, peer: &NodeName, message: impl FnOnce() -> String) {
     if ground.handovers.told.is_due(peer, Instant::now()) {
-        let message = format!("{peer} {what}; that was ignored. See whether its agent is the one you installed");
-        ground.host.events.record(Kind::Warning, None, None, message);
+        ground.host.events.record(Kind::Warning, None, None, message());
     }
 }
 

@@ -28,7 +28,7 @@ use super::meter::{self, Meter};
 use super::{Between, Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::offer;
-use crate::peers::random_bytes;
+use crate::random;
 use crate::talk::{Purpose, Talk};
 use crate::workload::Workload;
 use crate::{clock, durable};
@@ -51,13 +51,15 @@ pub struct Departure {
     released: Option<Instant>,
     resumed: Option<Instant>,
     settling: Option<JoinHandle<()>>,
+    /// Held for reading by whoever writes a decision: a slow one must not come after the journal has gone.
+    deciding: Arc<tokio::sync::RwLock<()>>,
 }
 
 impl Departure {
     /// A new departure.
     pub fn new(ground: Ground, workload: Arc<Workload>, to: NodeName, meter: Arc<Meter>) -> Result<Departure, Problem> {
         let terms = Terms {
-            handover: HandoverId(random_bytes()?),
+            handover: HandoverId::new(ground.registry.mark(), random::bytes().map_err(Problem::internal)?),
             workload: workload.name().clone(),
             from: ground.host.node().clone(),
             to,
@@ -82,6 +84,7 @@ impl Departure {
             released: None,
             resumed: None,
             settling: None,
+            deciding: Arc::default(),
         }
     }
 
@@ -110,7 +113,7 @@ impl Departure {
         let decided = match decision::read(&workload.place().dump()) {
             Ok(decided) => decided,
             Err(error) => {
-                ground.handovers.keep_silent();
+                ground.handovers.withhold(entry.terms.handover);
                 let why = format!("its decision file cannot be read: {error}; it stays frozen");
                 workload.set_frozen(Some(why.clone()));
                 ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
@@ -276,11 +279,15 @@ impl Departure {
             tracing::info!(workload = %self.workload.name(), "the move is taken back");
         }
         let dir = self.workload.place().dump();
+        let under_way = self.deciding.clone().try_read_owned();
         self.reins.beside(async move {
-            let decided = tokio::task::spawn_blocking(move || match (wish, dir.try_exists()) {
-                // No guard was ever started there, so nobody else decides; and the disk may be full.
-                (Decision::Abort, Ok(false)) => Ok(Decision::Abort),
-                _ => std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish)),
+            let decided = tokio::task::spawn_blocking(move || {
+                let _under_way = under_way;
+                match (wish, dir.try_exists()) {
+                    // No guard was ever started there, so nobody else decides; and the disk may be full.
+                    (Decision::Abort, Ok(false)) => Ok(Decision::Abort),
+                    _ => std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish)),
+                }
             });
             match decided.await {
                 Ok(Ok(decided)) => Event::Decided(decided),
@@ -303,8 +310,13 @@ impl Departure {
             if let Some(dump) = &dump {
                 dump.call.guard.order(Order::Continue).await;
             }
-            let ended =
-                move || workload.update(|record| record.owned = false).and_then(|()| workload.drop_sandbox(&host));
+            let ended = move || {
+                // The decision file says it as well, also on a disk that is full.
+                if let Err(problem) = workload.update(|record| record.owned = false) {
+                    tracing::warn!(%problem, "the record does not say yet that it was given away");
+                }
+                workload.drop_sandbox(&host)
+            };
             let ended = tokio::task::spawn_blocking(ended).await;
             if let Some(dump) = &dump {
                 // CRIU went with the sandbox, and its guard is writing that down in a directory that goes next.
@@ -383,6 +395,11 @@ impl Departure {
         let rounds = self.rounds.load(std::sync::atomic::Ordering::Relaxed);
         let report = self.meter.report(self.terms(), self.reins.machine.timeline(), outcome, problem, pause, rounds);
         self.reins.line.part().await;
+        // It would be taken for the decision of the next move.
+        let _none_under_way = self.deciding.write().await;
+        if outcome == Outcome::Unknown {
+            self.ground.handovers.withhold(self.terms().handover);
+        }
         self.ground.handovers.discharge(self.terms().handover);
         self.workload.set_moving(false);
         let place = self.workload.place();
@@ -406,7 +423,6 @@ impl Departure {
             (Outcome::Unknown, error) => {
                 let why =
                     error.as_ref().map_or_else(|| "it is not known where it may run".to_owned(), ToString::to_string);
-                self.ground.handovers.keep_silent();
                 self.workload.set_frozen(Some(why.clone()));
                 self.note(Kind::Warning, None, why);
             }
@@ -458,7 +474,7 @@ impl Side for Departure {
         &self.meter
     }
 
-    fn failed(problem: Problem) -> Event {
+    fn failed(_phase: Option<Phase>, problem: Problem) -> Event {
         Event::DumpFailed(problem)
     }
 

@@ -122,8 +122,8 @@ pub(super) trait Side {
     fn meter(&self) -> &Meter;
     /// Does what is commanded. What takes its time goes on beside the loop.
     async fn execute(&mut self, command: CommandOf<Self>) -> Result<(), Problem>;
-    /// The event that a command is that could not be done.
-    fn failed(problem: Problem) -> EventOf<Self>;
+    /// The event that a command is that could not be done; `phase` is the one that it should have entered.
+    fn failed(phase: Option<Phase>, problem: Problem) -> EventOf<Self>;
     /// There is a new conversation with the peer.
     fn connect(&mut self, talk: Talk);
     /// The peer has said something that the machine will be told.
@@ -169,14 +169,15 @@ pub(super) async fn drive<S: Side>(
 async fn obey<S: Side>(side: &mut S, commands: Vec<CommandOf<S>>) -> Option<(Outcome, Option<Problem>)> {
     let mut entered = None;
     for command in commands {
-        if let Some(phase) = S::Machine::phase(&command) {
+        let entering = S::Machine::phase(&command);
+        if let Some(phase) = entering {
             entered = Some(phase);
             side.reins().halts.at(phase, Point::Entered).await;
         }
         let end = S::Machine::end(&command);
         if let Err(problem) = side.execute(command).await {
             // What follows in this batch must not happen without it.
-            let _ = side.reins().tell.send(Input::Event(S::failed(problem)));
+            let _ = side.reins().tell.send(Input::Event(S::failed(entering, problem)));
             break;
         }
         if end.is_some() {

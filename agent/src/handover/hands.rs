@@ -245,7 +245,13 @@ impl Hands {
             let _ = std::fs::remove_dir_all(&hands.image_dir);
             let Ok(workload) = hands.workload() else { return Ok(()) };
             workload.drop_sandbox(&hands.ground.host)?;
-            hands.ground.registry.remove(workload.name()).map_err(Problem::internal)
+            // The second time the name may be another arrival's already.
+            match hands.ground.registry.get(workload.name()) {
+                Some(known) if Arc::ptr_eq(&known, &workload) => {
+                    hands.ground.registry.remove(workload.name()).map_err(Problem::internal)
+                }
+                _ => Ok(()),
+            }
         });
         match dropped.await.map_err(Problem::internal) {
             Ok(Ok(())) => {}

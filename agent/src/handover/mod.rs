@@ -27,7 +27,7 @@ pub use meter::Meter;
 mod receive;
 mod restore;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -104,6 +104,8 @@ enum Delivery {
 pub struct Handovers {
     /// There are handovers here of which nobody knows enough to answer for them.
     silent: AtomicBool,
+    /// Handovers that a person has to judge.
+    withheld: Mutex<HashSet<HandoverId>>,
     mailboxes: Mutex<HashMap<HandoverId, Mailbox>>,
     told: claims::Told,
     promised: promises::Promised,
@@ -143,6 +145,17 @@ impl Handovers {
     /// guess could lose a workload.
     pub fn keep_silent(&self) {
         self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on, nothing is said about this handover: a person has to judge it. About others this node knows enough.
+    pub fn withhold(&self, handover: HandoverId) {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner).insert(handover);
+    }
+
+    /// Whether an answer about a handover that is not under way would be a guess.
+    fn must_not_answer(&self, handover: HandoverId) -> bool {
+        self.silent.load(Ordering::Relaxed)
+            || self.withheld.lock().unwrap_or_else(PoisonError::into_inner).contains(&handover)
     }
 
     /// The handover is over.
@@ -203,8 +216,12 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
         }
         Delivery::Unknown(talk) => talk,
     };
-    if ground.handovers.silent.load(Ordering::Relaxed) {
-        return tracing::warn!(peer = %talk.peer.node, %handover, "a question stays without an answer: a journal is damaged");
+    if ground.handovers.must_not_answer(handover) {
+        return tracing::warn!(peer = %talk.peer.node, %handover, "a question stays without an answer: it would be a guess");
+    }
+    // Of a state that this node has lost it remembers nothing, which is not the same as that nothing was.
+    if matches!(message, Message::Ask { .. }) && !handover.is_of(ground.registry.mark()) {
+        return claims::forgotten(&ground, &talk.peer.node, handover);
     }
     if let Some(answer) = answer_without_entry(&message) {
         let _ = talk.speaker.say_last(&answer).await;

@@ -134,6 +134,8 @@ pub(super) struct ReceptionDesk {
     pub(super) inputs: mpsc::UnboundedSender<Input<Event>>,
     /// Counts.
     pub(super) meter: Arc<Meter>,
+    /// Something could not be taken, and the machine knows.
+    pub(super) failed: bool,
 }
 
 impl ReceptionDesk {
@@ -169,12 +171,22 @@ impl ReceptionDesk {
 
 #[async_trait]
 impl Intake for ReceptionDesk {
+    /// After a failure the rest is heard and dropped: who stopped listening would break the conversation off, and the source
+    /// would never hear why.
     async fn take(&mut self, message: Message, bulk: Bytes) -> Result<Option<Message>, Problem> {
-        let taken = self.handle(message, bulk).await;
-        if let Err(problem) = &taken {
-            let _ = self.inputs.send(Input::Event(Event::ReceiveFailed(problem.clone())));
+        let is_content =
+            matches!(message, Message::OpenStream { .. } | Message::Chunk { .. } | Message::LayerAheadDone { .. });
+        if self.failed && is_content {
+            return Ok(None);
         }
-        taken
+        match self.handle(message, bulk).await {
+            Err(problem) => {
+                self.failed = true;
+                let _ = self.inputs.send(Input::Event(Event::ReceiveFailed(problem)));
+                Ok(None)
+            }
+            taken => taken,
+        }
     }
 }
 

@@ -85,6 +85,13 @@ pub enum Event {
     RestoreReady,
     /// Building, receiving or storing failed.
     ReceiveFailed(Problem),
+    /// The phase could not be written down, and nothing was done of what follows it.
+    NotJournalled {
+        /// Which.
+        phase: Phase,
+        /// Why.
+        problem: Problem,
+    },
     /// The source has sent everything; this is what there must be.
     Completed(Manifest),
     /// Every stream is as the manifest says, and durable.
@@ -338,9 +345,13 @@ impl Target {
                 let what = format!("{} took longer than allowed on {}", phase, self.me);
                 self.fail(Problem::new(Code::TimedOut, what), out);
             }
-            (_, Event::ReceiveFailed(problem) | Event::RestoreFailed(problem) | Event::DigestsDiffer(problem)) => {
-                self.fail(problem, out);
-            }
+            (
+                _,
+                Event::ReceiveFailed(problem)
+                | Event::NotJournalled { problem, .. }
+                | Event::RestoreFailed(problem)
+                | Event::DigestsDiffer(problem),
+            ) => self.fail(problem, out),
             (Phase::Preflight, Event::Checked(Err(problem))) => self.refuse(problem, out),
             (Phase::Preflight, Event::Checked(Ok(Room { memory, disk }))) => {
                 self.enter(Phase::Prepare, now, out);
@@ -422,6 +433,8 @@ impl Target {
                 self.enter(Phase::Resume, now, out);
                 self.adopt_and_resume(now, out);
             }
+            // `Restored` was not said: the source cannot have committed.
+            Event::NotJournalled { phase: Phase::Commit, problem } => self.fail(problem, out),
             Event::Aborted(problem) => self.drop_everything(problem, out),
             Event::Answered(Some(Decision::Abort)) => {
                 let what = format!("{} decided to keep {}", self.offer.from, self.offer.spec.name);
