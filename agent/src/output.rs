@@ -11,9 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use migrate_proto::api::{ExecLine, ExecRequest, Exit};
 use migrate_proto::error::{Code, Problem};
-use migrate_sandbox::Sandbox;
 use migrate_sandbox::errand::{ERRAND, Errand};
 use migrate_sandbox::plan::Output;
+use migrate_sandbox::{Sandbox, descriptors};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -190,6 +190,7 @@ pub fn exec(
     let mut child = tokio::process::Command::new(&host.init_program)
         .arg("exec")
         .env_clear()
+        .envs(descriptors::for_helpers())
         .env(ERRAND, letter.address())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

@@ -24,6 +24,7 @@
 mod beneath;
 pub mod cgroup;
 pub mod control;
+pub mod descriptors;
 pub mod enter;
 pub mod errand;
 pub mod error;

@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     if Path::new(&program).file_name().is_some_and(|name| name == "gate") {
         return migrate_sandbox::guard::gate();
     }
+    migrate_sandbox::descriptors::give_back();
     let role = args.next().unwrap_or_default();
     match role.to_str() {
         Some("init") => migrate_sandbox::init::launch(),

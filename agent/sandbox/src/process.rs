@@ -21,9 +21,16 @@ impl Identity {
         Ok(Identity { pid, start: Stat::read(pid)?.start })
     }
 
-    /// Whether it still exists (a zombie does not).
-    pub fn is_alive(self) -> bool {
-        Stat::read(self.pid).is_ok_and(|stat| stat.start == self.start && stat.state != 'Z' && stat.state != 'X')
+    /// Whether it is gone for certain: ended (a zombie has), or its PID is somebody else's. An error where that could not be
+    /// seen, and says nothing about it.
+    pub fn is_gone(self) -> io::Result<bool> {
+        match Stat::read(self.pid) {
+            Ok(stat) => Ok(stat.start != self.start || matches!(stat.state, 'Z' | 'X')),
+            // The second where it ended while it was being read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -117,8 +124,22 @@ mod tests {
     #[test]
     fn a_pid_that_came_back_is_somebody_else() {
         let me = Identity::of(std::process::id() as i32).unwrap();
-        assert!(me.is_alive());
-        assert!(!Identity { start: me.start + 1, ..me }.is_alive());
+        assert!(!me.is_gone().unwrap());
+        assert!(Identity { start: me.start + 1, ..me }.is_gone().unwrap());
+    }
+
+    #[test]
+    fn who_has_ended_is_gone_before_and_after_it_is_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let identity = Identity::of(child.id() as i32).unwrap();
+        nix::sys::wait::waitid(
+            nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(identity.pid)),
+            nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+        )
+        .unwrap();
+        assert!(identity.is_gone().unwrap());
+        child.wait().unwrap();
+        assert!(identity.is_gone().unwrap());
     }
 
     #[test]

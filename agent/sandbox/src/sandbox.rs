@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use migrate_proto::api::Exit;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::control::{Command, Reply, Request, Status};
@@ -20,7 +21,7 @@ use crate::init::{EXIT_FILE, Launched, SOCKET};
 use crate::layer::Mounted;
 use crate::plan::{Output, Plan};
 use crate::process::{self, Identity};
-use crate::{beneath, nearby, wire};
+use crate::{beneath, descriptors, nearby, wire};
 
 const IDENTITY: &str = "sandbox.json";
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -56,11 +57,20 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Takes over the sandbox in `dir`, built by an agent that is no more. `None` where there is none alive.
-    pub fn adopt(program: &Path, dir: &Path) -> Option<Sandbox> {
-        let text = std::fs::read(dir.join(IDENTITY)).ok()?;
-        let init: Identity = serde_json::from_slice(&text).ok()?;
-        init.is_alive().then(|| Sandbox { dir: dir.to_owned(), init, program: program.to_owned() })
+    /// Takes over the sandbox in `dir`, built by an agent that is no more. `None` where there is none alive for certain.
+    pub fn adopt(program: &Path, dir: &Path) -> Result<Option<Sandbox>> {
+        let Some(text) = read_if_there(&dir.join(IDENTITY))? else { return Ok(None) };
+        // Cut off while it was written: its agent died before it had a sandbox.
+        let Ok(init) = serde_json::from_slice::<Identity>(&text) else { return Ok(None) };
+        let sandbox = Sandbox { dir: dir.to_owned(), init, program: program.to_owned() };
+        // One that cannot be seen may live. What is done with it looks again.
+        Ok(if sandbox.is_gone().unwrap_or(false) { None } else { Some(sandbox) })
+    }
+
+    /// Whether PID 1 is gone for certain, and with it every process and mount. An error where that cannot be seen: then nothing is
+    /// known, least of all that it is gone.
+    pub fn is_gone(&self) -> Result<bool> {
+        self.init.is_gone().map_err(SandboxError::file("look at", format!("/proc/{}", self.init.pid)))
     }
 
     /// Its directory on the node.
@@ -123,26 +133,43 @@ impl Sandbox {
         match self.request(&Request::Status, &[]) {
             Ok(Reply::Status(status)) => Ok(status),
             Ok(other) => done(other).map(|()| Status::Empty),
-            Err(error) => self.last_words().map(Status::Ended).ok_or(error),
+            Err(error) => self.last_words()?.map(Status::Ended).ok_or(error),
         }
     }
 
-    /// Waits until the workload has ended; however long that takes.
+    /// Waits until the workload has ended; however long that takes. [`SandboxError::Gone`] where PID 1 is certainly gone and
+    /// left no word; any other error says nothing about the workload.
     pub fn wait(&self) -> Result<Exit> {
-        let waited = self.connect().and_then(|mut stream| {
-            stream.set_read_timeout(None).map_err(SandboxError::file("prepare", self.dir.join(SOCKET)))?;
-            wire::send(&mut stream, &Request::Watch, &[]).map_err(SandboxError::file("ask", &self.dir))?;
-            match wire::receive::<Reply>(&mut stream) {
-                Ok(Some((Reply::Status(Status::Ended(exit)), _))) => Ok(exit),
-                _ => Err(SandboxError::Gone { dir: self.dir.clone() }),
+        let error = match self.hear_of_the_end() {
+            Ok(exit) => return Ok(exit),
+            Err(error) => error,
+        };
+        // Looked at before the words are read: they come before PID 1 goes.
+        let gone = self.is_gone()?;
+        match self.last_words()? {
+            Some(exit) => Ok(exit),
+            None if gone => Err(SandboxError::Gone { dir: self.dir.clone() }),
+            None => Err(error),
+        }
+    }
+
+    fn hear_of_the_end(&self) -> Result<Exit> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(None).map_err(SandboxError::file("prepare", self.dir.join(SOCKET)))?;
+        wire::send(&mut stream, &Request::Watch, &[]).map_err(SandboxError::file("ask", &self.dir))?;
+        match wire::receive::<Reply>(&mut stream).map_err(SandboxError::file("hear the init of", &self.dir))? {
+            Some((Reply::Status(Status::Ended(exit)), _)) => Ok(exit),
+            other => {
+                let detail = other.map_or_else(|| "nothing".to_owned(), |(reply, _)| format!("{reply:?}"));
+                Err(SandboxError::Protocol { who: "the sandbox's init", detail })
             }
-        });
-        waited.or_else(|error| self.last_words().ok_or(error))
+        }
     }
 
     /// How the workload ended, as PID 1 wrote it down.
-    fn last_words(&self) -> Option<Exit> {
-        serde_json::from_slice(&std::fs::read(self.dir.join(EXIT_FILE)).ok()?).ok()
+    fn last_words(&self) -> Result<Option<Exit>> {
+        let text = read_if_there(&self.dir.join(EXIT_FILE))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 
     /// The node's PID of a process inside.
@@ -168,7 +195,7 @@ impl Sandbox {
             .and_then(|root| beneath::file(root, path, OFlags::RDONLY, Mode::empty()))
             .map_err(SandboxError::file("read", path))?;
         // Looked at after it was opened: the PID was still that of PID 1.
-        if self.init.is_alive() { Ok(opened) } else { Err(SandboxError::Gone { dir: self.dir.clone() }) }
+        if self.is_gone()? { Err(SandboxError::Gone { dir: self.dir.clone() }) } else { Ok(opened) }
     }
 
     /// Starts a guard with its CRIU. It outlives this agent.
@@ -192,9 +219,12 @@ impl Sandbox {
     /// Returns when PID 1 is gone, and with it every process and mount.
     fn kill(&self) -> Result<()> {
         let Some(pid) = rustix::process::Pid::from_raw(self.init.pid) else { return Ok(()) };
-        let Ok(init) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+        let init = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => return Ok(()),
+            opened => opened.map_err(SandboxError::system("pidfd_open"))?,
+        };
         // Looked at after it was opened: whoever has the PID now is who is opened.
-        if !self.init.is_alive() {
+        if self.is_gone()? {
             return Ok(());
         }
         let _ = pidfd_send_signal(&init, rustix::process::Signal::KILL);
@@ -214,7 +244,7 @@ impl Sandbox {
     }
 
     fn connect(&self) -> Result<UnixStream> {
-        if !self.init.is_alive() {
+        if self.is_gone()? {
             return Err(SandboxError::Gone { dir: self.dir.clone() });
         }
         let stream = connect_in(&self.dir, SOCKET)?;
@@ -250,6 +280,14 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(SandboxError::file("read", path)(error)),
+    }
+}
+
 fn connect_in(dir: &Path, name: &str) -> Result<UnixStream> {
     nearby::connect(dir, name).map_err(SandboxError::file("connect to", dir.join(name)))
 }
@@ -269,6 +307,7 @@ fn spawn_helper(program: &Path, role: &str, input: &str) -> Result<std::process:
     let mut child = Program::new(program)
         .arg(role)
         .env_clear()
+        .envs(descriptors::for_helpers())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -120,13 +120,13 @@ fn a_layer_is_never_mounted_twice() {
 fn an_agent_that_comes_back_finds_everything() {
     let house = House::new("adopt");
     house.sandbox.start(&command(&["sleep", "1000"]), &house.cgroup.load_procs()).unwrap();
-    let again = Sandbox::adopt(program(), house.sandbox.dir()).unwrap();
+    let again = Sandbox::adopt(program(), house.sandbox.dir()).unwrap().unwrap();
     assert_eq!(again.status().unwrap(), Status::Running { pid: 100 });
     assert_eq!(house.cgroup.pids(), [again.outer_pid(100).unwrap()]);
     again.signal(15).unwrap();
     assert_eq!(again.wait().unwrap(), Exit::Signal(15));
     again.destroy().unwrap();
-    assert!(Sandbox::adopt(program(), house.sandbox.dir()).is_none());
+    assert!(Sandbox::adopt(program(), house.sandbox.dir()).unwrap().is_none());
 }
 
 #[test]
