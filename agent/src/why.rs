@@ -6,8 +6,9 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{Event, Unsettled, WhyView};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::handover::{source, target};
+use migrate_proto::handover::{Decision, source, target};
 use migrate_proto::phase::Phase;
+use migrate_sandbox::guard::decision;
 
 use crate::events::Kind;
 use crate::handover::Ground;
@@ -67,19 +68,18 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>) -> Result<WhyView, P
 /// What the journals say. One that cannot be read is told by [`Workload::doubt`].
 fn unsettled(ground: &Ground, workload: &Workload) -> Vec<Unsettled> {
     let (place, on) = (workload.place(), ground.host.node());
-    let leaving = durable::read::<source::Entry>(&place.departure()).ok().flatten().map(|entry| Unsettled {
-        on: on.clone(),
-        peer: entry.terms.to.clone(),
-        leaves: true,
-        phase: entry.phase,
-        waits_for: match workload.doubt() {
-            Some(_) => format!(
-                "a person: {} may have it too; bring that node back, or remove one of the copies",
-                entry.terms.to
-            ),
-            None if workload.is_moving() => format!("nothing but time: the move to {} is under way", entry.terms.to),
-            None => format!("an answer of {}: bring that node back", entry.terms.to),
-        },
+    let leaving = durable::read::<source::Entry>(&place.departure()).ok().flatten().map(|entry| {
+        let to = entry.terms.to.clone();
+        // From the decision on the journal is not written: the decision file says it.
+        let given = matches!(decision::read(&place.dump()), Ok(Some(Decision::Commit)));
+        let waits_for = match workload.doubt() {
+            _ if given => format!("{to}, whose it is now, to say that it runs there: bring that node back"),
+            Some(_) => format!("a person: {to} may have it too; bring that node back, or remove one of the copies"),
+            None if workload.is_moving() => format!("nothing but time: the move to {to} is under way"),
+            None => format!("an answer of {to}: bring that node back"),
+        };
+        let phase = if given { Phase::Resume } else { entry.phase };
+        Unsettled { on: on.clone(), peer: to, leaves: true, phase, waits_for }
     });
     let coming = durable::read::<target::Entry>(&place.arrival()).ok().flatten().map(|entry| {
         let from = entry.offer.from.clone();
