@@ -109,6 +109,10 @@ fn sqlite_with_a_write_ahead_log_that_others_open() {
 fn sqlite(mode: &str, check: fn(&Lab, &str)) {
     let lab = lab_with(&["python3", "sqlite3"]);
     lab.run("writer", "node1", &["python3", &format!("{SCRIPTS}/sqlite-writer.py"), mode]);
+    lab.wait_for_more_ok("writer", 1);
+    let reasons = lab.assert_would_move("writer", "node2").reasons;
+    // The lock that CRIU loses is one on the shared memory of the log, which the writer has mapped.
+    assert_eq!(reasons.iter().any(|reason| reason.what.contains("record locks")), mode == "wal", "{reasons:?}");
     lab.carry_around("writer", || check(&lab, &format!("/work/writer-{mode}.db")));
     lab.exec("writer", &["touch", "/work/stop"]);
     lab.wait_for_line("writer", "done ");

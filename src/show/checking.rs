@@ -47,7 +47,7 @@ pub(crate) fn why(style: Style, view: &WhyView) -> String {
     }
     lines.extend(prediction(&view.prediction).map(|text| format!("  {text}")));
     if !view.history.is_empty() {
-        lines.push(format!("{}", style.bold("what happened lately:")));
+        lines.push(style.bold("what happened lately:"));
         lines.extend(view.history.iter().map(happened));
     }
     if !view.silent.is_empty() {

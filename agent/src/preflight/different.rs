@@ -12,6 +12,9 @@ use super::process_names::name;
 
 const NAMED: usize = 3;
 
+/// Whether it is so with a process; what follows the process's name; what to do.
+type Check<'a> = (&'a dyn Fn(i32) -> bool, &'a str, &'a str);
+
 /// What will be different. `init` is the node's PID of the sandbox's PID 1, `tree` the node's PIDs of the workload.
 pub(super) fn findings(init: i32, tree: &[i32]) -> Vec<Finding> {
     let processes_that = |has: &dyn Fn(i32) -> bool| {
@@ -19,7 +22,7 @@ pub(super) fn findings(init: i32, tree: &[i32]) -> Vec<Finding> {
         (!named.is_empty()).then(|| name_some(&named, NAMED, ", "))
     };
     let usual = line_of(init, "status", "Cpus_allowed_list:");
-    let checks: [(&dyn Fn(i32) -> bool, &str, &str); 4] = [
+    let checks: [Check<'_>; 4] = [
         (
             &locks_what_it_has_mapped,
             "holds record locks on a file that it has mapped too: CRIU loses them",

@@ -101,7 +101,7 @@ fn address(hexadecimal: &str) -> Option<IpAddr> {
             for at in 0..4 {
                 bytes[at * 4..at * 4 + 4].copy_from_slice(&word(at)?);
             }
-            Some(Ipv6Addr::from(bytes).to_canonical().into())
+            Some(Ipv6Addr::from(bytes).to_canonical())
         }
         _ => None,
     }
