@@ -10,6 +10,7 @@ from machine import GuestError, Machine
 
 PROGRAMS = ("migrate", "migrate-agent", "migrate-init", "specimen")
 PORT = 7700
+SERVICE, CONTAINER = "service", "container"
 # Nothing here depends on being fast: a guest is ten times slower than its host, and the host may be busy.
 PATIENCE = 180
 
@@ -27,10 +28,10 @@ def first_json(output):
 
 
 class Node:
-    """A machine and its agent."""
+    """A machine and its agent, which runs as a service of the machine, or as in a container."""
 
-    def __init__(self, machine):
-        self.machine, self.name = machine, machine.name
+    def __init__(self, machine, manner):
+        self.machine, self.name, self._manner = machine, machine.name, manner
 
     def switch_on(self, other):
         """Boots, and starts the agent."""
@@ -41,7 +42,7 @@ class Node:
     def start_agent(self, other):
         """Starts the agent and waits until it answers."""
         peer = f"{other.name}={other.machine.address}:{PORT}"
-        self.machine.run(f"setsid supervise {peer} </dev/null >/dev/null 2>&1 &")
+        self.machine.run(f"setsid supervise {self._manner} {peer} </dev/null >/dev/null 2>&1 &")
         self.wait_for_agent()
 
     def wait_for_agent(self):
@@ -68,10 +69,13 @@ class Node:
         views = [view for view in self.ask("ps") if view["name"] == workload and view["node"] == self.name]
         return views[0] if views else None
 
+    def group(self, workload):
+        """The workload's control group, from the root of the machine."""
+        return f"/sys/fs/cgroup{'/container' if self._manner == CONTAINER else ''}/migrate/{workload}"
+
     def processes(self, workload):
         """How many processes of the workload there are here, by the kernel's word."""
-        group = f"/sys/fs/cgroup/migrate/{workload}/load/cgroup.procs"
-        return int(self.machine.run(f"cat {group} 2>/dev/null | wc -l"))
+        return int(self.machine.run(f"cat {self.group(workload)}/load/cgroup.procs 2>/dev/null | wc -l"))
 
     def log(self, workload):
         """The workload's stdout so far."""
@@ -80,7 +84,7 @@ class Node:
     def leftovers(self, workload):
         """What should not be here any more once a workload has left, one line each."""
         found = self.machine.run(
-            f"ls -d /sys/fs/cgroup/migrate/{workload} /run/migrate/*/*{workload}* /var/lib/migrate/workloads/{workload} 2>/dev/null;"
+            f"ls -d {self.group(workload)} /run/migrate/*/*{workload}* /var/lib/migrate/workloads/{workload} 2>/dev/null;"
             "pgrep -a criu; ls /run/migrate/images 2>/dev/null; true")
         return found.split("\n")[:-1]
 
@@ -91,8 +95,8 @@ class Cluster:
     def __init__(self, image, binaries, run):
         self._run = run
         programs = self._make_programs(binaries)
-        self.one = Node(Machine("one", "10.0.9.1", image, programs, run))
-        self.two = Node(Machine("two", "10.0.9.2", image, programs, run))
+        self.one = Node(Machine("one", "10.0.9.1", image, programs, run), SERVICE)
+        self.two = Node(Machine("two", "10.0.9.2", image, programs, run), CONTAINER)
 
     @property
     def nodes(self):

@@ -15,7 +15,7 @@ class Kind:
     words: str
     users: frozenset
     moves: int
-    # A command on the node where it runs; its output must be the same everywhere.
+    # A command on the node where it runs, with $group for its control group; its output must be the same everywhere.
     probe: str = ""
 
 
@@ -26,7 +26,7 @@ KINDS = (
     Kind("bank", "PostgreSQL under load, an auditor in one session", "-- /programs/bank",
          frozenset({"root", "postgres", "www-data"}), 4),
     Kind("limited", "specimen, within 64 MiB and half a core", "--memory 64MiB --cpus 0.5 -- /programs/specimen demo --mib 16",
-         frozenset({"root"}), 2, "cd /sys/fs/cgroup/migrate/limited/load && cat memory.max cpu.max"),
+         frozenset({"root"}), 2, "cat $group/load/memory.max $group/load/cpu.max"),
 )
 
 
@@ -64,14 +64,17 @@ def await_cycles(node, kind, more):
 
 
 def users(node, kind):
-    group = f"/sys/fs/cgroup/migrate/{kind.name}/load/cgroup.procs"
-    return frozenset(node.machine.run(f"ps -o user:32= -p $(paste -sd, {group})").split())
+    return frozenset(node.machine.run(f"ps -o user:32= -p $(paste -sd, {node.group(kind.name)}/load/cgroup.procs)").split())
+
+
+def probe(node, kind):
+    return node.machine.run(f"group={node.group(kind.name)}; {kind.probe}") if kind.probe else ""
 
 
 def move(cluster, kind, here, row):
     """One move from `here` to the other node, and the proof that all of it arrived."""
     there = cluster.other(here)
-    processes, probed = here.processes(kind.name), here.machine.run(kind.probe) if kind.probe else ""
+    processes, probed = here.processes(kind.name), probe(here, kind)
     report = here.ask(f"--force {kind.name} --to {there.name}")
     if report["outcome"] != "moved":
         raise Failure(f"the outcome is {report['outcome']}: {report['error']}")
@@ -83,7 +86,7 @@ def move(cluster, kind, here, row):
         raise Failure(f"on {there.name} it runs as {sorted(users(there, kind))}")
     if there.processes(kind.name) < processes and kind.name != "bank":
         raise Failure(f"{there.processes(kind.name)} processes are on {there.name}, of {processes}")
-    if kind.probe and there.machine.run(kind.probe) != probed:
+    if probe(there, kind) != probed:
         raise Failure(f"on {there.name} `{kind.probe}` says something else than on {here.name}")
     left = here.leftovers(kind.name)
     if left:
