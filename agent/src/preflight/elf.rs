@@ -16,7 +16,7 @@ const MAX_NOTE_BYTES: u64 = 64 << 10;
 const ID_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// The file's build-id; `None` where it has none or is no ELF file.
-pub(super) fn build_id(file: &File) -> io::Result<Option<Vec<u8>>> {
+pub fn build_id(file: &File) -> io::Result<Option<Vec<u8>>> {
     let mut head = [0; 64];
     let have = read_up_to(file, &mut head, 0)?;
     let Some(layout) = Layout::of(&head[..have]) else { return Ok(None) };

@@ -38,6 +38,8 @@ use migrate_proto::spec::WorkloadSpec;
 use migrate_proto::text::Text;
 
 pub use compare::missing_volume;
+#[doc(hidden)]
+pub use elf::build_id;
 
 use finding::no;
 use place::{Place, open_root, place_of};

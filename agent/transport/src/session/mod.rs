@@ -14,6 +14,8 @@ mod accept;
 mod drive;
 mod flow;
 mod open;
+#[doc(hidden)]
+pub mod outside;
 mod shared;
 mod state;
 mod wire;
@@ -35,7 +37,7 @@ pub use self::flow::{PARCEL_COST, WINDOW};
 use self::open::Opener;
 use self::shared::Shared;
 use self::state::Role;
-use crate::link::{Frames, PeerAddress, Transport, TransportError};
+use crate::link::{PeerAddress, Transport, TransportError};
 use crate::parcel::{Parcel, TooLarge};
 
 /// Names a session; chosen at random by who opens it.
@@ -46,12 +48,6 @@ impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
-}
-
-/// A message of a session, decoded and encoded again; `None` where it is none. For the fuzzer.
-#[doc(hidden)]
-pub fn recoded(frames: Frames) -> Option<Frames> {
-    wire::Header::decode(frames).ok().map(|(header, parcel)| header.encode(parcel))
 }
 
 /// How long a session waits for what.

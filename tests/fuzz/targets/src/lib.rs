@@ -13,9 +13,11 @@ mod script;
 
 mod api;
 mod archive;
+mod certificate;
 mod config;
 mod criu_files;
 mod criu_stream;
+mod elf;
 mod image_index;
 mod journal;
 mod key;
@@ -58,7 +60,9 @@ const fn target(name: &'static str, decodes: &'static str, run: fn(&[u8], &Path)
 /// All of them.
 pub static TARGETS: &[Target] = &[
     target("zmtp", "what a peer sends to ZeroMQ, at the door", zmtp::run),
-    target("session", "headers of sessions, with their parcels", session::run),
+    target("certificate", "TLS and certificates of strangers", certificate::run),
+    target("session", "headers of sessions, with their parcels", session::header),
+    target("peer", "what an authenticated peer says in a session", session::peer),
     target("message", "frames and messages between agents", message::run),
     target("manifest", "an image's manifest", manifest::run),
     target("store", "chunks of an image, references included", store::run),
@@ -67,6 +71,7 @@ pub static TARGETS: &[Target] = &[
     target("criu-stream", "CRIU's image socket, both directions", criu_stream::run),
     target("criu-files", "CRIU's files.img, figures and log", criu_files::run),
     target("archive", "tar archives of root file systems", archive::run),
+    target("elf", "build-ids of files that a workload has mapped", elf::run),
     target("journal", "journals, records and decisions on disk", journal::run),
     target("sandbox", "requests to a sandbox's PID 1 and to guards", sandbox::run),
     target("api", "requests to the agent's API, and answers of others", api::run),
