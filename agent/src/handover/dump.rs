@@ -14,9 +14,9 @@ use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::manifest::StreamName;
 use migrate_proto::message::Message;
-use migrate_sandbox::Sandbox;
 use migrate_sandbox::guard::{self, Call, Hook, Kind, OUTPUT, Order};
 use migrate_sandbox::plan::{GATE, MAIN_PID, RUN};
+use migrate_sandbox::{Sandbox, process};
 use tokio::sync::{mpsc, oneshot};
 
 use super::meter::Meter;
@@ -40,7 +40,10 @@ pub(super) struct CriuCall {
     pub(super) guard: GuardLine,
     /// CRIU's images directory, as the node sees it.
     pub(super) images: PathBuf,
-    guard_dir: PathBuf,
+    /// The guard's directory.
+    pub(super) guard_dir: PathBuf,
+    /// CRIU's PID, inside; nobody else in the sandbox can have it while CRIU has.
+    criu: i32,
 }
 
 /// Where a call has its files.
@@ -89,19 +92,26 @@ impl CriuCall {
             freezer: cgroup.freezer(),
             criu_pid: largest_pid(sandbox) - PID_DISTANCE,
         };
-        let starting = sandbox.clone();
+        let (starting, criu) = (sandbox.clone(), call.criu_pid);
         tokio::task::spawn_blocking(move || starting.guard(&call))
             .await
             .map_err(Problem::internal)?
             .map_err(Problem::internal)?;
         let guard = GuardLine::call(&places.guard).await.map_err(Problem::internal)?;
-        Ok(CriuCall { guard, images, guard_dir: places.guard })
+        Ok(CriuCall { guard, images, guard_dir: places.guard, criu })
     }
 
     /// Takes over a call that an earlier agent began; `None` where its guard is gone.
     pub(super) async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
         let guard = GuardLine::call(guard_dir).await.ok()?;
-        Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned() })
+        Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned(), criu: 0 })
+    }
+
+    /// Whether that is CRIU: the sockets that it connects to are within the workload's reach, and what comes from there is
+    /// restored on another node with every right.
+    pub(super) fn is_criu(&self) -> impl Fn(i32) -> bool + use<> {
+        let criu = self.criu;
+        move |pid| process::inner_pid(pid) == Some(criu)
     }
 
     /// Makes CRIU let go of the workload, wherever it stands. Says whether it did so in good order: CRIU that was killed may
@@ -202,8 +212,9 @@ impl Dump {
         let (outgoing, chunks) = started.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
         let (tell_frozen, frozen) = oneshot::channel();
         let (tell_streams, streams) = oneshot::channel();
+        let is_criu = call.is_criu();
         let streaming = tokio::spawn(async move {
-            let accepted = capture.accept().await.map_err(Problem::internal);
+            let accepted = capture.accept(is_criu).await.map_err(Problem::internal);
             let outcome = match accepted {
                 Ok(capturing) => stream(capturing, outgoing, chunks, speaker, &meter, tell_frozen).await,
                 Err(problem) => Err(problem),

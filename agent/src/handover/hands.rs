@@ -17,7 +17,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::receive::Reception;
-use super::restore::Restore;
+use super::restore::{Free, Restore, freed_without_guard, guard_dir};
 use super::{Ground, Input};
 use crate::events::Kind;
 use crate::offer;
@@ -212,29 +212,43 @@ impl Hands {
         })
     }
 
-    /// Lets the processes go; where an earlier agent has done that, says so.
+    /// Lets the processes go; where an earlier agent has done that, says so, also where they have ended since. Fails only where
+    /// none of them has run an instruction.
     pub(super) async fn resume(&self) -> Result<i32, Problem> {
         self.stop_following();
         let workload = self.workload()?;
         if !workload.record().owned {
             return Err(Problem::internal("this node does not own the workload yet"));
         }
-        let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
-        let last_pid = self.offer.last_pid;
-        let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
-        tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
-        let restore = look(&self.restore).clone();
-        match restore {
-            Some(restore) => restore.resume().await?,
-            // The guard has ended as well: long ago, and well, if the processes are there.
-            None if workload.pid().is_some() => {}
-            None => return Err(Problem::new(Code::RestoreFailed, "the held processes are gone")),
+        let (host, name) = (&self.ground.host, workload.name());
+        if self.let_go(&workload).await? == Free::Perhaps {
+            let message = "CRIU was killed while it let the processes go: see whether all of them work";
+            host.events.record(Kind::Warning, Some(name), Some(Phase::Resume), message);
         }
         workload.set_frozen(None);
-        workload.watch(&self.ground.host);
-        let message = format!("{CAME_FROM}{}", self.offer.from);
-        self.ground.host.events.record(Kind::Arrived, Some(workload.name()), None, message);
+        host.events.record(Kind::Arrived, Some(name), None, format!("{CAME_FROM}{}", self.offer.from));
+        // Its end, should it have come already, is its own.
+        workload.watch(host);
+        let (looked_at, looking) = (workload.clone(), host.clone());
+        tokio::task::spawn_blocking(move || looked_at.note_if_lost(&looking)).await.map_err(Problem::internal)?;
         Ok(MAIN_PID)
+    }
+
+    async fn let_go(&self, workload: &Arc<Workload>) -> Result<Free, Problem> {
+        let restore = look(&self.restore).clone();
+        let Some(restore) = restore else {
+            // The guard has ended as well. What it left tells, also where the sandbox is gone.
+            let sandbox = workload.record().sandbox.map(|name| self.ground.host.sandboxes().join(name));
+            let freed = sandbox.and_then(|dir| freed_without_guard(&guard_dir(&dir)));
+            return freed.ok_or_else(|| Problem::new(Code::RestoreFailed, "the held processes are gone"));
+        };
+        if restore.is_held().await {
+            let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
+            let last_pid = self.offer.last_pid;
+            let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
+            tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
+        }
+        restore.resume().await
     }
 
     /// Removes everything that the handover brought. Processes first: who waits for them then waits no more.

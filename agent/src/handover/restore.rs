@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_criu::mend;
@@ -11,7 +12,7 @@ use migrate_image::store::StoredImage;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_sandbox::Sandbox;
-use migrate_sandbox::guard::{Hook, Kind, Order};
+use migrate_sandbox::guard::{self, Hook, Kind, Order};
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{oneshot, watch};
 
@@ -45,14 +46,15 @@ impl Restore {
         let images = sandbox.work().join(&name);
         std::fs::create_dir_all(&images).map_err(Problem::internal)?;
         let serve = Serve::bind(&images).map_err(Problem::internal)?;
-        let guard = sandbox.dir().join("guard");
+        let guard = guard_dir(sandbox.dir());
         let groups = host.cgroup(workload.name().as_str())?.load_procs();
         let places = Places { guard, images: name, groups };
         let call = Arc::new(CriuCall::start(host, workload, sandbox, Kind::Restore, places).await?);
         let (image, arriving) = oneshot::channel();
         let (tell_asked, asked) = watch::channel(false);
+        let is_criu = call.is_criu();
         let serving = tokio::spawn(async move {
-            let served = match serve.accept().await {
+            let served = match serve.accept(is_criu).await {
                 Ok(serving) => serve_all(serving, tell_asked, arriving).await,
                 Err(error) => Err(Problem::internal(error)),
             };
@@ -65,7 +67,7 @@ impl Restore {
 
     /// Takes over a restore that an earlier agent began: held, or over.
     pub(super) async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
-        let call = Arc::new(CriuCall::take_over(&sandbox.dir().join("guard")).await?);
+        let call = Arc::new(CriuCall::take_over(&guard_dir(sandbox.dir())).await?);
         let serving = tokio::spawn(std::future::ready(())).abort_handle();
         Some(Restore { call, image: Mutex::default(), asked: watch::channel(true).1, serving })
     }
@@ -96,18 +98,27 @@ impl Restore {
         }
     }
 
-    /// Lets the processes go where they are held, and waits until they are out of CRIU's hands.
-    pub(super) async fn resume(&self) -> Result<(), Problem> {
-        match self.call.guard.past(None).await {
-            Standing::At(Hook::PostRestore) => self.call.guard.order(Order::Continue).await,
-            // An earlier agent has let them go.
-            Standing::Ended(Exit::Code(0)) => return Ok(()),
-            other => return Err(self.failure(other)),
-        }
-        match self.call.guard.past(Some(Hook::PostRestore)).await {
-            Standing::Ended(Exit::Code(0)) => Ok(()),
-            other => Err(self.failure(other)),
-        }
+    /// Whether CRIU holds the processes; waits until it is past its work.
+    pub(super) async fn is_held(&self) -> bool {
+        self.call.guard.past(None).await == Standing::At(Hook::PostRestore)
+    }
+
+    /// Lets the processes go where they are held, and waits until they are out of CRIU's hands. Fails only where none of them
+    /// has run an instruction.
+    pub(super) async fn resume(&self) -> Result<Free, Problem> {
+        let standing = match self.call.guard.past(None).await {
+            Standing::At(Hook::PostRestore) => {
+                self.call.guard.order(Order::Continue).await;
+                self.call.guard.past(Some(Hook::PostRestore)).await
+            }
+            // An earlier agent has let them go, or CRIU is gone.
+            other => other,
+        };
+        let exit = match standing {
+            Standing::Ended(exit) => Some(exit),
+            _ => None,
+        };
+        freed(&self.call.guard_dir, exit).ok_or_else(|| self.failure(standing))
     }
 
     /// Fires when CRIU ends, however.
@@ -122,6 +133,39 @@ impl Restore {
     fn failure(&self, standing: Standing) -> Problem {
         self.call.failure(Code::RestoreFailed, standing)
     }
+}
+
+/// Where a sandbox's restore has its guard.
+pub(super) fn guard_dir(sandbox: &Path) -> PathBuf {
+    sandbox.join("guard")
+}
+
+/// That restored processes are out of CRIU's hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Free {
+    /// CRIU says so.
+    Surely,
+    /// CRIU, or its guard, was killed after it was told to let them go: they run, or have run, or hang for ever.
+    Perhaps,
+}
+
+/// What became of restored processes whose CRIU is gone; `exit` is how it ended, as far as that is known. `None` means that none
+/// of them has run an instruction: they may be restored again, and nothing else may ever be.
+///
+/// CRIU that fails by itself has killed them before their first instruction. CRIU that was killed leaves them as they are, and
+/// the guard's note says whether that is held.
+pub(super) fn freed(guard_dir: &Path, exit: Option<Exit>) -> Option<Free> {
+    match exit {
+        Some(Exit::Code(0)) => Some(Free::Surely),
+        Some(Exit::Code(_)) => None,
+        // What cannot be seen counts as told.
+        Some(Exit::Signal(_)) | None => guard::released(guard_dir).unwrap_or(true).then_some(Free::Perhaps),
+    }
+}
+
+/// The same where the guard is gone, too.
+pub(super) fn freed_without_guard(guard_dir: &Path) -> Option<Free> {
+    freed(guard_dir, guard::result(guard_dir).unwrap_or_default())
 }
 
 /// Answers CRIU's requests: the first one only when there is an image.
@@ -185,4 +229,25 @@ fn mended(name: &str, bytes: Vec<u8>) -> Vec<u8> {
         Err(why) => tracing::warn!(%why, image = name, "passed on as it is"),
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_what_has_not_run_is_restored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |exit| freed(dir.path(), exit);
+        let killed = Some(Exit::Signal(9));
+        assert_eq!([of(Some(Exit::Code(0))), of(Some(Exit::Code(1)))], [Some(Free::Surely), None]);
+        assert_eq!([of(killed), of(None), freed_without_guard(dir.path())], [None; 3], "CRIU died in the hold");
+        std::fs::write(dir.path().join("released"), "").unwrap();
+        assert_eq!([of(killed), of(None), freed_without_guard(dir.path())], [Some(Free::Perhaps); 3]);
+        assert_eq!([of(Some(Exit::Code(0))), of(Some(Exit::Code(1)))], [Some(Free::Surely), None]);
+        std::fs::write(dir.path().join("result.json"), serde_json::to_vec(&Exit::Code(0)).unwrap()).unwrap();
+        assert_eq!(freed_without_guard(dir.path()), Some(Free::Surely), "it has run, and may have ended");
+        assert_eq!(freed_without_guard(&dir.path().join("no-sandbox")), None);
+    }
 }
