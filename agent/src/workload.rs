@@ -402,6 +402,12 @@ impl Workload {
             (live.moving, live.frozen.clone(), live.share.percent(usage.cpu_ns, now_ns))
         };
         let (state, exit, reason) = state_of(&record.doing, moving, frozen);
+        let reason = match (state, reason) {
+            (State::Lost, Some(why)) => {
+                Some(format!("{why}; `migrate start {}` starts it afresh with its files", self.name))
+            }
+            (_, reason) => reason,
+        };
         let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());
         Some(WorkloadView {
             name: self.name.clone(),
