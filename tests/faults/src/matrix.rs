@@ -128,6 +128,19 @@ pub struct Cell {
     pub moment: Moment,
 }
 
+impl Cell {
+    /// Whether a move may go by without this moment: the target does not freeze, and a phase that is left with the same step in
+    /// which it is entered has no moment after its first commands. Where it does come, it counts.
+    pub fn may_be_missing(&self) -> bool {
+        matches!(
+            (self.side, self.phase, self.moment),
+            (Side::Target, Phase::Freeze, _)
+                | (Side::Target, Phase::Negotiate, Moment::Begun)
+                | (Side::Source, Phase::CleanUp, Moment::Begun)
+        )
+    }
+}
+
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Cell { fault, phase, side, moment } = self;

@@ -1,7 +1,7 @@
 //! A lab with a witness, and what can be seen of it from outside.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -71,8 +71,8 @@ impl Stage {
         for directory in [&halts, &shared] {
             std::fs::create_dir(directory).unwrap();
         }
-        let limits = LIMITS.iter().map(|(name, value)| (*name, OsStr::new(value)));
-        let environment: Vec<_> = limits.chain([("MIGRATE_HALTS", halts.as_os_str())]).collect();
+        let environment = environment(&halts);
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
         let options = ["--nodes", &nodes.to_string(), "--disk", "512MiB", "--memory", "4GiB"];
         let lab = Lab::up_in(place, &options, &environment);
         let id = lab.status()["id"].as_str().unwrap().to_owned();
@@ -96,7 +96,10 @@ impl Stage {
 
     /// `migrate` with these words; it must succeed.
     pub fn done(&self, words: &[&str]) {
-        self.lab.done(words);
+        // A node that boots again gets its settings from whoever boots it.
+        let mut command = self.lab.command(words);
+        let output = command.envs(environment(&self.halts())).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 
     /// Its control group, below the root of each hierarchy.
@@ -254,15 +257,20 @@ impl Stage {
     }
 }
 
+/// What the agents inherit.
+fn environment(halts: &Path) -> Vec<(&'static str, OsString)> {
+    let limits = LIMITS.iter().map(|(name, value)| (*name, OsString::from(value)));
+    limits.chain([("MIGRATE_HALTS", halts.into())]).collect()
+}
+
 impl Ordered {
     /// Whether it has ended.
     pub fn is_over(&mut self) -> bool {
         self.0.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
-    /// What it said, once it has ended; one that does not is killed.
-    pub fn end(mut self, patience: Duration) -> String {
-        soon(patience, || self.is_over());
+    /// What it said; one that has not ended is killed.
+    pub fn end(mut self) -> String {
         let Some(mut child) = self.0.take() else { return String::new() };
         let _ = child.kill();
         child.wait_with_output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
