@@ -70,11 +70,6 @@ impl Lcg {
         ((self.0 >> 33) % bound as u64) as usize
     }
 
-    /// Whether one of `times` chances has come.
-    pub(super) fn one_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
     /// As many small numbers as asked for.
     pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.below(256) as u8).collect()

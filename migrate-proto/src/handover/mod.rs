@@ -23,8 +23,6 @@ mod timeline;
 
 #[cfg(test)]
 mod fixtures;
-#[cfg(test)]
-mod simulation;
 
 pub mod source;
 pub mod target;
@@ -95,4 +93,20 @@ pub fn answer_without_entry(message: &Message) -> Option<Message> {
 
 pub(crate) fn abort_message(handover: HandoverId, problem: &Problem) -> Message {
     Message::Abort { handover, problem: problem.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_forgotten_lets_the_other_side_finish() {
+        let handover = HandoverId([7; 16]);
+        let abort = Message::Answer { handover, decision: Some(Decision::Abort) };
+        assert_eq!(answer_without_entry(&Message::Ask { handover }), Some(abort));
+        let resumed = Message::Resumed { handover, pid: 0 };
+        assert_eq!(answer_without_entry(&Message::Commit { handover, epoch: Epoch(2) }), Some(resumed.clone()));
+        assert_eq!(answer_without_entry(&resumed), Some(Message::Done { handover }));
+        assert_eq!(answer_without_entry(&Message::Done { handover }), None);
+    }
 }

@@ -61,8 +61,12 @@ impl World {
     }
 
     /// The event that a command is that could not be done.
-    pub(crate) fn arrival_failed(&self) -> Event {
-        Event::ReceiveFailed(self.problem("it could not be done"))
+    pub(crate) fn arrival_failed(&self, command: &Command) -> Event {
+        let problem = self.problem("it could not be done");
+        match command {
+            Command::Journal(phase) => Event::NotJournalled { phase: *phase, problem },
+            _ => Event::ReceiveFailed(problem),
+        }
     }
 
     pub(crate) fn obey_arrival(&mut self, whom: Whom, command: Command) -> Flow {
@@ -136,7 +140,11 @@ impl World {
         let Some(arrival) = self.arrival(whom) else { return Flow::Next };
         let entry = arrival.side.machine.entry(phase);
         let file = &mut self.nodes[whom.node].places[load].arrival;
-        if soon { file.write_soon(entry) } else { file.write(entry) }
+        if soon {
+            file.write_soon(entry)
+        } else {
+            file.write(entry)
+        }
         Flow::Next
     }
 
@@ -342,6 +350,7 @@ impl World {
             return if stubborn { Event::RestoreFailed(problem) } else { Event::ImageLost(problem) };
         }
         self.nodes[whom.node].bodies[load] = Body::Empty;
+        self.restored_again += 1;
         self.restore(whom, load)
     }
 }

@@ -15,12 +15,14 @@ pub struct Outcome {
     pub seeds: u64,
     /// How many things happened in them.
     pub things: u64,
-    /// How many handovers there were, how many of them moved, and how many workloads were lost with a node's power.
+    /// How many handovers there were.
     pub handovers: u64,
     /// Of these, how many were committed.
     pub moved: u64,
     /// Workloads that went with a node's power.
     pub lost: u64,
+    /// How often a target restored from its image a second time.
+    pub restored_again: u64,
     /// How long it took.
     pub took: Duration,
     /// What was hit by what.
@@ -36,6 +38,7 @@ impl Outcome {
         self.handovers += other.handovers;
         self.moved += other.moved;
         self.lost += other.lost;
+        self.restored_again += other.restored_again;
         self.coverage.add(&other.coverage);
         self.failed = [self.failed.take(), other.failed].into_iter().flatten().min_by_key(|(seed, _)| *seed);
     }

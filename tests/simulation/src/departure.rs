@@ -1,4 +1,4 @@
-//! The source's executor, as `agent/src/handover/departure.rs` has it, and the guard of its dump.
+//! The source's executor, as `agent/src/handover/departure.rs` has it.
 //!
 //! | what | how durably |
 //! |---|---|
@@ -20,7 +20,7 @@ use migrate_proto::phase::Phase;
 use crate::bug::Bug;
 use crate::disk::Doing;
 use crate::ledger::Handover;
-use crate::node::{Body, Departure, Dumping, Guard, Side};
+use crate::node::{Body, Departure, Dumping, Side};
 use crate::sides::Flow;
 use crate::world::{Happening, Job, Whom, World};
 
@@ -145,7 +145,6 @@ impl World {
         }
         let Some(departure) = self.departure(whom) else { return };
         let (load, line, recovered) = (departure.load, departure.side.line, departure.side.recovered);
-        let stands = self.nodes[whom.node].places[load].decision.whole() == Some(&Decision::Abort);
         if let Some(line) = line {
             self.close_after_words(line);
         }
@@ -154,6 +153,7 @@ impl World {
             let place = &mut self.nodes[whom.node].places[load];
             place.departure.remove();
             place.decision.remove_soon();
+            place.dump = false;
         }
         let silent_about_all = self.has(Bug::SilentAboutAll);
         if let Some(agent) = &mut self.nodes[whom.node].agent {
@@ -161,10 +161,7 @@ impl World {
             if outcome == Outcome::Unknown {
                 agent.doubted[load] = true;
                 agent.silent |= silent_about_all;
-                // `abort` on the disk is an answer, whatever became of the workload.
-                if !stands {
-                    agent.withheld.push(whom.handover);
-                }
+                agent.withheld.push(whom.handover);
             }
         }
         self.record_end(whom, outcome);
@@ -172,7 +169,8 @@ impl World {
         if recovered && outcome == Outcome::Stayed {
             let to = self.ledger.handovers[whom.handover].to;
             if let Some(session) = self.dial(whom.node, to, whom.handover) {
-                let (handover, problem) = (self.ledger.handovers[whom.handover].terms.handover, self.problem("restarted"));
+                let (handover, problem) =
+                    (self.ledger.handovers[whom.handover].terms.handover, self.problem("restarted"));
                 self.say(whom.node, session, Message::Abort { handover, problem });
                 self.close_after_words(session);
             }
@@ -252,7 +250,7 @@ impl World {
 
     fn make_offer(&self, handover: usize) -> Box<migrate_proto::message::Offer> {
         let known = &self.ledger.handovers[handover];
-        let mut offer = self.offers[known.load].clone();
+        let mut offer = Box::new(self.offers[known.load].clone());
         offer.handover = known.terms.handover;
         offer.epoch = known.terms.epoch;
         offer.from = known.terms.from.clone();
@@ -292,6 +290,11 @@ impl World {
 
     /// `None` where nothing could be written down; it may be there all the same, unsynced.
     fn decide_for_agent(&mut self, whom: Whom, load: usize, wish: Decision) -> Option<Decision> {
+        let place = &self.nodes[whom.node].places[load];
+        if wish == Decision::Abort && !place.dump && !place.decision.exists() {
+            // No guard was ever started, so nobody else decides.
+            return Some(wish);
+        }
         if self.fails(whom.node, whom.handover) {
             let decision = &mut self.nodes[whom.node].places[load].decision;
             if !decision.exists() && self.random.one_in(2) {
@@ -335,92 +338,6 @@ impl World {
             Body::Running { .. } if died => Event::SourceResumeFailed(Problem::new(Code::Unknown, "CRIU was killed")),
             Body::Running { .. } => Event::SourceResumed,
             _ => Event::WorkloadEnded,
-        }
-    }
-
-    // ---- the guard -----------------------------------------------------------------------------------------------
-
-    fn start_dump(&mut self, whom: Whom, load: usize) {
-        let (node, handover) = (whom.node, whom.handover);
-        // What an earlier dump has left goes first.
-        self.nodes[node].places[load].decision.remove();
-        self.nodes[node].unclean[load] = false;
-        let running = matches!(self.nodes[node].bodies[load], Body::Running { .. });
-        if !running || self.disk_is_full(whom) || self.fails(node, handover) {
-            return self.tell_departure(node, handover, Event::DumpFailed(self.problem("CRIU did not start")));
-        }
-        let call = self.unique();
-        let dumping = Dumping::PreDump;
-        self.nodes[node].guards[load] = Some(Guard { call, handover, dumping, agent: Some(whom.life) });
-        if let Some(departure) = self.departure(whom) {
-            departure.dump = Some(call);
-        }
-        self.tell_departure(node, handover, Event::DumpReady);
-    }
-
-    fn release_dump(&mut self, node: usize, load: usize, call: Option<u64>) {
-        let boot = self.nodes[node].boot;
-        if let Some(guard) = &mut self.nodes[node].guards[load]
-            && Some(guard.call) == call
-            && guard.dumping == Dumping::PreDump
-        {
-            guard.dumping = Dumping::Working;
-            let call = guard.call;
-            self.later(1, 60, Happening::Guard { node, load, boot, call });
-        }
-    }
-
-    /// CRIU has got somewhere, or the guard has noticed that its agent is gone.
-    pub(crate) fn guard_goes_on(&mut self, node: usize, load: usize, boot: u64, call: u64) {
-        let Some(guard) = self.nodes[node].guards[load].filter(|guard| guard.call == call) else { return };
-        if self.nodes[node].boot != boot {
-            return;
-        }
-        match (guard.dumping, self.nodes[node].bodies[load]) {
-            // Without an agent nobody takes the images: CRIU fails, and lets its tasks go.
-            (Dumping::Working, _) if guard.agent.is_none() => self.guard_ends(node, load),
-            (Dumping::Working, _) if self.fails(node, guard.handover) => self.guard_ends(node, load),
-            (Dumping::Working, Body::Running { .. }) if self.hangs(node, guard.handover) => {}
-            (Dumping::Working, Body::Running { epoch, work }) => {
-                self.nodes[node].bodies[load] = Body::Frozen { epoch, work };
-                self.later(1, 80, Happening::Guard { node, load, boot, call });
-                self.tell_departure(node, guard.handover, Event::Frozen);
-            }
-            (Dumping::Working, Body::Frozen { .. }) => {
-                if let Some(guard) = &mut self.nodes[node].guards[load] {
-                    guard.dumping = Dumping::PostDump;
-                }
-            }
-            (Dumping::Working, _) => self.guard_ends(node, load),
-            (Dumping::PreDump, _) if guard.agent.is_none() => self.guard_ends(node, load),
-            (Dumping::PostDump, _) if guard.agent.is_none() => self.guard_refuses(node, load),
-            _ => {}
-        }
-    }
-
-    /// The guard refuses: for a complete dump, that is to decide.
-    fn guard_refuses(&mut self, node: usize, load: usize) {
-        self.guard_ends(node, load);
-    }
-
-    /// CRIU is gone. A dump that was not committed leaves a workload that runs; one that was leaves none.
-    pub(crate) fn guard_ends(&mut self, node: usize, load: usize) {
-        let Some(guard) = self.nodes[node].guards[load].take() else { return };
-        let decided = if self.has(Bug::GuardDoesNotDecide) {
-            Decision::Abort
-        } else {
-            self.decide(node, load, Decision::Abort)
-        };
-        self.note(|| format!("node{}: the guard of load {load} ends, {decided:?}", node + 1));
-        match (decided, self.nodes[node].bodies[load]) {
-            (Decision::Abort, Body::Frozen { epoch, work }) => {
-                self.nodes[node].bodies[load] = Body::Running { epoch, work };
-            }
-            (Decision::Commit, _) => self.nodes[node].bodies[load] = Body::Empty,
-            _ => {}
-        }
-        if guard.agent.is_some() {
-            self.tell_departure(node, guard.handover, Event::DumpFailed(self.problem("CRIU has ended")));
         }
     }
 }

@@ -164,6 +164,8 @@ pub(crate) struct Place {
     pub(crate) departure: File<source::Entry>,
     /// `arrival.json`.
     pub(crate) arrival: File<target::Entry>,
+    /// `dump`: a guard was started there.
+    pub(crate) dump: bool,
     /// `dump/decision`.
     pub(crate) decision: File<Decision>,
     /// `layer.img`.
@@ -177,6 +179,7 @@ impl Place {
         self.departure.remove_soon();
         self.arrival.remove_soon();
         self.decision.remove_soon();
+        self.dump = false;
         self.layer.remove_soon();
     }
 

@@ -17,6 +17,8 @@ pub mod coverage;
 mod departure;
 mod disk;
 pub mod faults;
+mod genesis;
+mod guard;
 pub mod invariants;
 mod ledger;
 mod network;

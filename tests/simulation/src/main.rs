@@ -1,11 +1,19 @@
 //! `simulate`: many histories of a cluster in which everything fails. See `--help`, and docs/reliability.md.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use migrate_simulation::campaign::{self, Outcome};
 use migrate_simulation::{Bug, World};
+
+/// Prints a line; whoever does not want to read on may close the pipe.
+macro_rules! say {
+    ($($word:tt)*) => {
+        drop(writeln!(std::io::stdout(), $($word)*))
+    };
+}
 
 /// How much of a history is shown when it fails.
 const LAST: usize = 60;
@@ -39,26 +47,27 @@ fn main() -> ExitCode {
     match &outcome.failed {
         None => ExitCode::SUCCESS,
         Some((seed, violation)) => {
-            println!("\nseed {seed} fails: {violation}\n");
+            say!("\nseed {seed} fails: {violation}\n");
             show(*seed, options.bug, LAST);
             let bug = options.bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default();
-            println!("\nreproduce: scripts/simulate --seed {seed}{bug} --trace");
+            say!("\nreproduce: scripts/simulate --seed {seed}{bug} --trace");
             ExitCode::FAILURE
         }
     }
 }
 
 fn report(first: u64, outcome: &Outcome) {
-    let Outcome { seeds, things, handovers, moved, lost, took, .. } = outcome;
-    println!("{seeds} seeds from {first} in {:.1} s: {:.0} seeds/s", took.as_secs_f64(), outcome.rate());
-    println!("{things} things happened; {handovers} handovers, {moved} of them committed; {lost} workloads went with a node's power\n");
-    println!("{}\n", outcome.coverage.table());
+    let Outcome { seeds, things, handovers, moved, lost, restored_again, took, .. } = outcome;
+    say!("{seeds} seeds from {first} in {:.1} s: {:.0} seeds/s", took.as_secs_f64(), outcome.rate());
+    say!("{things} things happened; {handovers} handovers, {moved} of them committed");
+    say!("{restored_again} images restored again; {lost} workloads went with a node's power\n");
+    say!("{}\n", outcome.coverage.table());
     let never = outcome.coverage.never();
     let missed: Vec<&str> = never.iter().filter(|(_, why)| why.is_none()).map(|(cell, _)| cell.as_str()).collect();
-    println!("{} cells cannot be (–)", never.len() - missed.len());
+    say!("{} cells cannot be (–)", never.len() - missed.len());
     match missed[..] {
-        [] => println!("every other cell was hit"),
-        _ => println!("not hit: {}", missed.join("; ")),
+        [] => say!("every other cell was hit"),
+        _ => say!("not hit: {}", missed.join("; ")),
     }
 }
 
@@ -67,14 +76,14 @@ fn show(seed: u64, bug: Option<Bug>, last: usize) -> ExitCode {
     let mut world = World::new(seed, bug, true);
     let verdict = world.live();
     let all = world.trace().count();
-    world.trace().skip(all.saturating_sub(last)).for_each(|line| println!("{line}"));
+    world.trace().skip(all.saturating_sub(last)).for_each(|line| say!("{line}"));
     match verdict {
         Ok(()) => {
-            println!("seed {seed}: every invariant holds");
+            say!("seed {seed}: every invariant holds");
             ExitCode::SUCCESS
         }
         Err(violation) => {
-            println!("seed {seed}: {violation}");
+            say!("seed {seed}: {violation}");
             ExitCode::FAILURE
         }
     }

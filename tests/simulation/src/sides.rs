@@ -27,7 +27,11 @@ const PULSE: u64 = 500;
 impl World {
     /// A side does one thing: the next command of its last step, or else the next step.
     pub(crate) fn wake(&mut self, whom: Whom) {
-        if whom.source { self.wake_departure(whom) } else { self.wake_arrival(whom) }
+        if whom.source {
+            self.wake_departure(whom)
+        } else {
+            self.wake_arrival(whom)
+        }
         self.arm(whom);
     }
 
@@ -87,7 +91,7 @@ impl World {
             match self.obey_arrival(whom, command) {
                 Flow::Next => self.go_on(whom),
                 Flow::Broken => {
-                    let failed = self.arrival_failed();
+                    let failed = self.arrival_failed(&again);
                     if let Some(arrival) = self.arrival(whom) {
                         arrival.side.todo.clear();
                         arrival.side.inbox.push_back(Input::Event(failed));
@@ -196,11 +200,8 @@ impl World {
         fn parts<M, C, E>(side: &mut Side<M, C, E>) -> (&mut Option<u32>, &mut bool) {
             (&mut side.line, &mut side.dialing)
         }
-        let (line, dialing) = if whom.source {
-            parts(&mut self.departure(whom)?.side)
-        } else {
-            parts(&mut self.arrival(whom)?.side)
-        };
+        let (line, dialing) =
+            if whom.source { parts(&mut self.departure(whom)?.side) } else { parts(&mut self.arrival(whom)?.side) };
         Some(change(line, dialing))
     }
 

@@ -6,18 +6,17 @@
 use std::collections::{BinaryHeap, VecDeque};
 
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::handover::{Budget, Budgets, source, target};
-use migrate_proto::message::{Needs, Offer};
-use migrate_proto::spec::WorkloadSpec;
+use migrate_proto::handover::{Budgets, source, target};
+use migrate_proto::message::Offer;
 
 use crate::bug::Bug;
 use crate::campaign::Outcome;
 use crate::clock::Clock;
 use crate::coverage::Coverage;
-use crate::disk::{Doing, Record};
 use crate::faults::Fault;
+use crate::genesis;
 use crate::invariants::{self, Invariant, Violation};
-use crate::ledger::{Fate, Ledger};
+use crate::ledger::Ledger;
 use crate::network::{Envelope, Network};
 use crate::node::{Arrival, Body, Departure, Input, Node, Word};
 use crate::random::Random;
@@ -114,8 +113,9 @@ pub struct World {
     /// How rare faults are; differs between histories, so that some get far.
     pub(crate) calm: u64,
     pub(crate) budgets: Budgets,
-    pub(crate) offers: Vec<Box<Offer>>,
+    pub(crate) offers: Vec<Offer>,
     pub(crate) things: u64,
+    pub(crate) restored_again: u64,
     queue: BinaryHeap<Scheduled>,
     serial: u64,
     trace: Option<VecDeque<String>>,
@@ -136,9 +136,10 @@ impl World {
             only: None,
             faulty: true,
             calm: 1 << random.below(5),
-            budgets: budgets(),
+            budgets: genesis::budgets(),
             offers: Vec::new(),
             things: 0,
+            restored_again: 0,
             queue: BinaryHeap::with_capacity(64),
             serial: 0,
             trace: traced.then(VecDeque::new),
@@ -157,31 +158,6 @@ impl World {
     pub fn judge_only(mut self, only: Invariant) -> World {
         self.only = Some(only);
         self
-    }
-
-    fn begin_workload(&mut self, load: usize) {
-        let (node, epoch) = (self.random.index(self.nodes.len()), 1);
-        self.nodes[node].bodies[load] = Body::Running { epoch, work: 0 };
-        self.nodes[node].places[load].record.write(Record { owned: true, epoch, doing: Doing::Running });
-        self.nodes[node].places[load].layer.write(());
-        self.ledger.fates.push(Fate {
-            holder: node,
-            epoch,
-            work: 0,
-            ended: false,
-            lost: false,
-            seen: vec![0; self.nodes.len()],
-        });
-        self.offers.push(Box::new(offer(load)));
-        for _ in 0..self.random.between(1, 4) {
-            let to = self.random.index(self.nodes.len());
-            self.later(0, 6_000, Happening::Ask { load, to });
-            if self.random.one_in(3) {
-                // Another one wants it as well.
-                let to = self.random.index(self.nodes.len());
-                self.later(0, 6_000, Happening::Ask { load, to });
-            }
-        }
     }
 
     /// Everything, to the end.
@@ -282,6 +258,7 @@ impl World {
     /// Adds what this history was to what others were.
     pub(crate) fn count(&self, outcome: &mut Outcome) {
         outcome.things += self.things;
+        outcome.restored_again += self.restored_again;
         outcome.handovers += self.ledger.handovers.len() as u64;
         outcome.moved += self.ledger.handovers.iter().filter(|handover| handover.committed).count() as u64;
         outcome.lost += self.ledger.fates.iter().filter(|fate| fate.lost).count() as u64;
@@ -394,59 +371,5 @@ impl World {
             self.mark_one(whom.node, whom.handover, Fault::DiskFull);
         }
         full
-    }
-}
-
-/// Much shorter than the real ones, so that a history in which everything waits is not longer than others.
-fn budgets() -> Budgets {
-    let both = |total, stall| Budget { total, stall };
-    Budgets {
-        talk: both(3_000, 2_000),
-        prepare: both(12_000, 5_000),
-        freeze: both(4_000, 3_000),
-        transfer: both(8_000, 4_000),
-        verify: both(6_000, 6_000),
-        restore: both(6_000, 6_000),
-        decision: both(2_000, 2_000),
-        again: both(2_000, 2_000),
-    }
-}
-
-/// What is offered of a workload; names, epoch and handover are filled in.
-#[allow(clippy::expect_used)]
-fn offer(load: usize) -> Offer {
-    let name = format!("load{}", load + 1);
-    let spec = WorkloadSpec {
-        name: name.parse().expect("a name"),
-        argv: vec!["x".into()],
-        env: Vec::new(),
-        dir: None,
-        user: None,
-        volumes: Vec::new(),
-        own_root: false,
-        memory_bytes: None,
-        cpu_milli: None,
-        layer_bytes: 1 << 20,
-    };
-    let needs = Needs {
-        criu_version: String::new(),
-        kernel: String::new(),
-        arch: String::new(),
-        cpu_flags: Vec::new(),
-        mapped_files: Vec::new(),
-    };
-    Offer {
-        handover: migrate_proto::id::HandoverId([0; 16]),
-        spec,
-        epoch: migrate_proto::id::Epoch::FIRST,
-        from: "node1".parse().expect("a name"),
-        to: "node2".parse().expect("a name"),
-        memory_bytes: 1,
-        layer_bytes: 1 << 20,
-        layer_used_bytes: 1,
-        layer_block_bytes: 1 << 16,
-        needs,
-        last_pid: 100,
-        started: None,
     }
 }

@@ -21,7 +21,10 @@ fn every_bug_is_caught_by_the_invariants_that_are_meant_for_it() {
                 scope.spawn(move || mine.into_iter().filter_map(judge).collect::<Vec<_>>())
             })
             .collect();
-        halves.into_iter().flat_map(|half| half.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        halves
+            .into_iter()
+            .flat_map(|half| half.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     assert!(missed.is_empty(), "not caught in {SEEDS} histories: {missed:?}");
 }

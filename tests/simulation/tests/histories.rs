@@ -15,7 +15,7 @@ fn all_hold(first: u64, count: u64) {
     // A world in which nothing interesting happens proves nothing.
     assert_eq!(outcome.seeds, count);
     assert!(outcome.moved > count / 2 && outcome.moved < outcome.handovers * 3 / 4, "{outcome:?}");
-    assert!(outcome.lost > count / 100, "{outcome:?}");
+    assert!(outcome.lost > count / 100 && outcome.restored_again > count / 1000, "{outcome:?}");
     let never = outcome.coverage.never();
     let missed = never.iter().filter(|(_, why)| why.is_none()).count();
     assert!(missed < 40, "{missed} combinations of state and fault did not occur: {never:?}");

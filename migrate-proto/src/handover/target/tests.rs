@@ -245,6 +245,20 @@ fn after_a_loss_of_power_the_files_are_kept_and_the_source_is_let_go() {
 }
 
 #[test]
+fn a_doubt_that_cannot_be_written_down_is_given_up() {
+    let mut target = at(Phase::Commit);
+    let other = Event::NotJournalled { phase: Phase::CleanUp, problem: problem() };
+    assert_eq!(target.step(Millis(1), other), [], "only the doubt itself was not promised to anybody yet");
+    let commands = target.step(Millis(1), Event::NotJournalled { phase: Phase::Commit, problem: problem() });
+    let expected = [
+        Command::DropEverything,
+        Command::Send(Message::Failed(problem())),
+        Command::Finish(Outcome::Stayed, Some(problem())),
+    ];
+    assert_eq!(commands, expected);
+}
+
+#[test]
 fn resumed_is_repeated_until_done() {
     let mut target = at(Phase::CleanUp);
     assert_eq!(target.step(Millis(1), Event::Committed(EPOCH.next())), [send_resumed()]);

@@ -15,7 +15,12 @@ pub(super) fn judge(world: &World, load: usize) -> Result<(), String> {
         let record = here.places[load].record.whole();
         if let Some(record) = record {
             if record.owned && record.epoch < fate.seen[node] {
-                return Err(format!("node{}'s record falls from epoch {} to {}", node + 1, fate.seen[node], record.epoch));
+                return Err(format!(
+                    "node{}'s record falls from epoch {} to {}",
+                    node + 1,
+                    fate.seen[node],
+                    record.epoch
+                ));
             }
             if record.epoch > fate.epoch {
                 return Err(format!("node{} is in epoch {}, which no commit has made", node + 1, record.epoch));

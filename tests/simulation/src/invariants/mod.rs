@@ -58,7 +58,9 @@ pub(crate) fn judge_now(world: &World) -> Result<(), Violation> {
         (Invariant::NoResumeAfterCommit, no_resume_after_commit::judge),
     ];
     for load in 0..world.ledger.fates.len() {
-        for (invariant, judge) in JUDGES.iter().filter(|(invariant, _)| world.only.is_none_or(|only| only == *invariant)) {
+        for (invariant, judge) in
+            JUDGES.iter().filter(|(invariant, _)| world.only.is_none_or(|only| only == *invariant))
+        {
             let invariant = *invariant;
             judge(world, load).map_err(|how| Violation { invariant, how: format!("load {load}: {how}") })?;
         }

@@ -39,7 +39,9 @@ pub(super) fn judge(world: &World, load: usize) -> Result<(), String> {
     match owner.bodies[load] {
         Body::Running { .. } | Body::Frozen { .. } => Ok(()),
         Body::Held { epoch, .. } if epoch == fate.epoch => Ok(()),
-        _ if owner.images.iter().any(|image| image.complete && (image.load, image.epoch) == (load, fate.epoch)) => Ok(()),
+        _ if owner.images.iter().any(|image| image.complete && (image.load, image.epoch) == (load, fate.epoch)) => {
+            Ok(())
+        }
         _ => Err(format!("nobody can run it: node{owner_name} owns it in epoch {} and has nothing", fate.epoch)),
     }
 }
