@@ -54,8 +54,10 @@ fn replace<T: Serialize>(path: &Path, value: &T, settle: fn(&File) -> io::Result
     let fresh = path.with_extension("new");
     let mut file = File::create(&fresh).map_err(file_error("create", &fresh))?;
     let text = format!("{}\n{body}\n", Digest::of(body.as_bytes()));
-    file.write_all(text.as_bytes()).and_then(|()| settle(&file)).map_err(file_error("write", &fresh))?;
-    fs::rename(&fresh, path).map_err(file_error("rename to", path))
+    let written = file.write_all(text.as_bytes()).and_then(|()| settle(&file)).map_err(file_error("write", &fresh));
+    let replaced = written.and_then(|()| fs::rename(&fresh, path).map_err(file_error("rename to", path)));
+    // Half a file is of no use, least of all on a full disk.
+    replaced.inspect_err(|_| drop(fs::remove_file(&fresh)))
 }
 
 /// Reads what [`write()`] wrote; `None` where there is nothing.
@@ -102,6 +104,17 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        write(&path, &1).unwrap();
+        let full = |_: &File| Err(io::ErrorKind::StorageFull.into());
+        assert!(replace(&path, &2, full).is_err());
+        assert_eq!(read::<u32>(&path).unwrap(), Some(1));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

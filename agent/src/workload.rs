@@ -175,7 +175,7 @@ impl Workload {
         };
         // Known before it is there, so that an agent that dies meanwhile leaves nothing that the next one cannot find.
         let name = plan.dir.file_name().map(|name| name.to_string_lossy().into_owned());
-        self.update(|record| record.sandbox = name)?;
+        self.update(|record| record.sandbox = name).inspect_err(|_| drop(std::fs::remove_dir(&plan.dir)))?;
         let built = Sandbox::build(&host.init_program, &plan);
         let sandbox = built.map_err(|error| self.problem("build a sandbox for", &error))?;
         self.live().sandbox = Some(sandbox.clone());
