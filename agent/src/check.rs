@@ -13,8 +13,9 @@ use migrate_proto::handover::Terms;
 use migrate_proto::id::HandoverId;
 use migrate_proto::message::{Considered, Demands, Finding, Message, Offer};
 use migrate_proto::name::NodeName;
+use tokio::sync::Semaphore;
 
-use crate::handover::{Ground, offer_or_other};
+use crate::handover::{Ground, offer_or_other, owned_elsewhere};
 use crate::preflight::finding::{no, note, reasons, verdict};
 use crate::random;
 use crate::registry::Doing;
@@ -24,6 +25,10 @@ use crate::{elsewhere, offer};
 
 /// How long a target may take to look at its files.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer may take to arrive.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How many peers are answered at once: each answer may cost reading files.
+static LOOKING: Semaphore = Semaphore::const_new(4);
 /// Clocks that differ by less are worth no remark.
 const CLOCKS: Duration = Duration::from_secs(1);
 
@@ -178,16 +183,27 @@ pub async fn answer(ground: Ground, mut talk: Talk) {
         Ok((_, other)) => return tracing::info!(peer = %talk.peer.node, kind = other.kind(), "a question came oddly"),
         Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a question broke off"),
     };
-    let look = move || match offer.check(ground.host.node()) {
-        Ok(()) => offer::consider(&ground.host, &ground.registry, &offer, demands.as_deref(), 0),
-        Err(problem) => vec![no(problem)],
-    };
-    let findings = tokio::task::spawn_blocking(look).await;
-    let findings = findings.unwrap_or_else(|error| vec![no(Problem::internal(error))]);
+    // Never closed.
+    let Ok(_turn) = LOOKING.acquire().await else { return };
+    let findings = opinion(&ground, offer, demands).await;
     let answer = Message::Considered(Box::new(Considered { findings, clock_ms: now_ms() }));
-    if talk.speaker.say(&answer).await.is_ok() {
-        let _ = talk.speaker.close().await;
+    // One that gives no credit for an answer does not get one.
+    let _ = tokio::time::timeout(ANSWER, talk.speaker.say_last(&answer)).await;
+}
+
+/// What a handover that began with this offer would be told, and what else there is to know.
+async fn opinion(ground: &Ground, offer: Box<Offer>, demands: Option<Box<Demands>>) -> Vec<Finding> {
+    if let Err(problem) = offer.check(ground.host.node()) {
+        return vec![no(problem)];
     }
+    let claimed = owned_elsewhere(ground, &offer).await.map(no);
+    let looking = ground.clone();
+    let look = move || {
+        let promised = looking.handovers.promised();
+        offer::consider(&looking.host, &looking.registry, &offer, demands.as_deref(), promised)
+    };
+    let found = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| vec![no(Problem::internal(error))]);
+    claimed.into_iter().chain(found).collect()
 }
 
 #[cfg(test)]

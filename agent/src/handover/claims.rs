@@ -74,7 +74,7 @@ pub(super) async fn refuse(talk: Talk, problem: Problem) {
 
 /// Why the workload is not the offering node's to give: another node that answers has it. What is only held there, because it is
 /// not settled, is no claim.
-pub(super) async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> {
+pub async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> {
     let views = elsewhere::namesakes(&ground.peers, &offer.spec.name, &[&offer.from, &offer.to]).await;
     let other = views.into_iter().find(|view| contradicts(view, offer))?;
     let message = format!(

@@ -12,6 +12,7 @@
 
 pub mod arrival;
 mod claims;
+pub use claims::owned_elsewhere;
 pub mod departure;
 mod drive;
 mod dump;
@@ -158,6 +159,11 @@ impl Handovers {
             || self.withheld.lock().unwrap_or_else(PoisonError::into_inner).contains(&handover)
     }
 
+    /// Memory that was promised to all who are on their way here.
+    pub fn promised(&self) -> u64 {
+        self.promised.all()
+    }
+
     /// The handover is over.
     pub fn discharge(&self, handover: HandoverId) {
         self.lock().remove(&handover);
@@ -222,6 +228,14 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
     // Of a state that this node has lost it remembers nothing, which is not the same as that nothing was.
     if matches!(message, Message::Ask { .. }) && !handover.is_of(ground.registry.mark()) {
         return claims::forgotten(&ground, &talk.peer.node, handover);
+    }
+    match message {
+        // Nor is that a reason to say that it came: the source would remove the files that it still has.
+        Message::Commit { .. } if !ground.registry.has_received(handover) => {
+            return tracing::warn!(peer = %talk.peer.node, %handover, "what was committed to this node is not known here");
+        }
+        Message::Done { .. } => ground.registry.forget_received(handover),
+        _ => {}
     }
     if let Some(answer) = answer_without_entry(&message) {
         let _ = talk.speaker.say_last(&answer).await;

@@ -19,6 +19,11 @@ impl Promised {
         others
     }
 
+    /// How much all were promised.
+    pub(super) fn all(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
     /// It is used, or not needed any more.
     pub(super) fn release(&self, handover: HandoverId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&handover);
@@ -33,6 +38,7 @@ mod tests {
     fn what_others_were_promised_is_not_free() {
         let (promised, [a, b]) = (Promised::default(), [1, 2].map(|id| HandoverId([id; 16])));
         assert_eq!(promised.promise(a, 100), 0);
+        assert_eq!(promised.all(), 100);
         assert_eq!(promised.promise(b, 10), 100);
         assert_eq!(promised.promise(a, 100), 10);
         promised.release(a);
