@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use migrate_image::chunk::{AHEAD_STREAM, ChunkHeader, Encoding, LAYER_STREAM, StreamSummary};
-use migrate_image::incoming::Incoming;
-use migrate_image::layer::LayerTarget;
-use migrate_image::store::{Store, StoredImage};
+use migrate_image::incoming::{Incoming, IncomingError};
+use migrate_image::layer::{LayerError, LayerTarget};
+use migrate_image::store::{Store, StoreError, StoredImage};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::Event;
 use migrate_proto::manifest::{Manifest, StreamName};
@@ -60,36 +60,34 @@ impl Reception {
     }
 
     async fn take(&self, header: ChunkHeader, bytes: Bytes) -> Result<(), Problem> {
-        let corrupt = |error: String| Problem::new(Code::Corrupt, error);
         if header.stream == LAYER_STREAM {
-            self.layer.push(header, bytes).await.map_err(|error| corrupt(error.to_string()))
+            self.layer.push(header, bytes).await.map_err(of_layer)
         } else {
-            self.image.push(header, bytes).await.map_err(|error| corrupt(error.to_string()))
+            self.image.push(header, bytes).await.map_err(of_image)
         }
     }
 
     /// Waits until all of the layer that has come is on disk.
     async fn settle_layer(&self) -> Result<(), Problem> {
-        self.layer.drained().await.map_err(|error| Problem::new(Code::Corrupt, error.to_string()))?;
+        self.layer.drained().await.map_err(of_layer)?;
         let target = self.layer_target.clone();
         tokio::task::spawn_blocking(move || target.sync()).await.map_err(Problem::internal)?.map_err(Problem::internal)
     }
 
     /// Waits until all memory that was copied ahead is there: from now on images may refer to it.
     async fn settle_memory(&self) -> Result<(), Problem> {
-        self.image.drained().await.map_err(|error| Problem::new(Code::Corrupt, error.to_string()))
+        self.image.drained().await.map_err(of_image)
     }
 
     /// Compares everything with the manifest, and makes it durable.
     pub(super) async fn verify(&self, manifest: &Manifest) -> Result<Arc<StoredImage>, Problem> {
-        let corrupt = |what: String| Problem::new(Code::Corrupt, what);
         self.settle_layer().await?;
         self.settle_memory().await?;
         let target = self.layer_target.clone();
         let layer = tokio::task::spawn_blocking(move || target.digest()).await.map_err(Problem::internal)?;
         let expected = manifest.stream(&StreamName::layer()).map(|stream| stream.digest);
         if expected != Some(layer) {
-            return Err(corrupt("the layer that arrived is not the one that was sent".into()));
+            return Err(corrupt("the layer has another digest".into()));
         }
         let streams = self.summaries(manifest)?;
         let store = self.store.clone();
@@ -105,7 +103,7 @@ impl Reception {
         let number = |name: &StreamName| names.iter().find(|(_, known)| *known == name).map(|(number, _)| *number);
         images
             .map(|(stream, file)| {
-                let missing = || Problem::new(Code::Corrupt, format!("the image {file} was announced and never came"));
+                let missing = || corrupt(format!("the image {file} was announced and never came"));
                 let number = number(&stream.name).ok_or_else(missing)?;
                 Ok(StreamSummary {
                     stream: number,
@@ -120,7 +118,7 @@ impl Reception {
     fn open_stream(&self, stream: u32, name: StreamName) -> Result<(), Problem> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= migrate_proto::manifest::MAX_STREAMS || names.insert(stream, name).is_some() {
-            return Err(Problem::new(Code::Corrupt, format!("stream {stream} was opened twice, or is one too many")));
+            return Err(corrupt(format!("stream {stream} was opened twice, or is one too many")));
         }
         Ok(())
     }
@@ -188,6 +186,27 @@ impl Intake for ReceptionDesk {
             taken => taken,
         }
     }
+}
+
+/// A file that cannot be written is not the sender's fault.
+fn of_layer(error: IncomingError<LayerError>) -> Problem {
+    match &error {
+        IncomingError::Refused(LayerError::Io { .. }) => Problem::new(Code::NoDisk, error.to_string()),
+        _ => corrupt(error.to_string()),
+    }
+}
+
+fn of_image(error: IncomingError<StoreError>) -> Problem {
+    match &error {
+        IncomingError::Refused(StoreError::Io { .. }) => Problem::new(Code::NoMemory, error.to_string()),
+        _ => corrupt(error.to_string()),
+    }
+}
+
+/// TLS has authenticated every byte: this is damaged memory, a bug, or a lie.
+fn corrupt(what: String) -> Problem {
+    Problem::new(Code::Corrupt, format!("what arrived is not what was sent: {what}"))
+        .hint("try again; where it comes back, test the memory of both nodes")
 }
 
 fn from_wire(encoding: message::Encoding) -> Encoding {
