@@ -11,23 +11,23 @@
 //!   expirations to be read has expired.
 //! - To a timer set with `TFD_TIMER_ABSTIME` CRIU adds the present second, so that it is armed anyway.
 
-mod fields;
+pub(crate) mod fields;
 
 use std::fmt;
 
 use thiserror::Error;
 
-use self::fields::{Message, Number};
+use self::fields::{HIGHEST, Message, Number, Rows};
 
 /// An image larger than this is not worth holding in memory to mend it.
 pub const MAX_BYTES: u64 = 64 << 20;
 
 /// The only image with something to mend.
-const FILES: &str = "files.img";
+pub(crate) const FILES: &str = "files.img";
 /// Every image begins with this number ...
 const COMMON_MAGIC: u32 = 0x5456_4319;
 /// ... and this one with that.
-const FILES_MAGIC: u32 = 0x5630_3138;
+pub(crate) const FILES_MAGIC: u32 = 0x5630_3138;
 
 /// What was mended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,26 +110,12 @@ struct Expired {
     nanoseconds_at: usize,
 }
 
-/// Two magic numbers, then entries: a length in the machine's byte order, and a message.
 fn expired_timers(image: &[u8]) -> Result<Vec<Expired>, NotUnderstood> {
-    if word(image, 0) != Some(COMMON_MAGIC) || word(image, 4) != Some(FILES_MAGIC) {
-        return Err(NotUnderstood::Beginning);
-    }
     let mut expired = Vec::new();
-    let mut at = 8;
-    while at < image.len() {
-        let too_short = NotUnderstood::TooShort { at };
-        let length = word(image, at).ok_or(too_short)? as usize;
-        let start = at + size_of::<u32>();
-        let end = start.checked_add(length).filter(|end| *end <= image.len()).ok_or(too_short)?;
-        expired.extend(expired_timer(&Message::read(image, start..end)?)?);
-        at = end;
+    for place in Rows::of(image, FILES_MAGIC)? {
+        expired.extend(expired_timer(&Message::read(image, place?, HIGHEST)?)?);
     }
     Ok(expired)
-}
-
-fn word(image: &[u8], at: usize) -> Option<u32> {
-    image.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 /// Fields of CRIU's `file_entry` (images/fdinfo.proto).
@@ -158,7 +144,7 @@ fn expired_timer(file: &Message<'_>) -> Result<Option<Expired>, NotUnderstood> {
     if file.number(file_entry::TYPE)?.value != file_entry::TYPE_TIMERFD {
         return Ok(None);
     }
-    let timer = file.message(file_entry::TIMERFD)?;
+    let timer = file.message(file_entry::TIMERFD, HIGHEST)?;
     let Number { value: nanoseconds, at: nanoseconds_at } = timer.number(timerfd_entry::VALUE_NANOSECONDS)?;
     let left = (timer.number(timerfd_entry::VALUE_SECONDS)?.value, nanoseconds);
     let period = (

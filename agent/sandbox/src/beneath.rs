@@ -31,6 +31,19 @@ pub(crate) fn file(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> i
     Ok(file)
 }
 
+/// Removes a name. That it is not there is fine.
+pub(crate) fn remove(root: impl AsFd, path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let removed = directory(root, parent, OFlags::PATH)
+        .and_then(|parent| Ok(rustix::fs::unlinkat(parent, name, rustix::fs::AtFlags::empty())?));
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 fn open(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(openat2(root, path, flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)?.into())
@@ -59,6 +72,11 @@ mod tests {
         for planted in ["dir-link/file", "real/file-link", "real/out", "real/pipe", "real"] {
             assert!(read(planted).is_err(), "{planted}");
         }
+        assert!(remove(&root, Path::new("dir-link/file")).is_err());
+        for removed in ["real/file-link", "/real/file-link", "no/such", "real/out"] {
+            remove(&root, Path::new(removed)).unwrap();
+        }
+        assert!(at.join("real/file").exists() && Path::new("/etc/passwd").exists() && !at.join("real/out").exists());
         assert!(directory(&root, Path::new("real"), OFlags::RDONLY).is_ok());
         assert!(directory(&root, Path::new("dir-link"), OFlags::RDONLY).is_err());
     }

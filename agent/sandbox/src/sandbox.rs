@@ -198,6 +198,19 @@ impl Sandbox {
         if self.is_gone()? { Err(SandboxError::Gone { dir: self.dir.clone() }) } else { Ok(opened) }
     }
 
+    /// Removes names, as seen inside, where they are there; in a directory that is not there, those are looked for in the nearest
+    /// one above it that is.
+    pub fn remove_names(&self, paths: &[PathBuf]) -> Result<()> {
+        let root = beneath::root_of(self.init.pid).map_err(SandboxError::file("look into", &self.dir))?;
+        for path in paths {
+            let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { continue };
+            let there = parent.ancestors().find(|dir| beneath::directory(&root, dir, OFlags::PATH).is_ok());
+            let path = there.unwrap_or(parent).join(name);
+            beneath::remove(&root, &path).map_err(SandboxError::file("remove", &path))?;
+        }
+        Ok(())
+    }
+
     /// Starts a guard with its CRIU. It outlives this agent.
     pub fn guard(&self, call: &Call) -> Result<()> {
         std::fs::create_dir_all(&call.dir).map_err(SandboxError::file("create", &call.dir))?;

@@ -130,6 +130,18 @@ fn an_agent_that_comes_back_finds_everything() {
 }
 
 #[test]
+fn names_that_criu_left_are_removed_and_no_others() {
+    let house = House::new("names");
+    assert_eq!(house.run(&["sh", "-c", "mkdir d; touch d/a.cr.1.ghost b.cr.2.ghost b kept.cr.3.ghost"]), Exit::Code(0));
+    // The last one's directory was removed as well, and CRIU took the one above it.
+    let names = ["/work/d/a.cr.1.ghost", "/work/b.cr.1.ghost", "/work/gone/with/b.cr.2.ghost"].map(Into::into);
+    house.sandbox.remove_names(&names).unwrap();
+    house.sandbox.remove_names(&names).unwrap();
+    assert_eq!(house.run(&["sh", "-c", "echo *; ls d"]), Exit::Code(0));
+    assert_eq!(house.output(), "b d kept.cr.3.ghost\n");
+}
+
+#[test]
 fn odd_bytes_survive() {
     let house = House::new("odd");
     let odd = Text::new(&b"a b\"'\n\xff$(x)"[..]).unwrap();

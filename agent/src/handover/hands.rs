@@ -2,9 +2,12 @@
 //!
 //! Shared by the loop in [`super::arrival`] and by what works beside it.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use migrate_criu::{ghosts, mend};
 use migrate_image::store::StoredImage;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::{Event, Room};
@@ -12,6 +15,7 @@ use migrate_proto::id::Epoch;
 use migrate_proto::manifest::Manifest;
 use migrate_proto::message::{Demands, Offer};
 use migrate_proto::phase::Phase;
+use migrate_sandbox::Sandbox;
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -134,6 +138,10 @@ impl Hands {
         let workload = self.workload()?;
         let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
         tokio::task::spawn_blocking(move || workload.attach_layer(&sandbox)).await.map_err(Problem::internal)??;
+        self.restore_upon_layer().await
+    }
+
+    async fn restore_upon_layer(&self) -> Result<i32, Problem> {
         if look(&self.restore).is_none() {
             self.start_criu().await?;
         }
@@ -196,10 +204,17 @@ impl Hands {
                 let image = StoredImage::open(&hands.image_dir).map_err(Problem::internal)?;
                 *look(&hands.image) = Some(Arc::new(image));
             }
-            workload.build_sandbox(&hands.ground.host).map(drop)
+            let sandbox = workload.build_sandbox(&hands.ground.host)?;
+            workload.attach_layer(&sandbox)?;
+            let image = look(&hands.image).clone().ok_or_else(|| Problem::internal("there is no image"))?;
+            // Where there is none, or what is there is not understood, CRIU finds its way or says why not.
+            if let Err(problem) = remove_ghosts(&image, &sandbox) {
+                tracing::warn!(%problem, "names that CRIU may have left could not be removed");
+            }
+            Ok(())
         };
         tokio::task::spawn_blocking(rebuilt).await.map_err(Problem::internal)??;
-        self.restore().await
+        self.restore_upon_layer().await
     }
 
     /// The owner has changed.
@@ -308,6 +323,17 @@ impl Hands {
         }
         let _ = self.workload.set(workload);
     }
+}
+
+/// Removes the names that an earlier restore of an image may have left in the layer, and at which the next one would fail. Blocks.
+fn remove_ghosts(image: &StoredImage, sandbox: &Sandbox) -> Result<(), Problem> {
+    if !image.contains(ghosts::REMAPS) {
+        return Ok(());
+    }
+    let read = |name| image.read(name, mend::MAX_BYTES).map_err(Problem::internal);
+    let names = ghosts::of(&read(ghosts::REMAPS)?, &read(ghosts::FILES)?).map_err(Problem::internal)?;
+    let names: Vec<PathBuf> = names.into_iter().map(|name| OsString::from_vec(name).into()).collect();
+    sandbox.remove_names(&names).map_err(Problem::internal)
 }
 
 /// Makes the name this arrival's, on disk and in the registry, or leaves no trace. Blocks.

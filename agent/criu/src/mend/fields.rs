@@ -2,18 +2,53 @@
 
 use std::ops::Range;
 
-use super::NotUnderstood;
+use super::{COMMON_MAGIC, NotUnderstood};
 
-/// Fields with higher numbers are passed over.
-const HIGHEST: usize = 12;
+/// Fields with higher numbers are never looked for.
+pub(crate) const HIGHEST: usize = 12;
 /// A number of 64 bits in groups of 7.
 const LONGEST_NUMBER: usize = 10;
 
 /// A number, and where its bytes begin.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Number {
-    pub(super) value: u64,
-    pub(super) at: usize,
+pub(crate) struct Number {
+    pub(crate) value: u64,
+    pub(crate) at: usize,
+}
+
+/// The places of an image's messages. An image is two magic numbers, then entries: a length in the machine's byte order, and a
+/// message.
+pub(crate) struct Rows<'a> {
+    image: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn of(image: &'a [u8], magic: u32) -> Result<Rows<'a>, NotUnderstood> {
+        let right = word(image, 0) == Some(COMMON_MAGIC) && word(image, 4) == Some(magic);
+        right.then_some(Rows { image, at: 8 }).ok_or(NotUnderstood::Beginning)
+    }
+}
+
+impl Iterator for Rows<'_> {
+    type Item = Result<Range<usize>, NotUnderstood>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (image, at) = (self.image, self.at);
+        if at >= image.len() {
+            return None;
+        }
+        let start = at + size_of::<u32>();
+        let end = word(image, at).and_then(|length| start.checked_add(length as usize));
+        let place = end.filter(|end| *end <= image.len()).map(|end| start..end);
+        // After what cannot be read there is nothing to be read.
+        self.at = place.as_ref().map_or(image.len(), |place| place.end);
+        Some(place.ok_or(NotUnderstood::TooShort { at }))
+    }
+}
+
+fn word(image: &[u8], at: usize) -> Option<u32> {
+    image.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 #[derive(Debug, Clone)]
@@ -27,21 +62,21 @@ enum Value {
 
 /// A message somewhere in an image.
 #[derive(Debug)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     image: &'a [u8],
     start: usize,
     fields: [Option<Value>; HIGHEST + 1],
 }
 
 impl<'a> Message<'a> {
-    /// Reads the message that lies at `place`, which must be inside the image. Of the fields up to [`HIGHEST`] each may be there
-    /// once only.
-    pub(super) fn read(image: &'a [u8], place: Range<usize>) -> Result<Message<'a>, NotUnderstood> {
+    /// Reads the message that lies at `place`, which must be inside the image. Of the fields up to `highest` ([`HIGHEST`] at most)
+    /// each may be there once only; the others are passed over.
+    pub(crate) fn read(image: &'a [u8], place: Range<usize>, highest: usize) -> Result<Message<'a>, NotUnderstood> {
         let mut message = Message { image, start: place.start, fields: Default::default() };
         let mut rest = Rest { image, place };
         while !rest.place.is_empty() {
             let (field, value) = rest.field()?;
-            if let Some(known) = message.fields.get_mut(field)
+            if let Some(known) = message.fields.get_mut(..=highest).and_then(|fields| fields.get_mut(field))
                 && known.replace(value).is_some()
             {
                 return Err(message.wrong(field));
@@ -51,17 +86,25 @@ impl<'a> Message<'a> {
     }
 
     /// A field that must be there, and be a number.
-    pub(super) fn number(&self, field: usize) -> Result<Number, NotUnderstood> {
+    pub(crate) fn number(&self, field: usize) -> Result<Number, NotUnderstood> {
         match self.fields.get(field) {
             Some(Some(Value::Number(number))) => Ok(*number),
             _ => Err(self.wrong(field)),
         }
     }
 
-    /// A field that must be there, and be a message.
-    pub(super) fn message(&self, field: usize) -> Result<Message<'a>, NotUnderstood> {
+    /// A field that must be there, and be a message; see [`Message::read`].
+    pub(crate) fn message(&self, field: usize, highest: usize) -> Result<Message<'a>, NotUnderstood> {
         match self.fields.get(field) {
-            Some(Some(Value::Bytes(place))) => Message::read(self.image, place.clone()),
+            Some(Some(Value::Bytes(place))) => Message::read(self.image, place.clone(), highest),
+            _ => Err(self.wrong(field)),
+        }
+    }
+
+    /// A field that must be there, and be a text or bytes.
+    pub(crate) fn bytes(&self, field: usize) -> Result<&'a [u8], NotUnderstood> {
+        match self.fields.get(field) {
+            Some(Some(Value::Bytes(place))) => Ok(&self.image[place.clone()]),
             _ => Err(self.wrong(field)),
         }
     }
