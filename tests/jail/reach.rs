@@ -48,16 +48,19 @@ const ATTEMPTS: [&str; 35] = [
 /// What it must be able to do, or it would find nothing anyway.
 const CONTROLS: [&str; 2] = ["control-file", "control-socket"];
 
+/// The option that shows tests/jail to a workload.
+fn jail() -> String {
+    format!("{}/tests/jail:/jail:ro", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// Runs the intruder on node1, where another workload is, to its end.
-fn intrude(lab: &Lab, options: &[&str]) -> String {
+fn intrude(lab: &Lab) -> String {
     let own = lab.directory();
     let at = |path: &str| own.join(path).to_str().unwrap().to_owned();
     let secrets = ["node1/cluster.key", "node1/state", "cluster.key", "node2", ""].map(at).join(":") + ":/run/migrate";
     let sockets = at("node1/agent.sock") + ":/run/migrate/agent.sock";
-    let jail = format!("{}/tests/jail:/jail:ro", env!("CARGO_MANIFEST_DIR"));
-    let options = [&["--volume", &jail], options].concat();
     let argv = ["python3", "/jail/reach.py", &secrets, &sockets, "bystander"];
-    lab.run_with("intruder", "node1", &options, &argv);
+    lab.run_with("intruder", "node1", &["--volume", &jail()], &argv);
     assert!(eventually(|| lab.view("intruder").state != State::Running));
     lab.logs("intruder")
 }
@@ -71,7 +74,7 @@ fn names<'a>(log: &'a str, verdict: &str) -> BTreeSet<&'a str> {
 fn root_in_a_sandbox_reaches_nothing_that_is_not_its_own() {
     let lab = Lab::up(2);
     lab.specimen("bystander", "node1", &["counter"]);
-    let log = intrude(&lab, &[]);
+    let log = intrude(&lab);
     assert!(log.ends_with("end\n"), "{log}");
     assert_eq!(names(&log, "REACHED "), CONTROLS.into(), "{log}");
     assert_eq!(names(&log, "kept "), ATTEMPTS.into(), "{log}");
@@ -96,5 +99,19 @@ fn the_intruder_is_no_dud() {
         ["agent-socket", "listed-socket", "secret-by-path"].into(),
         "{found:?}"
     );
+    lab.assert_clean();
+}
+
+/// What is restored on another node comes from CRIU and nobody else, although the socket is within the workload's reach.
+#[test]
+fn a_workload_does_not_speak_in_criu_s_place() {
+    let lab = Lab::up(2);
+    lab.run_with("thief", "node1", &["--volume", &jail()], &["python3", "/jail/thief.py"]);
+    lab.wait_for_more_ok("thief", 1);
+    lab.force("thief", "node2");
+    lab.assert_runs_only_on("thief", "node2");
+    lab.wait_for_line("thief", "connected");
+    lab.wait_for_line("thief", "refused");
+    lab.wait_for_more_ok("thief", 1);
     lab.assert_clean();
 }

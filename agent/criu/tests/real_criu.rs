@@ -102,7 +102,7 @@ fn check(output: &Output, images_dir: &Path) {
 
 /// Takes a dump's images into memory, all pipes side by side.
 async fn take(capture: Capture) -> Images {
-    let mut capturing = capture.accept().await.unwrap();
+    let mut capturing = capture.accept(|_| true).await.unwrap();
     let mut pending = Vec::new();
     while let Some(image) = capturing.next().await.unwrap() {
         assert!(!capturing.is_last() || image.name == LAST_IMAGE, "{} came after the last one", image.name);
@@ -122,7 +122,7 @@ async fn take(capture: Capture) -> Images {
 
 /// Gives a restore its images from memory. Returns what it asked for, in order.
 async fn give(serve: Serve, images: Images) -> Vec<String> {
-    let mut serving = serve.accept().await.unwrap();
+    let mut serving = serve.accept(|_| true).await.unwrap();
     let mut asked = Vec::new();
     while let Some(request) = serving.next().await.unwrap() {
         asked.push(request.name().to_owned());

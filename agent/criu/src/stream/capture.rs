@@ -20,9 +20,10 @@ impl Capture {
         Listening::bind(images_dir, "streamer-capture.sock").map(Capture)
     }
 
-    /// Waits for CRIU, which connects when it starts. The socket's name is removed.
-    pub async fn accept(self) -> Result<Capturing, StreamError> {
-        Ok(Capturing::over(self.0.accept().await?))
+    /// Waits for CRIU, which connects when it starts. The socket's name is removed. The socket is within the workload's reach:
+    /// `is_criu` says of a PID, as seen from here, whether it is CRIU's; whoever else connects is not heard.
+    pub async fn accept(self, is_criu: impl Fn(i32) -> bool) -> Result<Capturing, StreamError> {
+        Ok(Capturing::over(self.0.accept(is_criu).await?))
     }
 }
 
@@ -49,11 +50,6 @@ impl Capturing {
     #[doc(hidden)]
     pub fn over(socket: UnixStream) -> Capturing {
         Capturing { wire: Wire::new(socket), pending: None, seen: HashSet::new() }
-    }
-
-    /// The PID of whoever connected, as seen from here: CRIU's, unless something else in the sandbox was faster.
-    pub fn peer_pid(&self) -> Option<i32> {
-        self.wire.peer_pid()
     }
 
     /// Whether the last image has been requested. The dump is complete when moreover every pipe is at its end.

@@ -28,10 +28,15 @@ impl Listening {
         }
     }
 
-    pub(super) async fn accept(&self) -> Result<UnixStream, StreamError> {
-        let (stream, _) =
-            self.listener.accept().await.map_err(|source| StreamError::Accept { path: self.name.0.clone(), source })?;
-        Ok(stream)
+    /// The connection of who `is_meant`, by the PID that it had when it connected.
+    pub(super) async fn accept(&self, is_meant: impl Fn(i32) -> bool) -> Result<UnixStream, StreamError> {
+        let failed = |source| StreamError::Accept { path: self.name.0.clone(), source };
+        loop {
+            let (stream, _) = self.listener.accept().await.map_err(failed)?;
+            if stream.peer_cred().map_err(failed)?.pid().is_some_and(&is_meant) {
+                return Ok(stream);
+            }
+        }
     }
 }
 

@@ -19,9 +19,9 @@ impl Serve {
         Listening::bind(images_dir, "streamer-serve.sock").map(Serve)
     }
 
-    /// Waits for CRIU, which connects when it starts. The socket's name is removed.
-    pub async fn accept(self) -> Result<Serving, StreamError> {
-        Ok(Serving::over(self.0.accept().await?))
+    /// Waits for CRIU, as [`Capture::accept`](super::Capture::accept) does.
+    pub async fn accept(self, is_criu: impl Fn(i32) -> bool) -> Result<Serving, StreamError> {
+        Ok(Serving::over(self.0.accept(is_criu).await?))
     }
 }
 
@@ -36,11 +36,6 @@ impl Serving {
     #[doc(hidden)]
     pub fn over(socket: UnixStream) -> Serving {
         Serving { wire: Wire::new(socket) }
-    }
-
-    /// The PID of whoever connected, as seen from here: CRIU's, unless something else in the sandbox was faster.
-    pub fn peer_pid(&self) -> Option<i32> {
-        self.wire.peer_pid()
     }
 
     /// The next request; `None` where CRIU has closed the socket: it needs no more images, or has failed. CRIU waits for

@@ -51,18 +51,22 @@ fn request(name: &str) -> Vec<u8> {
     [&u32::try_from(body.len()).unwrap().to_ne_bytes(), body.as_slice()].concat()
 }
 
+fn is_me(pid: i32) -> bool {
+    pid == std::process::id() as i32
+}
+
 async fn capture() -> (tempfile::TempDir, Capturing, Peer) {
     let dir = tempfile::tempdir().unwrap();
     let capture = Capture::bind(dir.path()).unwrap();
     let peer = Peer::connect(dir.path(), "streamer-capture.sock");
-    (dir, capture.accept().await.unwrap(), peer)
+    (dir, capture.accept(is_me).await.unwrap(), peer)
 }
 
 async fn serve() -> (tempfile::TempDir, Serving, Peer) {
     let dir = tempfile::tempdir().unwrap();
     let serve = Serve::bind(dir.path()).unwrap();
     let peer = Peer::connect(dir.path(), "streamer-serve.sock");
-    (dir, serve.accept().await.unwrap(), peer)
+    (dir, serve.accept(is_me).await.unwrap(), peer)
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -141,9 +145,30 @@ async fn only_root_can_connect_and_the_name_vanishes() {
     assert!(path.exists(), "a failed bind must leave the first one's socket");
 
     let _peer = Peer::connect(dir.path(), "streamer-capture.sock");
-    let capturing = listening.accept().await.unwrap();
-    assert_eq!(capturing.peer_pid(), Some(std::process::id() as i32));
+    let _capturing = listening.accept(is_me).await.unwrap();
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn whoever_is_not_criu_is_not_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let listening = Capture::bind(dir.path()).unwrap();
+    let mut intruder = Peer::connect(dir.path(), "streamer-capture.sock");
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    // The second that connects is who is meant.
+    let second = |_| calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+    let (accepted, mut meant) = tokio::join!(listening.accept(second), async {
+        while calls.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        Peer::connect(dir.path(), "streamer-capture.sock")
+    });
+    let mut capturing = accepted.unwrap();
+    meant.request("core-1.img");
+    let (read, _write) = pipe();
+    meant.send_descriptors(&[read.as_fd()]);
+    assert_eq!(capturing.next().await.unwrap().unwrap().name, "core-1.img");
+    assert_eq!(intruder.0.read(&mut [0]).unwrap(), 0);
 }
 
 #[tokio::test]

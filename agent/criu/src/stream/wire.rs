@@ -50,11 +50,6 @@ impl Wire {
         Wire { socket, partial: Vec::new(), begun: None, requests: 0 }
     }
 
-    /// The PID of whoever connected, as seen from here.
-    pub(super) fn peer_pid(&self) -> Option<i32> {
-        self.socket.peer_cred().ok()?.pid()
-    }
-
     /// The name of the next image; `None` where CRIU has closed the socket.
     pub(super) async fn request(&mut self) -> Result<Option<String>, StreamError> {
         if !self.fill(SIZE_BYTES).await? {
