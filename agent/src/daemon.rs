@@ -132,6 +132,8 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
         .and_then(|departure| Ok((departure, durable::read::<target::Entry>(&place.arrival())?)));
     match entries {
         Ok((Some(entry), _)) => {
+            // It was on its way on: what was left of its arrival is over.
+            ground.registry.keep_received(&place);
             // Nobody may change it before the handover is settled.
             workload.set_moving(true);
             let turn = workload.turn().ok();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/mark.json     tells this state from any other
+//! <state>/received/       handovers to here whose workload has moved on before the source had heard that it came
 //! <state>/workloads/<name>/
 //!   workload.json     the record: what it is, which epoch, what it does
 //!   layer.img         its files
@@ -16,8 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::api::Exit;
-use migrate_proto::id::{Epoch, StateMark};
+use migrate_proto::handover::target;
+use migrate_proto::id::{Epoch, HandoverId, StateMark};
 use migrate_proto::name::WorkloadName;
+use migrate_proto::phase::Phase;
 use migrate_proto::spec::WorkloadSpec;
 use serde::{Deserialize, Serialize};
 
@@ -106,6 +109,7 @@ pub type Found = (Place, Result<Record, DurableError>);
 #[derive(Debug)]
 pub struct Registry {
     root: PathBuf,
+    received: PathBuf,
     mark: StateMark,
     known: Mutex<BTreeMap<WorkloadName, Arc<Workload>>>,
 }
@@ -113,12 +117,14 @@ pub struct Registry {
 impl Registry {
     /// Opens the directory, and makes it where it is missing.
     pub fn open(state: &Path) -> Result<Registry, DurableError> {
-        let root = state.join("workloads");
-        fs::create_dir_all(&root).map_err(|source| DurableError::File {
-            action: "create",
-            path: root.clone(),
-            source,
-        })?;
+        let (root, received) = (state.join("workloads"), state.join("received"));
+        for dir in [&root, &received] {
+            fs::create_dir_all(dir).map_err(|source| DurableError::File {
+                action: "create",
+                path: dir.clone(),
+                source,
+            })?;
+        }
         let marked = state.join("mark.json");
         let mark = match durable::read(&marked)? {
             Some(mark) => mark,
@@ -132,7 +138,7 @@ impl Registry {
                 mark
             }
         };
-        Ok(Registry { root, mark, known: Mutex::default() })
+        Ok(Registry { root, received, mark, known: Mutex::default() })
     }
 
     /// What tells this state from any other.
@@ -186,9 +192,38 @@ impl Registry {
         }
     }
 
+    fn received(&self, handover: HandoverId) -> PathBuf {
+        self.received.join(format!("{handover}.json"))
+    }
+
+    /// A workload is about to move on, or to be removed, and its source may not have heard yet that it came: remembers that it did.
+    /// A rename: this must also work where the disk is full.
+    pub fn keep_received(&self, place: &Place) {
+        let Ok(Some(entry)) = durable::read::<target::Entry>(&place.arrival()) else { return };
+        if entry.phase != Phase::CleanUp {
+            return;
+        }
+        let kept = fs::rename(place.arrival(), self.received(entry.offer.handover))
+            .and_then(|()| fs::File::open(&self.received)?.sync_all());
+        if let Err(error) = kept {
+            tracing::warn!(%error, handover = %entry.offer.handover, "the source will not hear from this node that it came");
+        }
+    }
+
+    /// Whether the workload of this handover came, and was this node's, also where nothing else of it is left.
+    pub fn has_received(&self, handover: HandoverId) -> bool {
+        self.received(handover).exists()
+    }
+
+    /// The source has heard.
+    pub fn forget_received(&self, handover: HandoverId) {
+        let _ = durable::remove(&self.received(handover));
+    }
+
     /// Forgets a workload, and removes everything durable about it.
     pub fn remove(&self, name: &WorkloadName) -> Result<(), DurableError> {
         let place = self.place(name);
+        self.keep_received(&place);
         // The record goes first: without one, what is left is rubbish, also after a crash right here.
         durable::remove(&place.record()).or_else(|error| if place.dir.exists() { Err(error) } else { Ok(()) })?;
         let removed = fs::remove_dir_all(&place.dir);
@@ -216,6 +251,36 @@ mod tests {
         assert_ne!(foreign, mark);
         let handover = migrate_proto::id::HandoverId::new(mark, [7; 8]);
         assert!(handover.is_of(mark) && !handover.is_of(foreign));
+    }
+
+    fn offer() -> migrate_proto::message::Offer {
+        serde_json::from_value(serde_json::json!({
+            "handover": [7; 16],
+            "spec": { "name": "web", "argv": ["sleep"] },
+            "epoch": 4, "from": "node1", "to": "node2",
+            "memory_bytes": 1, "layer_bytes": 1, "layer_used_bytes": 1, "layer_block_bytes": 65536,
+            "needs": { "criu_version": "", "kernel": "", "arch": "", "cpu_flags": [], "mapped_files": [] },
+            "last_pid": 1, "started": null
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn what_came_and_moved_on_is_remembered_until_its_source_has_heard() {
+        let state = tempfile::tempdir().unwrap();
+        let registry = Registry::open(state.path()).unwrap();
+        let place = registry.place(&"web".parse().unwrap());
+        std::fs::create_dir_all(place.dir()).unwrap();
+        let offer = offer();
+        for (phase, remembered) in [(Phase::Commit, false), (Phase::CleanUp, true)] {
+            let entry = target::Entry { offer: Box::new(offer.clone()), phase, pid: None };
+            durable::write(&place.arrival(), &entry).unwrap();
+            registry.keep_received(&place);
+            assert_eq!(registry.has_received(offer.handover), remembered, "{phase}");
+            assert_eq!(place.arrival().exists(), !remembered, "{phase}");
+        }
+        registry.forget_received(offer.handover);
+        assert!(!registry.has_received(offer.handover));
     }
 
     #[test]

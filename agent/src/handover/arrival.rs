@@ -255,6 +255,7 @@ impl Arrival {
 
     /// The workload may have left and come again meanwhile: then the entry is another arrival's.
     fn forget_entry(&self) {
+        self.ground.registry.forget_received(self.hands.offer.handover);
         let path = self.ground.registry.place(&self.hands.offer.spec.name).arrival();
         if let Ok(Some(entry)) = durable::read::<Entry>(&path)
             && entry.offer.handover == self.hands.offer.handover

@@ -78,8 +78,9 @@ pub struct Terms {
 /// - `Ask`: `abort`. A source forgets a handover only after an abort, or after the target has said `Resumed`; and a
 ///   target that has said `Resumed` never asks again.
 /// - `Resumed`: `Done`. This source has finished; the target need not repeat itself.
-/// - `Commit`: `Resumed`. A source says `Commit` only after `Restored`, so this node had an entry, and no target forgets one
-///   that was committed before the workload was its own. The workload may have moved on since, and its journal with it.
+/// - `Commit`: `Resumed`, where the workload is known to have come. It has moved on since, and its journal with it. The
+///   caller must have that in writing: a target that has lost its disk remembers nothing, and the source's files are the
+///   last ones.
 ///
 /// To everything else there is no answer.
 pub fn answer_without_entry(message: &Message) -> Option<Message> {

@@ -173,7 +173,19 @@ impl World {
         }
     }
 
+    /// The workload moves on, or is removed, and its source may not have heard yet that it came.
+    pub(crate) fn keep_received(&mut self, node: usize, load: usize) {
+        let entry = self.nodes[node].places[load].arrival.read().ok().flatten();
+        let came = entry.filter(|entry| entry.phase == Phase::CleanUp);
+        let handover = came.and_then(|entry| self.handover_of(entry.offer.handover));
+        if let Some(handover) = handover {
+            self.nodes[node].received.push(handover);
+            self.nodes[node].places[load].arrival.remove();
+        }
+    }
+
     pub(crate) fn remove_place(&mut self, node: usize, load: usize) {
+        self.keep_received(node, load);
         self.nodes[node].places[load].remove();
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.known[load] = false;
@@ -190,6 +202,7 @@ impl World {
     fn conclude_arrival(&mut self, whom: Whom, load: usize, outcome: Outcome) {
         match outcome {
             Outcome::Moved => {
+                self.nodes[whom.node].received.retain(|received| *received != whom.handover);
                 // It may have left and come again: then the entry is another arrival's.
                 let mine = self.ledger.handovers[whom.handover].terms.handover;
                 let entry = &mut self.nodes[whom.node].places[load].arrival;

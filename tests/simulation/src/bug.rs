@@ -69,7 +69,7 @@ bugs! {
     OwnerNotWritten = "owner-not-written" is caught by EpochsOnlyRise;
     /// Nobody repeats anything: time does not pass for the machines.
     NothingRepeated = "nothing-repeated" is caught by EventuallySettled;
-    /// A target that has forgotten a handover does not answer `Commit`.
+    /// A target from which the workload has moved on does not answer `Commit`.
     CommitUnanswered = "commit-unanswered" is caught by EventuallySettled;
     /// One handover that nobody understands silences the node about all others.
     SilentAboutAll = "silent-about-all" is caught by EventuallySettled;

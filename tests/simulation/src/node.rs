@@ -171,6 +171,8 @@ pub(crate) struct Node {
     pub(crate) boot: u64,
     pub(crate) disk_full: bool,
     pub(crate) places: Vec<Place>,
+    /// `received/`: handovers whose workload came, and has moved on before the source had heard that.
+    pub(crate) received: Vec<usize>,
     pub(crate) bodies: Vec<Body>,
     pub(crate) guards: Vec<Option<Guard>>,
     pub(crate) images: Vec<Image>,
@@ -191,6 +193,7 @@ impl Node {
             places: (0..loads).map(|_| Place::default()).collect(),
             bodies: vec![Body::Gone; loads],
             guards: vec![None; loads],
+            received: Vec::new(),
             images: Vec::new(),
             unclean: vec![false; loads],
             released: vec![false; loads],

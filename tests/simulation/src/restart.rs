@@ -5,6 +5,7 @@ use std::rc::Rc;
 use migrate_proto::handover::Decision;
 use migrate_proto::handover::source::{self, Source};
 use migrate_proto::handover::target::{self, Target};
+use migrate_proto::id::HandoverId;
 use migrate_proto::phase::Phase;
 
 use crate::bug::Bug;
@@ -50,11 +51,11 @@ impl World {
         if let Some(agent) = &mut self.nodes[node].agent {
             agent.known[load] = true;
         }
-        let place = &mut self.nodes[node].places[load];
+        let place = &self.nodes[node].places[load];
         match (place.departure.read(), place.arrival.read()) {
             (Ok(Some(entry)), _) => {
                 // It was on its way on: what was left of its arrival is over.
-                place.arrival.remove();
+                self.keep_received(node, load);
                 self.recover_departure(node, load, entry);
             }
             (Ok(None), Ok(Some(entry))) => {
@@ -83,9 +84,12 @@ impl World {
         }
     }
 
-    fn whom_of(&self, node: usize, id: migrate_proto::id::HandoverId) -> Option<Whom> {
-        let handover = self.ledger.handovers.iter().position(|known| known.terms.handover == id)?;
-        self.whom(node, handover)
+    pub(crate) fn handover_of(&self, id: HandoverId) -> Option<usize> {
+        self.ledger.handovers.iter().position(|known| known.terms.handover == id)
+    }
+
+    fn whom_of(&self, node: usize, id: HandoverId) -> Option<Whom> {
+        self.whom(node, self.handover_of(id)?)
     }
 
     fn recover_departure(&mut self, node: usize, load: usize, entry: Rc<source::Entry>) {

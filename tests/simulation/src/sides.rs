@@ -272,9 +272,14 @@ impl World {
         if agent.silent || agent.withheld.contains(&handover) {
             return;
         }
-        let committed = matches!(message, Message::Commit { .. });
-        let answer = answer_without_entry(&message);
-        if let Some(answer) = answer.filter(|_| !(committed && self.has(Bug::CommitUnanswered))) {
+        let received = self.nodes[node].received.contains(&handover) && !self.has(Bug::CommitUnanswered);
+        match message {
+            // Nothing is said of what this node cannot prove.
+            Message::Commit { .. } if !received => return,
+            Message::Done { .. } => self.nodes[node].received.retain(|received| *received != handover),
+            _ => {}
+        }
+        if let Some(answer) = answer_without_entry(&message) {
             self.note(|| format!("node{} answers {} without an entry: {}", node + 1, message.kind(), answer.kind()));
             self.say(node, session, answer);
         }
