@@ -19,6 +19,9 @@ const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
 /// The group of those who were in the root of a container.
 const CLEARED_OUT: &str = "migrate-agent";
 
+/// The group, below that of helpers, in which every command beside the workload has its own: all of them are frozen at once.
+const BESIDE: &str = "beside";
+
 /// Where the hierarchies are mounted on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Hierarchies {
@@ -112,6 +115,8 @@ impl Cgroup {
                 let path = root.join(&group.place).join(part);
                 fs::create_dir_all(&path).map_err(SandboxError::file("create", &path))?;
             }
+            let beside = root.join(&group.place).join("side").join(BESIDE);
+            fs::create_dir_all(&beside).map_err(SandboxError::file("create", &beside))?;
         }
         Ok(group)
     }
@@ -193,17 +198,28 @@ impl Cgroup {
         self.load_procs().first().map(|path| read_pids(path)).unwrap_or_default()
     }
 
+    /// The file that freezes every command beside the workload, those that are yet to come too; `None` where the host has no
+    /// cgroup2.
+    pub fn beside_freezer(&self) -> Option<PathBuf> {
+        let side = self.hierarchies.unified.as_ref()?.join(&self.place).join("side");
+        Some(side.join(BESIDE).join("cgroup.freeze")).filter(|path| path.exists())
+    }
+
     /// The file that freezes the workload when "1" is written to it; `None` where the host has no cgroup2.
     pub fn freezer(&self) -> Option<PathBuf> {
         self.unified("cgroup.freeze").filter(|path| path.exists())
     }
 
-    /// Freezes or thaws the workload.
+    /// Freezes or thaws the workload; thaws commands beside it as well.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         let Some(path) = self.freezer() else {
             return Err(SandboxError::Init { step: "freeze".into(), reason: "the host has no cgroup2 mount".into() });
         };
-        fs::write(&path, if frozen { "1" } else { "0" }).map_err(SandboxError::file("write", &path))
+        fs::write(&path, if frozen { "1" } else { "0" }).map_err(SandboxError::file("write", &path))?;
+        match self.beside_freezer() {
+            Some(path) if !frozen => fs::write(&path, "0").map_err(SandboxError::file("write", &path)),
+            _ => Ok(()),
+        }
     }
 
     /// Ends every process of the workload, frozen or not.
@@ -220,6 +236,7 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         for root in self.hierarchies.roots() {
             let group = root.join(&self.place);
+            remove_groups_below(&group.join("side").join(BESIDE));
             remove_groups_below(&group.join("side"));
             for path in [group.join("load"), group.join("side"), group.clone()] {
                 remove_group(&path)?;
@@ -249,7 +266,7 @@ pub(crate) struct Beside {
 impl Beside {
     /// Makes one below the group that has this `cgroup.procs`, named after the caller.
     pub(crate) fn create(side: &Path) -> Result<Beside> {
-        let dir = side.with_file_name(format!("exec-{}", std::process::id()));
+        let dir = side.with_file_name(BESIDE).join(std::process::id().to_string());
         fs::create_dir_all(&dir).map_err(SandboxError::file("create", &dir))?;
         Ok(Beside { dir })
     }

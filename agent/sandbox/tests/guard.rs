@@ -15,6 +15,7 @@ use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, Order, Told};
 use migrate_sandbox::process;
 
 const HOOK: &str = "CRTOOLS_SCRIPT_ACTION=pre-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
+const DUMPED: &str = "CRTOOLS_SCRIPT_ACTION=post-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
 const RESTORED: &str = "CRTOOLS_SCRIPT_ACTION=post-restore CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
 
 struct Held {
@@ -37,6 +38,7 @@ fn hold_as(kind: Kind, house: &House, script: &str) -> Held {
         side: house.cgroup.side_procs(),
         groups: house.cgroup.side_procs(),
         freezer: house.cgroup.freezer(),
+        beside: house.cgroup.beside_freezer(),
         criu_pid: 20_000,
     };
     house.sandbox.guard(&call).unwrap();
@@ -111,6 +113,50 @@ fn restored_processes_are_let_go_only_after_that_was_written_down() {
     order(&mut agent, Order::Continue);
     assert_eq!(hear(&agent), Told::Exited(Exit::Code(0)));
     assert!(guard::released(&held.dir).unwrap());
+}
+
+/// What it writes after the layer's last round would be lost.
+#[test]
+fn commands_beside_the_workload_stand_still_with_it() {
+    let house = House::new("guard-beside");
+    house.start(&house::command(&["sleep", "1000"]));
+    let count = |house: &House, name: &str| {
+        let path = format!("/proc/{}/root/work/{name}", house.sandbox.init().pid);
+        std::fs::metadata(path).map_or(0, |m| m.len())
+    };
+    let write = |name: &str| house::command(&["/bin/sh", "-c", &format!("while :; do echo >> {name}; done")]);
+    let (mut first, _letter) = house.beside(write("first"));
+    let mut first = first.spawn().unwrap();
+    house::wait_until("the command writes", || count(&house, "first") > 0);
+    let held = hold(&house, &format!("{DUMPED}; exit $?"));
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PostDump));
+    let before = count(&house, "first");
+    // One that comes later waits, too, and shows that time has passed.
+    let (mut second, _letter) = house.beside(write("second"));
+    let mut second = second.spawn().unwrap();
+    let beside = house.cgroup.beside_freezer().unwrap().parent().unwrap().to_owned();
+    let inside = |group: std::fs::DirEntry| {
+        std::fs::read_to_string(group.path().join("cgroup.procs")).is_ok_and(|t| !t.is_empty())
+    };
+    house::wait_until("both commands are there", || {
+        std::fs::read_dir(&beside)
+            .unwrap()
+            .flatten()
+            .filter(|e| e.path().is_dir())
+            .filter_map(|e| inside(e).then_some(()))
+            .count()
+            == 2
+    });
+    assert_eq!((count(&house, "first"), count(&house, "second")), (before, 0));
+    order(&mut agent, Order::Refuse);
+    assert_eq!(held.end(), Exit::Code(1));
+    house::wait_until("both go on", || count(&house, "first") > before && count(&house, "second") > 0);
+    for helper in [&mut first, &mut second] {
+        helper.kill().unwrap();
+        helper.wait().unwrap();
+    }
+    house::wait_until("both end", || std::fs::read_dir(&beside).unwrap().flatten().all(|entry| !entry.path().is_dir()));
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl CriuCall {
             side: cgroup.side_procs(),
             groups: places.groups,
             freezer: cgroup.freezer(),
+            beside: cgroup.beside_freezer(),
             criu_pid: largest_pid(sandbox) - PID_DISTANCE,
         };
         let (starting, criu) = (sandbox.clone(), call.criu_pid);

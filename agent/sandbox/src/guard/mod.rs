@@ -16,7 +16,7 @@
 //! An agent that has not called within 10 s of a dump's hook is gone, too.
 //!
 //! From `post-dump` on the guard also holds the workload by its cgroup's freezer, so that CRIU's death cannot set it free
-//! before the decision. `refuse` lets CRIU resume its tasks, `continue` lets it kill them.
+//! before the decision, and every command beside it, whose writes would come too late for the layer. `refuse` lets CRIU resume its tasks, `continue` lets it kill them.
 //!
 //! What an agent that comes late has to know stands in the guard's directory ([`released`], [`result`]).
 
@@ -62,6 +62,8 @@ pub struct Call {
     pub groups: Vec<PathBuf>,
     /// The workload's `cgroup.freeze`.
     pub freezer: Option<PathBuf>,
+    /// The `cgroup.freeze` of the commands beside the workload.
+    pub beside: Option<PathBuf>,
     /// The PID that CRIU gets inside, far from the workload's.
     pub criu_pid: i32,
 }

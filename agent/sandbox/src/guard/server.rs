@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ use crate::{nearby, reap, wire};
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
 /// How long a dump's hook waits for an agent that has not called yet.
 const FIRST_CALL: Duration = Duration::from_secs(10);
+/// How long a command beside the workload may take to stop.
+const STANDING_STILL: Duration = Duration::from_secs(5);
 /// What a hook says is a word.
 const WORD: u64 = 32;
 
@@ -225,10 +227,12 @@ impl Guard {
         Stat::read(caller.pid()).is_ok_and(|stat| stat.parent == self.criu.as_raw())
     }
 
-    /// The workload's cgroup keeps it frozen whatever becomes of CRIU. Says whether that worked.
+    /// The cgroups keep the workload and all beside it frozen whatever becomes of CRIU. Says whether that worked.
     fn hold(&self, frozen: bool) -> bool {
-        let path = self.call.freezer.as_ref();
-        path.is_some_and(|path| std::fs::write(path, if frozen { "1" } else { "0" }).is_ok())
+        let write = |path: &PathBuf| std::fs::write(path, if frozen { "1" } else { "0" }).is_ok();
+        let workload = self.call.freezer.as_ref().is_some_and(write);
+        let beside = self.call.beside.as_ref().is_none_or(|path| write(path) && (!frozen || stands_still(path)));
+        workload && beside
     }
 
     fn tell(&mut self, told: Told) {
@@ -327,6 +331,19 @@ impl Guard {
             let _ = pidfd_send_signal(&self.init, rustix::process::Signal::KILL);
         }
     }
+}
+
+/// Waits until what is being frozen has not only been told. Whoever writes to a slow disk stops only after that.
+fn stands_still(freezer: &Path) -> bool {
+    let events = freezer.with_file_name("cgroup.events");
+    let deadline = Instant::now() + STANDING_STILL;
+    while !std::fs::read_to_string(&events).is_ok_and(|text| text.lines().any(|line| line == "frozen 1")) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Which hook calls; `None` where it does not say one that matters.
