@@ -80,7 +80,6 @@ fn things_that_no_image_can_hold() {
     for (what, says) in [
         ("import os\nr, w = os.pipe2(os.O_DIRECT)", "has a pipe in packet mode"),
         ("import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)", "has a socket of the kind MPTCP"),
-        ("import ctypes\nassert ctypes.CDLL(None).unshare(0x08000000) == 0", "runs in a IPC namespace of its own"),
     ] {
         let lab = Lab::up(2);
         python(&lab, what);
