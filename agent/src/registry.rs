@@ -255,7 +255,7 @@ mod tests {
 
     fn offer() -> migrate_proto::message::Offer {
         serde_json::from_value(serde_json::json!({
-            "handover": [7; 16],
+            "handover": HandoverId([7; 16]),
             "spec": { "name": "web", "argv": ["sleep"] },
             "epoch": 4, "from": "node1", "to": "node2",
             "memory_bytes": 1, "layer_bytes": 1, "layer_used_bytes": 1, "layer_block_bytes": 65536,
