@@ -395,7 +395,8 @@ impl Target {
     }
 
     fn check_manifest(&self, manifest: &Manifest) -> Result<(), Problem> {
-        let corrupt = |why: String| Problem::new(Code::Corrupt, why);
+        let hint = "try again; where it comes back, see whether both nodes have the agent that you installed";
+        let corrupt = |why: String| Problem::new(Code::Corrupt, why).hint(hint);
         manifest.validate().map_err(|error| corrupt(error.to_string()))?;
         if manifest.made_by != self.offer.from || manifest.epoch != self.offer.epoch {
             return Err(corrupt(format!(
