@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
     CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView,
-    RunRequest, WhyView, WorkloadView,
+    RunRequest, State, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
@@ -51,9 +51,7 @@ impl Node {
     /// A workload that is this node's own.
     fn own(&self, name: &WorkloadName) -> Result<Arc<Workload>, Problem> {
         let known = self.ground.registry.get(name);
-        // What is in doubt can be removed by a person, on either node.
-        let mine = |workload: &Arc<Workload>| workload.record().owned || workload.doubt().is_some();
-        known.filter(mine).ok_or_else(|| unknown(name))
+        known.filter(|workload| workload.is_here()).ok_or_else(|| unknown(name))
     }
 
     async fn view(&self, workload: &Arc<Workload>) -> Result<WorkloadView, Problem> {
@@ -238,7 +236,10 @@ impl Control for Node {
             let asked = self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
             views.extend(join_all(asked).await.into_iter().flatten().flatten());
         }
-        // In doubt a workload is shown on both nodes.
+        // In doubt a workload is shown on both nodes; what was given away, only until it is seen where it went.
+        let seen: Vec<(WorkloadName, Epoch)> = views.iter().map(|view| (view.name.clone(), view.epoch)).collect();
+        let went_on = |view: &WorkloadView| seen.iter().any(|(name, epoch)| *name == view.name && *epoch > view.epoch);
+        views.retain(|view| view.state != State::Migrating || !went_on(view));
         views.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
         Ok(views)
     }
@@ -264,6 +265,7 @@ impl Control for Node {
 
     async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
         let workload = self.own(name)?;
+        check::settled(&workload)?;
         let turn = workload.turn_soon().await?;
         check::settled(&workload)?;
         if matches!(workload.record().doing, Doing::Running | Doing::Starting) {

@@ -385,11 +385,22 @@ impl Workload {
         sandbox.outer_pid(record.pid.unwrap_or(MAIN_PID))
     }
 
+    /// Whether this node answers for it: it is its own, or in doubt (somebody has to see that, on either node), or given away and
+    /// nobody has said yet that it arrived.
+    fn is_answered_for(&self, record: &Record) -> bool {
+        let live = self.live();
+        record.owned || live.frozen.is_some() || (live.moving && record.doing == Doing::Running)
+    }
+
+    /// Whether commands about it are for this node.
+    pub fn is_here(&self) -> bool {
+        self.is_answered_for(&self.record())
+    }
+
     /// What `ps` shows; `None` while it is not this node's.
     pub fn view(&self, host: &Host, now_ns: u64) -> Option<WorkloadView> {
         let record = self.record();
-        // One that is in doubt is shown on both nodes: somebody has to see it.
-        if !record.owned && self.live().frozen.is_none() {
+        if !self.is_answered_for(&record) {
             return None;
         }
         let pid = self.pid();

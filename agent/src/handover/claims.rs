@@ -86,7 +86,12 @@ pub async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> 
 }
 
 fn contradicts(view: &WorkloadView, offer: &Offer) -> bool {
-    view.state != State::Frozen || view.epoch > offer.epoch
+    match view.state {
+        State::Frozen => view.epoch > offer.epoch,
+        // Also what it has given away, and has not heard back about.
+        State::Migrating => view.epoch >= offer.epoch,
+        _ => true,
+    }
 }
 
 #[cfg(test)]
