@@ -19,7 +19,7 @@ pub(crate) enum KeyCommand {
     },
     /// Replace the key of a running cluster, step by step; without a step: where that stands
     ///
-    /// 1. `--add` on one node, and copy the file to all others. 2. `--promote KEY` on each node. 3. `--retire KEY` on each node.
+    /// First `--add` on one node, and copy the file to all others; then `--promote KEY` on each node; then `--retire KEY` on each.
     /// Each step changes this machine's file and no other; agents read it by themselves. No connection is lost.
     Rotate(RotateOptions),
 }

@@ -107,7 +107,7 @@ fn nodes_without_figures_are_shown_all_the_same() {
     let node: Value = json!({
         "name": "node2", "address": "10.0.0.2:7700", "state": "suspect", "leader": false, "voter": false,
         "cpu_percent": null, "memory_used_bytes": null, "memory_total_bytes": null, "disk_free_bytes": null,
-        "workloads": null, "agent_version": null, "criu_version": null,
+        "workloads": null, "agent_version": null, "criu_version": null, "keys": [],
     });
     let answer = json!([node]);
     let agent = StandIn::start(move |_, _| Answer::Json(200, answer.clone()));
