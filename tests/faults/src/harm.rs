@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::matrix::{Fault, Side};
+use crate::matrix::Fault;
 use crate::stage::Stage;
 use crate::wire::Wire;
 
@@ -93,11 +93,6 @@ impl Harm {
             Fault::AgentKilled | Fault::CorruptBytes | Fault::CriuKilled | Fault::CriuHangs => {}
         }
     }
-}
-
-/// The node that a fault of `side`'s phase hits.
-pub fn hit(fault: Fault, side: Side) -> Side {
-    if fault == Fault::OutOfMemory { Side::Target } else { side }
 }
 
 fn signal(pid: i32, signal: Signal) -> Option<Pid> {

@@ -67,8 +67,9 @@ impl Journal {
 
     /// What it proves.
     pub fn prove(&self) -> Proof {
-        let text = std::fs::read_to_string(&self.lines).unwrap_or_default();
+        // In this order: the witness goes on meanwhile.
         let acknowledged = std::fs::read_to_string(&self.acknowledged).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.lines).unwrap_or_default();
         prove(&text, acknowledged.trim().parse().unwrap_or(0))
     }
 }

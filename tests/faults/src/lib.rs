@@ -17,6 +17,7 @@ mod harness;
 pub mod cell;
 pub mod halt;
 pub mod harm;
+pub mod interrupt;
 pub mod journal;
 pub mod matrix;
 pub mod report;

@@ -170,18 +170,16 @@ pub fn phase(name: &str) -> Result<Phase, String> {
     Phase::ALL.into_iter().find(|phase| phase.as_str() == name).ok_or_else(|| format!("there are {known}"))
 }
 
-/// The cells of all these, in the order of a move.
-pub fn cells(faults: &[Fault], phases: &[Phase], sides: &[Side], moments: &[Moment]) -> Vec<Cell> {
+/// The cells of all these at that moment, in the order of a move. Where a side has no moment after a phase's first commands, the
+/// one before them is meant.
+pub fn cells(faults: &[Fault], phases: &[Phase], sides: &[Side], moment: Moment) -> Vec<Cell> {
     let mut all = Vec::new();
-    for fault in faults {
-        for phase in phases {
-            for side in sides {
-                all.extend(moments.iter().map(|moment| Cell {
-                    fault: *fault,
-                    phase: *phase,
-                    side: *side,
-                    moment: *moment,
-                }));
+    for &fault in faults {
+        for &phase in phases {
+            for &side in sides {
+                let cell = Cell { fault, phase, side, moment };
+                let moment = if cell.may_be_missing() { Moment::Entered } else { moment };
+                all.push(Cell { moment, ..cell });
             }
         }
     }
@@ -203,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_matrix_is_complete() {
-        let all = cells(&Fault::ALL, &Phase::ALL, &Side::ALL, &[Moment::Begun]);
+        let all = cells(&Fault::ALL, &Phase::ALL, &Side::ALL, Moment::Begun);
         assert_eq!(all.len(), 200);
         assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 200);
     }

@@ -41,6 +41,9 @@ pub struct Row {
     pub pause_ms: Option<u64>,
     /// From when the failure was known to when the source went on.
     pub resumed_ms: Option<u64>,
+    /// Something that has to be known about it.
+    #[serde(default)]
+    pub note: Option<String>,
     /// Everything that is not as it must be.
     pub wrong: Vec<String>,
     /// Whether the lab cannot be used again.
@@ -60,6 +63,7 @@ impl Row {
             intact: false,
             pause_ms: None,
             resumed_ms: None,
+            note: None,
             wrong: Vec::new(),
             dirty: false,
         }
@@ -101,6 +105,9 @@ impl Row {
         );
         if let Err(why) = &self.fired {
             let _ = write!(line, "  {why}");
+        }
+        if let Some(note) = &self.note {
+            let _ = write!(line, "  {note}");
         }
         for wrong in &self.wrong {
             let _ = write!(line, "\n    {wrong}");

@@ -109,8 +109,9 @@ impl Stage {
 
     // ---- the witness ---------------------------------------------------------------------------------------------
 
-    /// Starts a witness on `node`, and waits until it has written some lines; its name.
-    pub fn begin_witness(&mut self, node: &str) -> String {
+    /// Starts a witness on `node`, and waits until it has written some lines; its name. One that is `still` leaves its own file
+    /// as it is.
+    pub fn begin_witness(&mut self, node: &str, still: bool) -> String {
         self.begun += 1;
         let name = format!("witness{}", self.begun);
         let programs = format!("{}:{PROGRAMS}:ro", binaries().display());
@@ -119,6 +120,7 @@ impl Stage {
         let program = format!("{PROGRAMS}/witness");
         let mut words = vec!["--node", node, "run", "--name", &name, "--volume", &programs, "--volume", &shared, "--"];
         words.extend([&*program, &files[0], &files[1], MIB]);
+        words.extend(still.then_some("still"));
         self.done(&words);
         assert!(self.goes_on(&name, 10), "the witness does not begin");
         name
@@ -207,11 +209,16 @@ impl Stage {
         self.processes().into_iter().filter(|one| one.workload == name && one.name == "witness").collect()
     }
 
-    /// CRIU itself, not the processes that it is about to restore.
+    /// CRIU on a node.
     pub fn criu(&self, node: &str) -> Option<Process> {
+        self.all_criu().into_iter().find(|one| one.node == node)
+    }
+
+    /// CRIU itself wherever it runs, not the processes that it is about to restore.
+    pub fn all_criu(&self) -> Vec<Process> {
         let all = self.processes();
         let is_guard = |pid: i32| all.iter().any(|one| one.pid == pid && one.words.ends_with("guard"));
-        all.iter().find(|one| one.node == node && one.name == "criu" && is_guard(one.parent)).cloned()
+        all.iter().filter(|one| one.name == "criu" && is_guard(one.parent)).cloned().collect()
     }
 
     /// `lab status`, by node.
@@ -226,35 +233,44 @@ impl Stage {
         self.nodes()[node][which].as_i64().map(|pid| pid as i32)
     }
 
-    /// What there is on the nodes that is of no use, where the witness is at home on `home` or nowhere.
-    pub fn remains(&self, name: &str, home: Option<&str>) -> Vec<String> {
-        let mut found = Vec::new();
-        for one in self.processes() {
-            let has_place = home == Some(&*one.node) && one.name != "criu" && !one.words.ends_with("guard");
-            if one.workload != "node.own" && !(one.workload == name && has_place) {
-                found.push(format!("process {} ({}) of {} on {}", one.pid, one.name, one.workload, one.node));
-            }
-        }
+    /// What there is on the nodes that is of no use, where witnesses are at home on these nodes and nowhere else.
+    pub fn remains(&self, homes: &[(&str, &str)]) -> Vec<String> {
+        let mut found: Vec<_> = self.processes().into_iter().filter_map(|one| surplus_process(&one, homes)).collect();
         for (node, status) in self.nodes() {
             let Some(first) = status["pid"].as_i64() else { continue };
             let root = PathBuf::from(format!("/proc/{first}/root"));
             let state = self.lab.directory().join(&node).join("state/workloads");
             let state = root.join(state.strip_prefix("/").unwrap());
-            let at_home = home == Some(&*node);
-            let mut surplus = |what: &str, dir: &Path, allowed: &dyn Fn(&str) -> bool| {
-                let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
-                let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-                found.extend(names.filter(|name| !allowed(name)).map(|name| format!("{what} {name} on {node}")));
+            let here: Vec<&str> = homes.iter().filter(|(_, home)| *home == node).map(|(name, _)| *name).collect();
+            let sandbox_of = |dir: &str| dir.rsplit_once('.').map(|(name, _)| name.to_owned()).unwrap_or_default();
+            let mut surplus = |what: &str, dir: &Path, is_wanted: &dyn Fn(&str) -> bool| {
+                found.extend(
+                    names_in(dir).filter(|name| !is_wanted(name)).map(|name| format!("{what} {name} on {node}")),
+                );
             };
             surplus("image", &root.join("run/migrate/images"), &|_| false);
-            let sandbox = format!("{name}.");
-            surplus("sandbox", &root.join("run/migrate/sandboxes"), &|dir| at_home && dir.starts_with(&sandbox));
-            surplus("workload", &state, &|dir| at_home && dir == name);
-            let own = ["workload.json", "layer.img"];
-            surplus("journal", &state.join(name), &|file| own.contains(&file) || file.starts_with("output"));
+            surplus("sandbox", &root.join("run/migrate/sandboxes"), &|dir| here.contains(&&*sandbox_of(dir)));
+            surplus("workload", &state, &|dir| here.contains(&dir));
+            for name in &here {
+                let own = ["workload.json", "layer.img"];
+                surplus("journal", &state.join(name), &|file| own.contains(&file) || file.starts_with("output"));
+            }
         }
         found
     }
+}
+
+/// A process that should not be there: of a witness that is not at home, or of CRIU.
+fn surplus_process(one: &Process, homes: &[(&str, &str)]) -> Option<String> {
+    let is_home = homes.contains(&(&*one.workload, &*one.node));
+    let is_wanted = is_home && one.name != "criu" && !one.words.ends_with("guard");
+    let is_own = one.workload == "node.own";
+    (!is_own && !is_wanted).then(|| format!("process {} ({}) of {} on {}", one.pid, one.name, one.workload, one.node))
+}
+
+fn names_in(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// What the agents inherit.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::Parser;
 use migrate_faults::matrix::{self, Cell, Fault, Moment, Side};
 use migrate_faults::report::{self, Row};
-use migrate_faults::{cell, stage::Stage};
+use migrate_faults::{cell, interrupt, stage::Stage};
 use migrate_proto::phase::Phase;
 
 /// Faults in every phase of real moves
@@ -24,7 +24,7 @@ struct Options {
     /// Only on this side
     #[arg(long)]
     side: Option<Side>,
-    /// Only at this moment of the phase: entered or begun
+    /// At which moment of the phase, entered or begun; else by turns, one for each time
     #[arg(long)]
     moment: Option<Moment>,
     /// How often each cell is run
@@ -43,12 +43,13 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    interrupt::mark_only();
     let all_if_empty = |chosen: &[Fault]| if chosen.is_empty() { Fault::ALL.to_vec() } else { chosen.to_vec() };
     let phases = if options.phase.is_empty() { Phase::ALL.to_vec() } else { options.phase.clone() };
     let sides = options.side.map_or(Side::ALL.to_vec(), |side| vec![side]);
-    let moments = options.moment.map_or(Moment::ALL.to_vec(), |moment| vec![moment]);
-    let once = matrix::cells(&all_if_empty(&options.only), &phases, &sides, &moments);
-    let work: VecDeque<Cell> = std::iter::repeat_n(once, options.times).flatten().collect();
+    let moments = options.moment.map_or(vec![Moment::Begun, Moment::Entered], |moment| vec![moment]);
+    let once = |moment| matrix::cells(&all_if_empty(&options.only), &phases, &sides, moment);
+    let work: VecDeque<Cell> = moments.into_iter().cycle().take(options.times).flat_map(once).collect();
     let total = work.len();
     println!("{}", report::HEAD);
     let (work, rows) = (Mutex::new(work), Mutex::new(Vec::new()));
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
 /// Runs cells on a lab of its own until there are none left.
 fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>) {
     let mut stage = None;
-    loop {
+    while !interrupt::is_asked() {
         let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let stage = stage.get_or_insert_with(|| Stage::up(2));

@@ -1,9 +1,10 @@
-//! `witness JOURNAL ACKNOWLEDGED MIB`: a workload that shows from outside how many copies of it run, and whether its state is whole.
+//! `witness JOURNAL ACKNOWLEDGED MIB [still]`: a workload that shows from outside how many copies of it run, and whether its state is whole.
 //!
 //! Every few milliseconds it checks a part of its memory and a file of its own, changes both, and appends a line to JOURNAL, which
 //! lies on storage that all nodes share: `NUMBER SANDBOX NODE NANOSECONDS`. SANDBOX and NODE are the inodes of its PID and
 //! network namespace: which copy wrote, and where. Only when the line is on the disk is its number written to ACKNOWLEDGED.
-//! When something is not as it left it, it says `BAD …` in the journal and ends.
+//! When something is not as it left it, it says `BAD …` in the journal and ends. With `still` it does not change its own file: what
+//! writes to a full disk fails, whoever moves it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -22,15 +23,16 @@ const OWN_FILE: &str = "witness-number";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
-    let [_, journal, acknowledged, mib] = &words[..] else {
-        eprintln!("usage: witness JOURNAL ACKNOWLEDGED MIB");
-        return ExitCode::from(2);
+    let (journal, acknowledged, mib, still) = match &words[..] {
+        [_, journal, acknowledged, mib] => (journal, acknowledged, mib, false),
+        [_, journal, acknowledged, mib, word] if word == "still" => (journal, acknowledged, mib, true),
+        _ => return ExitCode::from(2),
     };
     let outcome = mib.parse().map_err(|_| "MIB is a number".to_owned()).and_then(|mib| {
-        Witness::begin(Path::new(journal), Path::new(acknowledged), mib).map_err(|error| error.to_string())?.bear()
+        let begun = Witness::begin(Path::new(journal), Path::new(acknowledged), mib, still);
+        begun.map_err(|error| error.to_string())?.bear()
     });
     let Err(why) = outcome;
-    eprintln!("{why}");
     if let Ok(mut journal) = OpenOptions::new().append(true).open(journal) {
         let _ = writeln!(journal, "BAD {why}");
     }
@@ -41,6 +43,7 @@ struct Witness {
     journal: File,
     acknowledged: File,
     own: File,
+    still: bool,
     number: u64,
     memory: Vec<[u64; WORDS]>,
     /// How often each page was written.
@@ -48,16 +51,18 @@ struct Witness {
 }
 
 impl Witness {
-    fn begin(journal: &Path, acknowledged: &Path, mib: usize) -> io::Result<Witness> {
+    fn begin(journal: &Path, acknowledged: &Path, mib: usize, still: bool) -> io::Result<Witness> {
         let pages = mib << 8;
         let memory = (0..pages).map(|page| content(page, 0)).collect();
         let own = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(OWN_FILE)?;
         own.write_all_at(&0u64.to_le_bytes(), 0)?;
+        own.sync_all()?;
         let appending = |path| OpenOptions::new().append(true).create(true).open(path);
         Ok(Witness {
             journal: appending(journal)?,
             acknowledged: OpenOptions::new().write(true).create(true).truncate(true).open(acknowledged)?,
             own,
+            still,
             number: 0,
             memory,
             versions: vec![0; pages],
@@ -89,7 +94,7 @@ impl Witness {
         let mut bytes = [0; 8];
         self.own.read_exact_at(&mut bytes, 0).map_err(|error| format!("the own file cannot be read: {error}"))?;
         let found = u64::from_le_bytes(bytes);
-        let expected = self.number;
+        let expected = if self.still { 0 } else { self.number };
         if found == expected { Ok(()) } else { Err(format!("the own file says {found} instead of {expected}")) }
     }
 
@@ -98,6 +103,9 @@ impl Witness {
         let page = (self.number as usize).wrapping_mul(7919) % self.memory.len();
         self.versions[page] += 1;
         self.memory[page] = content(page, self.versions[page]);
+        if self.still {
+            return Ok(());
+        }
         let bytes = self.number.to_le_bytes();
         self.own.write_all_at(&bytes, 0).map_err(|error| format!("the own file cannot be written: {error}"))
     }
