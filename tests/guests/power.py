@@ -81,11 +81,10 @@ def stop_in(node, side, phase):
 
 
 def say_what_is_known(node):
-    """What the surviving node's `ps` says."""
-    view = node.view(NAME)
-    if not view:
-        return f"{node.name} has none"
-    return f"{view['state']} on {node.name}" + (f": {view['reason']}" if view.get("reason") else "")
+    """What the surviving node's `ps` says, about itself or about the other."""
+    views = [view for view in node.ask("ps") if view["name"] == NAME]
+    said = [f"{view['state']} on {view['node']}" + (f" ({view['reason']})" if view.get("reason") else "") for view in views]
+    return f"{node.name} says: {'; '.join(said) or 'nothing'}"
 
 
 def play(cluster, cell, source, target):
