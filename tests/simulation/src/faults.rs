@@ -103,10 +103,10 @@ impl Fault {
 }
 
 impl World {
-    /// Perhaps something goes wrong now.
-    pub(crate) fn strike(&mut self) {
+    /// Perhaps something goes wrong now. Says whether it did.
+    pub(crate) fn strike(&mut self) -> bool {
         if !self.faulty || !self.random.one_in(10 * self.calm) {
-            return;
+            return false;
         }
         let node = self.a_node();
         match self.random.below(24) {
@@ -120,6 +120,7 @@ impl World {
             20 => self.end_a_workload(),
             _ => self.fill_disk(node),
         }
+        true
     }
 
     /// Mostly one on which something is under way.

@@ -191,8 +191,9 @@ impl World {
         }
         invariants::judge_now(self)?;
         self.work();
-        self.strike();
-        invariants::judge_now(self)?;
+        if self.strike() {
+            invariants::judge_now(self)?;
+        }
         invariants::remember(self);
         Ok(true)
     }
