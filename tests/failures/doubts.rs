@@ -29,6 +29,16 @@ impl Rehearsal {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         path
     }
+
+    /// node2 holds `count`, restored; node1, which had it, loses its power.
+    fn lose_the_source_before_it_decides(&self) {
+        let lab = &self.lab;
+        lab.specimen("count", "node1", &["counter"]);
+        let halt = self.halt("target-commit");
+        let move_ = Watched::begin(lab, "node1", "count", "node2");
+        harm(&halt, || drop(lab.done(["lab", "kill", "node1"])));
+        assert!(move_.report().is_none(), "its agent is gone");
+    }
 }
 
 /// Returns when a move waits at the halt; does the harm, then lets it go on.
@@ -68,11 +78,7 @@ fn a_target_that_loses_its_power_after_the_commit_keeps_the_files() {
 fn a_person_removes_what_is_held_for_a_source_that_does_not_come_back() {
     let rehearsal = Rehearsal::up();
     let lab = &rehearsal.lab;
-    lab.specimen("count", "node1", &["counter"]);
-    let halt = rehearsal.halt("target-commit");
-    let move_ = Watched::begin(lab, "node1", "count", "node2");
-    harm(&halt, || drop(lab.done(["lab", "kill", "node1"])));
-    assert!(move_.report().is_none(), "its agent is gone");
+    rehearsal.lose_the_source_before_it_decides();
     let held = || lab.migrate(["--node", "node2", "ps"]).stdout.contains("frozen");
     assert!(eventually(held), "{:?}", lab.migrate(["--node", "node2", "ps"]));
     let why = lab.done(["--node", "node2", "why", "count"]).stdout;
@@ -92,11 +98,7 @@ fn a_person_removes_what_is_held_for_a_source_that_does_not_come_back() {
 fn a_source_that_lost_its_state_does_not_answer() {
     let rehearsal = Rehearsal::up();
     let lab = &rehearsal.lab;
-    lab.specimen("count", "node1", &["counter"]);
-    let halt = rehearsal.halt("target-commit");
-    let move_ = Watched::begin(lab, "node1", "count", "node2");
-    harm(&halt, || drop(lab.done(["lab", "kill", "node1"])));
-    assert!(move_.report().is_none(), "its agent is gone");
+    rehearsal.lose_the_source_before_it_decides();
     std::fs::remove_dir_all(lab.directory().join("node1/state/workloads")).unwrap();
     std::fs::remove_file(lab.directory().join("node1/state/mark.json")).unwrap();
     lab.done(["lab", "start", "node1"]);
