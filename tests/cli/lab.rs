@@ -90,8 +90,13 @@ impl Lab {
 
     /// A running lab of two nodes.
     fn up() -> Lab {
+        Lab::up_with(&[])
+    }
+
+    /// The same, with these options.
+    fn up_with(options: &[&str]) -> Lab {
         let lab = Lab::place(&format!("exec {} --ignored --exact lab::be_agent --nocapture", own_program()));
-        let up = lab.say(&["up", "--nodes", "2"]);
+        let up = lab.say(&[&["up", "--nodes", "2"], options].concat());
         assert_eq!(up.code, 0, "{up:?}");
         lab
     }
@@ -220,13 +225,61 @@ fn nodes_are_machines_of_their_own() {
 }
 
 #[test]
+fn a_full_disk_is_one_nodes_own_and_outlives_its_power() {
+    let lab = Lab::up_with(&["--disk", "128MiB"]);
+    let state = |node: &str| lab.directory.path().join("lab").join(node).join("state/x").display().to_string();
+    let writes = |node: &str| {
+        let script = format!("head -c 8192 /dev/zero >{} && echo room", state(node));
+        lab.say(&["exec", node, "--", "sh", "-c", &script]).stdout.trim() == "room"
+    };
+    assert!(writes("node1") && writes("node2"));
+    lab.on("node1", &format!("rm {}", state("node1")));
+    lab.done(&["fill", "node1"]);
+    assert!(!writes("node1") && writes("node2"));
+    assert_eq!(lab.node("node1")["faults"], serde_json::json!(["disk full"]));
+    lab.done(&["kill", "node1"]);
+    lab.done(&["start", "node1"]);
+    assert!(!writes("node1"));
+    lab.done(&["heal"]);
+    assert!(writes("node1"));
+    lab.done(&["down"]);
+    assert!(lab.is_gone());
+}
+
+#[test]
+fn what_all_nodes_share_is_not_filled() {
+    let lab = Lab::up();
+    let said = lab.say(&["fill", "node1"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.stderr.contains("no disk of its own") && said.stderr.contains("--disk"), "{said:?}");
+    lab.done(&["down"]);
+}
+
+#[test]
+fn memory_is_limited_for_everything_on_a_node() {
+    let lab = Lab::up_with(&["--memory", "64MiB"]);
+    let script = "head -c 134217728 /dev/zero | tail -c 134217728 | wc -c";
+    let own = lab.say(&["exec", "node1", "--", "cat", "/proc/1/cgroup"]).stdout;
+    assert!(own.contains("/node1/node.own"), "{own}");
+    // What is started there belongs to the group of who started it: the agent's children to the node's.
+    let group = own.lines().find_map(|line| line.rsplit_once(":/")?.1.ends_with("node.own").then_some(line)).unwrap();
+    let path = group.rsplit_once(":/").unwrap().1;
+    let procs = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| format!("{root}/{path}/cgroup.procs"));
+    let procs = procs.into_iter().find(|path| std::path::Path::new(path).exists()).unwrap();
+    let inside = format!("echo $$ >{procs} && {script}");
+    let said = lab.say(&["exec", "node1", "--", "sh", "-c", &inside]);
+    assert_ne!(said.stdout.trim(), "134217728", "{said:?}");
+    let said = lab.say(&["exec", "node2", "--", "sh", "-c", script]);
+    assert_eq!(said.stdout.trim(), "134217728", "{said:?}");
+    lab.done(&["down"]);
+    assert!(lab.is_gone());
+}
+
+#[test]
 fn power_loss_takes_everything_and_a_boot_brings_the_agent_back() {
     let lab = Lab::up();
     let mark = mark(&lab, "worker");
-    lab.on(
-        "node1",
-        &format!("setsid sh -c 'sleep 1000; exit' {mark} >/dev/null 2>&1 </dev/null & sleep 0"),
-    );
+    lab.on("node1", &format!("setsid sh -c 'sleep 1000; exit' {mark} >/dev/null 2>&1 </dev/null & sleep 0"));
     eventually("the worker runs", || !processes_with(&mark).is_empty());
     lab.done(&["kill", "node1"]);
     assert!(processes_with(&mark).is_empty(), "gone when `kill` returns");
