@@ -42,8 +42,23 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DurableError> {
     sync_parent(path)
 }
 
-/// Writes `value` so that it survives this agent, and in time reaches the disk: for what a loss of power makes pointless,
-/// or what something else on the disk says as well.
+/// Makes a directory with all above it; when this returns it is on disk.
+pub fn make_dir(path: &Path) -> Result<(), DurableError> {
+    fs::create_dir_all(path).map_err(file_error("create", path))?;
+    sync_parent(path)
+}
+
+/// Removes a directory with all that is in it, durably; one that is not there is removed already.
+pub fn remove_dir(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(file_error("remove", path)(error)),
+    }
+}
+
+/// Writes `value` so that it survives this agent, and in time reaches the disk. A loss of power may leave neither the old
+/// content nor the new one, on some file systems an empty file: only for what can be done without.
 pub fn write_soon<T: Serialize>(path: &Path, value: &T) -> Result<(), DurableError> {
     replace(path, value, |_| Ok(()))
 }
@@ -103,6 +118,11 @@ mod tests {
         assert_eq!(read::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2, 3]));
         remove(&path).unwrap();
         remove(&path).unwrap();
+        let deep = dir.path().join("a/b");
+        make_dir(&deep).unwrap();
+        make_dir(&deep).unwrap();
+        remove_dir(&dir.path().join("a")).unwrap();
+        remove_dir(&deep).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

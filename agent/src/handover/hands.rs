@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use super::receive::Reception;
 use super::restore::{Free, Restore, freed_without_guard, guard_dir};
 use super::{Ground, Input};
+use crate::durable;
 use crate::events::Kind;
 use crate::offer;
 use crate::registry::{Doing, Record};
@@ -353,8 +354,9 @@ fn take_name(
         return Err(Problem { message, ..problem });
     }
     *look(turn) = workload.turn().ok();
-    let _ = std::fs::remove_dir_all(place.dir());
-    let made = std::fs::create_dir_all(place.dir()).map_err(Problem::internal).and_then(|()| workload.update(|_| {}));
+    // What an earlier workload of this name left must not be taken for this one's, a decision least of all.
+    let made = durable::remove_dir(place.dir()).and_then(|()| durable::make_dir(place.dir()));
+    let made = made.map_err(Problem::internal).and_then(|()| workload.update(|_| {}));
     match made {
         Ok(()) => {
             let _ = taken.set(workload);

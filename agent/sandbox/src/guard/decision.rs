@@ -29,11 +29,29 @@ pub fn read(dir: &Path) -> io::Result<Option<Decision>> {
     }
 }
 
-/// Writes both possible decisions down as drafts, so that deciding needs neither room on the disk nor time.
+/// Removes what an earlier handover left: its decision would be taken for the next one's. When this returns it is gone, also
+/// after a loss of power.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_parent(dir)),
+    }
+}
+
+/// Makes the directory of a new handover, and writes both possible decisions down as drafts, so that deciding needs neither room
+/// on the disk nor time. An error where there is a decision already.
 pub fn prepare(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
+    if dir.join(NAME).try_exists()? {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "an earlier handover's decision is still there"));
+    }
     [Decision::Commit, Decision::Abort].into_iter().try_for_each(|wish| write_draft(&draft(dir, wish), wish))?;
-    File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all()?;
+    sync_parent(dir)
+}
+
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    File::open(dir.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 fn draft(dir: &Path, wish: Decision) -> PathBuf {
@@ -103,6 +121,19 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap(), None);
         assert_eq!(decide(dir.path(), Decision::Commit).unwrap(), Decision::Commit);
         assert_eq!(decide(dir.path(), Decision::Abort).unwrap(), Decision::Commit);
+    }
+
+    #[test]
+    fn an_earlier_decision_does_not_decide_again() {
+        let above = tempfile::tempdir().unwrap();
+        let dir = above.path().join("dump");
+        clear(&dir).unwrap();
+        prepare(&dir).unwrap();
+        decide(&dir, Decision::Commit).unwrap();
+        assert_eq!(prepare(&dir).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        clear(&dir).unwrap();
+        prepare(&dir).unwrap();
+        assert_eq!(decide(&dir, Decision::Abort).unwrap(), Decision::Abort);
     }
 
     #[test]
