@@ -21,7 +21,7 @@ const MOST_SESSIONS: usize = 256;
 const MOST_SESSIONS_OF_A_PEER: usize = 64;
 /// How many sessions of a peer have the full window. Those beyond have a narrow one, so that a peer that fills them all and of
 /// which nothing is read takes a bounded part of this node's memory.
-const WIDE_SESSIONS_OF_A_PEER: usize = 8;
+const WIDE_SESSIONS_OF_A_PEER: usize = 4;
 /// How many links may be waiting for their first message, in all and of one peer. Who says nothing keeps nobody waiting.
 const MOST_GREETINGS: usize = 256;
 const MOST_GREETINGS_OF_A_PEER: usize = 32;
