@@ -25,6 +25,8 @@ class Cell:
     off: str
     fate: str
     where: str
+    # What the other side's `ps` has to come to say while it cannot know what was decided.
+    doubt: bool = False
     # What was seen.
     fired: bool = False
     while_off: str = ""
@@ -42,10 +44,10 @@ CELLS = (
     Cell("restore", TARGET, RUNS, SOURCE),
     Cell("restore", SOURCE, LOST, SOURCE),
     Cell("commit", TARGET, RUNS, SOURCE),
-    Cell("commit", SOURCE, LOST, SOURCE),
+    Cell("commit", SOURCE, LOST, SOURCE, doubt=True),
     # From here on the source has decided.
     Cell("resume", TARGET, LOST, TARGET),
-    Cell("resume", SOURCE, RUNS, TARGET),
+    Cell("resume", SOURCE, RUNS, TARGET, doubt=True),
     Cell("clean-up", TARGET, LOST, TARGET),
     Cell("clean-up", SOURCE, RUNS, TARGET),
 )
@@ -80,6 +82,18 @@ def stop_in(node, side, phase):
     return node.machine.begin(f"exec 3>{fifo}; touch /run/halts/fired; sleep 1000")
 
 
+def await_doubt(node):
+    """Until the node's `ps` says that the workload stands still here, and why."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        view = node.view(NAME)
+        if view and view["state"] == "frozen" and view["reason"]:
+            return
+        if time.monotonic() > deadline:
+            raise Failure(f"{node.name} holds it in doubt and does not say so: {view}")
+        time.sleep(0.5)
+
+
 def say_what_is_known(node):
     """What the surviving node's `ps` says, about itself or about the other."""
     views = [view for view in node.ask("ps") if view["name"] == NAME]
@@ -107,6 +121,9 @@ def play(cluster, cell, source, target):
         cell.while_off = f"{report['outcome']}, runs on {source.name}"
         if report["outcome"] != "stayed" or advances(cluster) != source.name:
             raise Failure(f"the source should run on, but: {move.output}")
+    elif cell.doubt:
+        await_doubt(survivor)
+        cell.while_off = say_what_is_known(survivor)
     else:
         # After the commit nothing ends before the other side is back.
         cell.while_off = say_what_is_known(survivor)
