@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use migrate_proto::api::Exit;
 use migrate_sandbox::guard::{self, GUARD_SOCKET, Hook, Order, Told};
-use migrate_sandbox::nearby;
+use migrate_sandbox::{nearby, process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -27,6 +27,8 @@ pub enum Standing {
 /// A line to one guard. Dropping it tells the guard that this agent is gone.
 pub struct GuardLine {
     orders: Mutex<OwnedWriteHalf>,
+    /// The guard's PID.
+    guard: Option<i32>,
     standing: watch::Receiver<Standing>,
     reader: tokio::task::AbortHandle,
 }
@@ -42,10 +44,12 @@ impl GuardLine {
     pub async fn call(dir: &Path) -> io::Result<GuardLine> {
         let stream = nearby::connect(dir, GUARD_SOCKET)?;
         stream.set_nonblocking(true)?;
-        let (read, write) = UnixStream::from_std(stream)?.into_split();
+        let stream = UnixStream::from_std(stream)?;
+        let guard = stream.peer_cred().ok().and_then(|guard| guard.pid());
+        let (read, write) = stream.into_split();
         let (tell, standing) = watch::channel(Standing::Working);
         let reader = tokio::spawn(listen(read, tell, dir.to_owned())).abort_handle();
-        Ok(GuardLine { orders: Mutex::new(write), standing, reader })
+        Ok(GuardLine { orders: Mutex::new(write), guard, standing, reader })
     }
 
     /// Gives an order. A guard that is gone has nothing left to be ordered.
@@ -54,6 +58,11 @@ impl GuardLine {
             line.push(b'\n');
             let _ = self.orders.lock().await.write_all(&line).await;
         }
+    }
+
+    /// The processes of the call: CRIU and what it started.
+    pub fn processes(&self) -> Vec<i32> {
+        self.guard.map(process::tree).into_iter().flatten().skip(1).collect()
     }
 
     /// Where the call stands now.

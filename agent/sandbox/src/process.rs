@@ -2,28 +2,51 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A process that cannot be mistaken for a later one with the same PID (on one boot of the machine).
+/// A process that cannot be mistaken for a later one with the same PID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// As this namespace numbers it.
     pub pid: i32,
     /// Clock ticks since boot, field 22 of `stat`.
     pub start: u64,
+    /// Which boot that was. Unknown for what an older version wrote down.
+    #[serde(default)]
+    pub boot: Option<Boot>,
+}
+
+/// One boot of a machine, by the kernel's random number for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot(u64, u64);
+
+impl Boot {
+    /// The present one.
+    fn now() -> io::Result<Boot> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let digits = text.trim().replace('-', "");
+        let half = |range| digits.get(range).and_then(|half: &str| u64::from_str_radix(half, 16).ok());
+        let boot = half(0..16).zip(half(16..32)).map(|(high, low)| Boot(high, low));
+        boot.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable boot_id"))
+    }
 }
 
 impl Identity {
     /// Who has this PID now.
     pub fn of(pid: i32) -> io::Result<Identity> {
-        Ok(Identity { pid, start: Stat::read(pid)?.start })
+        Ok(Identity { pid, start: Stat::read(pid)?.start, boot: Some(Boot::now()?) })
     }
 
     /// Whether it is gone for certain: ended (a zombie has), or its PID is somebody else's. An error where that could not be
     /// seen, and says nothing about it.
     pub fn is_gone(self) -> io::Result<bool> {
+        if let Some(boot) = self.boot
+            && boot != Boot::now()?
+        {
+            return Ok(true);
+        }
         match Stat::read(self.pid) {
             Ok(stat) => Ok(stat.start != self.start || matches!(stat.state, 'Z' | 'X')),
             // The second where it ended while it was being read.
@@ -63,6 +86,31 @@ impl Stat {
             start: fields.get(19)?.parse().ok()?,
         })
     }
+}
+
+/// A figure that grows while any of these processes does anything: computes, or waits for memory that comes from a disk.
+pub fn activity(pids: &[i32]) -> u64 {
+    pids.iter().flat_map(|pid| threads(*pid)).filter_map(activity_of).sum()
+}
+
+/// Whether somebody holds a process by ptrace.
+pub fn is_traced(pid: i32) -> bool {
+    let status = fs::read(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix("TracerPid:")).is_some_and(|tracer| tracer.trim() != "0")
+}
+
+fn threads(pid: i32) -> Vec<PathBuf> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    tasks.into_iter().flatten().flatten().map(|task| task.path()).collect()
+}
+
+fn activity_of(task: PathBuf) -> Option<u64> {
+    let text = fs::read(task.join("stat")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+    // Minor and major faults, ticks in user mode and in the kernel.
+    [7, 9, 11, 12].iter().map(|field| fields.get(*field)?.parse::<u64>().ok()).sum()
 }
 
 /// The direct children of a process, all its threads' together.
@@ -126,6 +174,10 @@ mod tests {
         let me = Identity::of(std::process::id() as i32).unwrap();
         assert!(!me.is_gone().unwrap());
         assert!(Identity { start: me.start + 1, ..me }.is_gone().unwrap());
+        let Boot(high, low) = me.boot.unwrap();
+        assert!(Identity { boot: Some(Boot(high, !low)), ..me }.is_gone().unwrap());
+        let old: Identity = serde_json::from_str(&format!("{{\"pid\":{},\"start\":{}}}", me.pid, me.start)).unwrap();
+        assert!(!old.is_gone().unwrap(), "as an older version wrote it");
     }
 
     #[test]
@@ -140,6 +192,31 @@ mod tests {
         assert!(identity.is_gone().unwrap());
         child.wait().unwrap();
         assert!(identity.is_gone().unwrap());
+    }
+
+    #[test]
+    fn who_does_something_is_active_and_who_waits_is_not() {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "read x; while :; do :; done"]).stdin(std::process::Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let pid = child.id() as i32;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let wait_for = |what: &dyn Fn() -> bool| {
+            while !what() {
+                assert!(std::time::Instant::now() < deadline);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        };
+        // It waits for a line in `read`: system call 0.
+        wait_for(&|| fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| text.starts_with("0 0x0 ")));
+        let before = activity(&[pid]);
+        assert!(before > 0 && !is_traced(pid));
+        assert_eq!(activity(&[pid]), before);
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+        wait_for(&|| activity(&[pid]) > before + 5);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(activity(&[pid]), 0);
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn hold_as(kind: Kind, house: &House, script: &str) -> Held {
     let dir = house.dir.path().join("guard");
     let call = Call {
         kind,
-        init: house.sandbox.init().pid,
+        init: house.sandbox.init(),
         argv: ["/bin/sh", "-c", script].map(Into::into).to_vec(),
         dir: dir.clone(),
         images: house.sandbox.work().join("images"),
@@ -113,6 +113,27 @@ fn restored_processes_are_let_go_only_after_that_was_written_down() {
     order(&mut agent, Order::Continue);
     assert_eq!(hear(&agent), Told::Exited(Exit::Code(0)));
     assert!(guard::released(&held.dir).unwrap());
+}
+
+#[test]
+fn a_criu_that_was_stopped_goes_on_to_its_end_when_it_is_refused() {
+    for agent_lives in [true, false] {
+        let house = House::new(&format!("guard-stopped-{agent_lives}"));
+        let held = hold(&house, "kill -STOP $$; exit 7");
+        let mut agent = held.call();
+        let is_stopped = |pid: &i32| {
+            process::inner_pid(*pid) == Some(20_000) && process::Stat::read(*pid).is_ok_and(|stat| stat.state == 'T')
+        };
+        let stopped = || process::tree(std::process::id() as i32).into_iter().find(is_stopped);
+        house::wait_until("CRIU is stopped", || stopped().is_some());
+        if agent_lives {
+            order(&mut agent, Order::Refuse);
+            assert_eq!(hear(&agent), Told::Exited(Exit::Code(7)));
+        } else {
+            drop(agent);
+        }
+        assert_eq!(held.end(), Exit::Code(7));
+    }
 }
 
 /// What it writes after the layer's last round would be lost.

@@ -93,6 +93,11 @@ impl Departure {
         self.workload.set_moving(true);
         let to = self.terms().to.clone();
         self.note(Kind::Moving, None, format!("moving to {to}"));
+        let dump = self.workload.place().dump();
+        let cleared = tokio::task::spawn_blocking(move || decision::clear(&dump)).await.map_err(Problem::internal);
+        if let Err(problem) | Ok(Err(problem)) = cleared.map(|cleared| cleared.map_err(Problem::internal)) {
+            return self.conclude(Outcome::Stayed, Some(problem)).await;
+        }
         let (outcome, problem) = match self.ground.peers.call(&to, Purpose::Handover).await {
             Ok(talk) => {
                 self.connect(talk);
@@ -343,8 +348,8 @@ impl Departure {
                 None => CriuCall::take_over(&guard_dir).await.map(Arc::new),
             };
             let clean = match call {
-                Some(call) => call.let_go().await,
-                None => true,
+                Some(call) => call.let_go(workload.pid()).await,
+                None => CriuCall::ended_well(&guard_dir),
             };
             let checked = tokio::task::spawn_blocking(move || offer::is_free(&host, &workload, clean)).await;
             Some(match checked.map_err(Problem::internal) {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migrate_criu::command;
 use migrate_criu::stream::capture::{Capture, Capturing};
@@ -14,7 +14,7 @@ use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::manifest::StreamName;
 use migrate_proto::message::Message;
-use migrate_sandbox::guard::{self, Call, Hook, Kind, OUTPUT, Order};
+use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, OUTPUT, Order};
 use migrate_sandbox::plan::{GATE, MAIN_PID, RUN};
 use migrate_sandbox::{Sandbox, process};
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +29,11 @@ use crate::workload::Workload;
 const PID_DISTANCE: i32 = 2000;
 /// How long CRIU may take until it is ready to freeze the workload.
 const STARTING: Duration = Duration::from_secs(20);
-/// How long CRIU may take to let go of a workload, before it is killed.
-const LETTING_GO: Duration = Duration::from_secs(20);
+/// How long CRIU, told to let go of a workload, may do nothing before it is killed: the workload stands still meanwhile, and is
+/// to go on within two seconds. What CRIU leaves in it then goes by itself (`aftermath`).
+const STILL: Duration = Duration::from_millis(1200);
+/// How often it is looked whether it does anything.
+const LOOK: Duration = Duration::from_millis(50);
 /// What of CRIU's log is read to explain a failure.
 const LOG_BYTES: u64 = 256 << 10;
 
@@ -83,7 +86,7 @@ impl CriuCall {
         let cgroup = host.cgroup(workload.name().as_str())?;
         let call = Call {
             kind,
-            init: sandbox.init().pid,
+            init: sandbox.init(),
             argv,
             dir: places.guard.clone(),
             images: images.clone(),
@@ -115,9 +118,9 @@ impl CriuCall {
         move |pid| process::inner_pid(pid) == Some(criu)
     }
 
-    /// Makes CRIU let go of the workload, wherever it stands. Says whether it did so in good order: CRIU that was killed may
-    /// have left code of its own in the workload.
-    pub(super) async fn let_go(&self) -> bool {
+    /// Makes CRIU let go of the workload, wherever it stands; `main` is the workload's first process. Says whether it did so in good
+    /// order: CRIU that was killed may have left code of its own in the workload.
+    pub(super) async fn let_go(&self, main: Option<i32>) -> bool {
         let refusing = async {
             let mut beyond = None;
             loop {
@@ -128,12 +131,47 @@ impl CriuCall {
                 }
             }
         };
-        if tokio::time::timeout(LETTING_GO, refusing).await.is_err() {
-            tracing::error!("CRIU does not let go of the workload; it is killed");
-            self.guard.order(Order::Kill).await;
-            self.guard.end().await;
+        tokio::select! {
+            () = refusing => {}
+            () = self.stands_still(main) => {
+                tracing::error!("CRIU has done nothing for {STILL:?} and does not let go of the workload; it is killed");
+                self.guard.order(Order::Kill).await;
+                self.guard.end().await;
+            }
         }
         matches!(self.guard.standing(), Standing::Ended(Exit::Code(_)))
+    }
+
+    /// Returns when neither CRIU nor the workload, in which CRIU has code of its own run, has done anything for too long.
+    async fn stands_still(&self, main: Option<i32>) {
+        let (mut last, mut since, mut told) = (None, Instant::now(), false);
+        while since.elapsed() < STILL {
+            tokio::time::sleep(LOOK).await;
+            // Also for one that was stopped after it was told to let go; where it is at a hook it has been answered.
+            self.guard.order(Order::Refuse).await;
+            let mut pids = self.guard.processes();
+            let activity = tokio::task::spawn_blocking(move || {
+                // What CRIU does not hold runs anyway.
+                let tree = main.map(process::tree).into_iter().flatten();
+                pids.extend(tree.filter(|pid| process::is_traced(*pid)));
+                process::activity(&pids)
+            });
+            let activity = activity.await.ok();
+            if activity != last {
+                (last, since) = (activity, Instant::now());
+            } else if !std::mem::replace(&mut told, true) {
+                tracing::warn!("CRIU is slow to let go of the workload");
+            }
+        }
+    }
+
+    /// Whether a call whose guard is gone ended in good order. One that never began did.
+    pub(super) fn ended_well(guard_dir: &Path) -> bool {
+        match guard::result(guard_dir) {
+            Ok(Some(exit)) => matches!(exit, Exit::Code(_)),
+            Ok(None) => matches!(guard_dir.join(GUARD_SOCKET).try_exists(), Ok(false)),
+            Err(_) => false,
+        }
     }
 
     /// Why CRIU failed, in its own words and in ours.
@@ -200,8 +238,9 @@ impl Dump {
     ) -> Result<Dump, Problem> {
         let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("the workload has no sandbox"))?;
         let guard_dir = workload.place().dump();
-        let _ = std::fs::remove_dir_all(&guard_dir);
-        guard::decision::prepare(&guard_dir).map_err(Problem::internal)?;
+        guard::decision::clear(&guard_dir)
+            .and_then(|()| guard::decision::prepare(&guard_dir))
+            .map_err(Problem::internal)?;
         let name = "dump".to_owned();
         let images = sandbox.work().join(&name);
         let _ = std::fs::remove_dir_all(&images);
@@ -278,4 +317,22 @@ pub(super) async fn send_chunks(
         count(raw, sent);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_call_without_a_guard_ended_as_was_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(CriuCall::ended_well(dir.path()), "it never began");
+        std::fs::write(dir.path().join(GUARD_SOCKET), "").unwrap();
+        assert!(!CriuCall::ended_well(dir.path()), "its guard was killed");
+        for (exit, well) in [(Exit::Code(1), true), (Exit::Signal(9), false)] {
+            std::fs::write(dir.path().join("result.json"), serde_json::to_vec(&exit).unwrap()).unwrap();
+            assert_eq!(CriuCall::ended_well(dir.path()), well);
+        }
+    }
 }

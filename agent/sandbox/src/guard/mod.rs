@@ -31,6 +31,8 @@ use migrate_proto::api::Exit;
 use migrate_proto::text::Text;
 use serde::{Deserialize, Serialize};
 
+use crate::process::Identity;
+
 pub use gate::gate;
 pub use notes::{released, result};
 pub use server::serve;
@@ -49,7 +51,7 @@ pub struct Call {
     /// Dump or restore.
     pub kind: Kind,
     /// The sandbox's PID 1, as the guard's namespace numbers it.
-    pub init: i32,
+    pub init: Identity,
     /// CRIU and its arguments.
     pub argv: Vec<Text>,
     /// The guard's directory on the node: socket, output, result and decision are there.

@@ -23,7 +23,7 @@ use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, Told, de
 use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
-use crate::process::Stat;
+use crate::process::{Identity, Stat};
 use crate::{nearby, reap, wire};
 
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
@@ -89,10 +89,13 @@ fn prepare() -> Result<Guard> {
     Ok(Guard { call, notes, agents, gates, children, criu, init, agent, met: false, waiting, first_call })
 }
 
-fn open_process(pid: i32) -> Result<OwnedFd> {
-    let pid = rustix::process::Pid::from_raw(pid)
-        .ok_or_else(|| SandboxError::Protocol { who: "the agent", detail: format!("no process is {pid}") })?;
-    pidfd_open(pid, PidfdFlags::empty()).map_err(SandboxError::system("pidfd_open"))
+/// Looked at after it was opened: whoever has the PID now is who is opened.
+fn open_process(process: Identity) -> Result<OwnedFd> {
+    let nobody = || SandboxError::Protocol { who: "the agent", detail: format!("process {} is gone", process.pid) };
+    let pid = rustix::process::Pid::from_raw(process.pid).ok_or_else(nobody)?;
+    let opened = pidfd_open(pid, PidfdFlags::empty()).map_err(SandboxError::system("pidfd_open"))?;
+    let gone = process.is_gone().map_err(SandboxError::file("look at", format!("/proc/{}", process.pid)))?;
+    if gone { Err(nobody()) } else { Ok(opened) }
 }
 
 fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
@@ -110,7 +113,9 @@ fn start_criu(call: &Call) -> Result<Pid> {
         .create(true)
         .open(&output_path)
         .map_err(SandboxError::file("create", &output_path))?;
-    let doorway = Doorway::of(call.init)?;
+    let doorway = Doorway::of(call.init.pid)?;
+    // Opened while its PID 1 was still the one that is meant.
+    open_process(call.init)?;
     doorway.children_go_in()?;
     match spawn::fork_with_pid(Some(call.criu_pid), 0).map_err(SandboxError::system("clone3"))? {
         Some(pid) => Ok(pid),
@@ -250,7 +255,11 @@ impl Guard {
         if !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1)) {
             return;
         }
-        match read_order(agent) {
+        let order = read_order(agent);
+        if order.is_some() {
+            self.wake();
+        }
+        match order {
             Some(Order::Continue) => self.go_on(),
             Some(Order::Refuse) => self.refuse(),
             Some(Order::Kill) => {
@@ -263,7 +272,13 @@ impl Guard {
         }
     }
 
+    /// CRIU that somebody has stopped obeys nobody.
+    fn wake(&self) {
+        let _ = kill(self.criu, Signal::SIGCONT);
+    }
+
     fn agent_gone(&mut self) {
+        self.wake();
         match &self.waiting {
             Some((Hook::PreDump | Hook::PostDump, _)) => self.refuse(),
             // The owner may have changed: only an agent that knows the record can say.
@@ -284,6 +299,7 @@ impl Guard {
     /// For a complete dump, to refuse is to decide; somebody may have decided otherwise before. What cannot be decided
     /// stays frozen.
     fn refuse(&mut self) {
+        self.wake();
         match &self.waiting {
             Some((Hook::PostDump, _)) => match decision::decide(&self.call.dir, Decision::Abort) {
                 Ok(Decision::Abort) => {
