@@ -34,11 +34,15 @@ pub fn build_id(file: &File) -> io::Result<Option<Vec<u8>>> {
     Ok(None)
 }
 
+/// Beyond where a file can end there is nothing; the kernel would call it an error.
 fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let end = offset.checked_add(buffer.len() as u64);
+    if end.is_none_or(|end| i64::try_from(end).is_err()) {
+        return Ok(0);
+    }
     let mut have = 0;
     while have < buffer.len() {
-        let Some(at) = offset.checked_add(have as u64).filter(|at| i64::try_from(*at).is_ok()) else { break };
-        match file.read_at(&mut buffer[have..], at) {
+        match file.read_at(&mut buffer[have..], offset + have as u64) {
             Ok(0) => break,
             Ok(more) => have += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -199,6 +203,16 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[index] = 0xff;
             id_of(&damaged);
+        }
+    }
+
+    /// Found by fuzzing: the kernel refuses to read there, and the move was refused with its words.
+    #[test]
+    fn program_headers_where_no_file_can_end_are_not_there() {
+        for table in [i64::MAX as u64 - 10, i64::MAX as u64, u64::MAX] {
+            let mut file = elf(true, false, 4);
+            file[32..40].copy_from_slice(&table.to_le_bytes());
+            assert_eq!(id_of(&file), None, "{table:#x}");
         }
     }
 
