@@ -14,7 +14,11 @@ static DOOR: OnceLock<(NodeIdentity, Arc<ServerConfig>)> = OnceLock::new();
 
 fn door() -> &'static (NodeIdentity, Arc<ServerConfig>) {
     DOOR.get_or_init(|| {
-        let key = ClusterKey::filled(|key| Ok::<(), ()>(key.fill(7))).expect("a key");
+        let key = ClusterKey::filled(|key| {
+            key.fill(7);
+            Ok::<(), ()>(())
+        })
+        .expect("a key");
         let identity = NodeIdentity::issue(&key, "a".parse().expect("a name")).expect("a certificate");
         let config = identity.server_config();
         (identity, config)

@@ -41,7 +41,7 @@ enum With {
 /// The first byte says which direction, the second what is there for a restore.
 pub(crate) fn run(input: &[u8], _: &Path) {
     let mut script = Script::new(input);
-    let (is_dump, present) = (script.byte() % 2 == 0, script.byte());
+    let (is_dump, present) = (script.byte() & 1 == 0, script.byte());
     let mut segments = Vec::new();
     while !script.is_over() && segments.len() < 256 {
         let with = match script.byte() % 8 {

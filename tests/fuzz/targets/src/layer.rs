@@ -6,11 +6,15 @@ use std::path::Path;
 use migrate_image::chunk::{ChunkHeader, Encoding, LAYER_STREAM};
 use migrate_image::layer::LayerTarget;
 use migrate_proto::id::Digest;
+use migrate_proto::message::MAX_LAYER_BYTES;
 
 use crate::script::Script;
 
 pub(crate) fn run(input: &[u8], scratch: &Path) {
     let mut script = Script::new(input);
+    if input.first() == Some(&255) {
+        return huge(scratch);
+    }
     // Some blocks, and perhaps a piece of one.
     let size = usize::from(script.byte() % 6) * (64 << 10) + usize::from(script.byte());
     let path = scratch.join("layer");
@@ -44,5 +48,16 @@ pub(crate) fn run(input: &[u8], scratch: &Path) {
         }
     }
     assert!(std::fs::read(&path).expect("it is there") == expected, "the layer is another");
+    std::fs::remove_file(&path).expect("it was made");
+}
+
+/// The largest layer that an offer may name costs no memory before something is in it.
+fn huge(scratch: &Path) {
+    let path = scratch.join("layer");
+    let target = LayerTarget::create(&path, MAX_LAYER_BYTES).expect("the scratch directory can be written to");
+    let zeros = Digest::of(&[0; 64 << 10]);
+    let (raw_len, encoding) = (64 << 10, Encoding::Zero);
+    let header = ChunkHeader { stream: LAYER_STREAM, offset: MAX_LAYER_BYTES / 2, raw_len, encoding, digest: zeros };
+    target.apply(&header, &[]).expect("a chunk of the layer");
     std::fs::remove_file(&path).expect("it was made");
 }

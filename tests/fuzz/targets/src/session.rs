@@ -17,8 +17,9 @@ const HEADER: usize = 64;
 pub(crate) fn header(input: &[u8], _: &Path) {
     let mut script = Script::new(input);
     let how = script.byte();
-    let mut frames: Vec<Vec<u8>> = (1..how % 5).map(|_| script.long_piece().to_vec()).collect();
-    if how % 5 > 0 {
+    let count = how % 5;
+    let mut frames: Vec<Vec<u8>> = (1..count).map(|_| script.long_piece().to_vec()).collect();
+    if count > 0 {
         frames.insert(0, script.rest().to_vec());
     }
     if how & 0x80 == 0 {

@@ -99,7 +99,7 @@ fn identity(ready: &[u8]) -> Option<&[u8]> {
         let length = properties.get(..4)?.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
         let value = properties.get(4..4 + length)?;
         properties = &properties[4 + length..];
-        if name.to_ascii_lowercase() == b"identity" {
+        if name.eq_ignore_ascii_case(b"identity") {
             found.push((name, value));
         }
     }
