@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use migrate_criu::mend;
 use migrate_criu::stream::serve::{Serve, Serving};
@@ -20,6 +21,9 @@ use super::dump::{CriuCall, Places};
 use crate::guardline::Standing;
 use crate::host::Host;
 use crate::workload::Workload;
+
+/// After this time CRIU, which should be letting go of what it restored, is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A restore that is under way.
 pub(super) struct Restore {
@@ -106,10 +110,10 @@ impl Restore {
     /// Lets the processes go where they are held, and waits until they are out of CRIU's hands. Fails only where none of them
     /// has run an instruction.
     pub(super) async fn resume(&self) -> Result<Free, Problem> {
-        let standing = match self.call.guard.past(None).await {
+        let standing = match self.past(None).await {
             Standing::At(Hook::PostRestore) => {
                 self.call.guard.order(Order::Continue).await;
-                self.call.guard.past(Some(Hook::PostRestore)).await
+                self.past(Some(Hook::PostRestore)).await
             }
             // An earlier agent has let them go, or CRIU is gone.
             other => other,
@@ -119,6 +123,16 @@ impl Restore {
             _ => None,
         };
         freed(&self.call.guard_dir, exit).ok_or_else(|| self.failure(standing))
+    }
+
+    /// Waits for CRIU, which holds the processes or is letting them go. Who is told to go on is woken where somebody has stopped it.
+    async fn past(&self, beyond: Option<Hook>) -> Standing {
+        loop {
+            match tokio::time::timeout(TOLD_AGAIN, self.call.guard.past(beyond)).await {
+                Ok(standing) => return standing,
+                Err(_) => self.call.guard.order(Order::Continue).await,
+            }
+        }
     }
 
     /// Fires when CRIU ends, however.
