@@ -12,7 +12,7 @@ const MOVE: &str = "POST /v1/workloads/web/move";
 fn report(outcome: &str, error: Value) -> Value {
     json!({
         "workload": "web", "from": "node1", "to": "node2", "outcome": outcome, "mode": "stream", "downtime_ms": 182.0,
-        "total_ms": 1240.0, "rounds": 0, "bytes_memory": 67_108_864, "bytes_files": 0, "bytes_sent": 16_777_216, "epoch": 2,
+        "total_ms": 1240.0, "rounds": 0, "bytes_memory": 67_108_864, "bytes_files": 0, "bytes_sent": 16_777_216, "epoch": 2, "predicted_downtime_ms": null, "predicted_total_ms": 900.0,
         "phases": [{"name": "freeze", "ms": 20.0}, {"name": "transfer", "ms": 80.0}], "error": error,
     })
 }
