@@ -82,6 +82,16 @@ def stop_in(node, side, phase):
     return node.machine.begin(f"exec 3>{fifo}; touch /run/halts/fired; sleep 1000")
 
 
+def await_fired(node, move):
+    """Until the move waits at the halt; a move that ends before has failed for another reason, and says which."""
+    deadline = time.monotonic() + PATIENCE
+    while node.machine.begin("[ -e /run/halts/fired ]").wait(PATIENCE).code != 0:
+        if move.arrived(0.2):
+            raise Failure(f"the move ended before: {move.output.strip()}")
+        if time.monotonic() > deadline:
+            raise Failure(f"the move did not come so far within {PATIENCE} s; {say_what_is_known(node)}")
+
+
 def await_doubt(node):
     """Until the node's `ps` says that the workload stands still here, and why."""
     deadline = time.monotonic() + PATIENCE
@@ -112,7 +122,7 @@ def play(cluster, cell, source, target):
         raise Failure("the witness does not say anything")
     stop_in(victim, cell.off, cell.phase)
     move = source.begin(f"--force {NAME} --to {target.name}")
-    victim.machine.run("for i in {1..600}; do [ -e /run/halts/fired ] && exit; sleep 0.1; done; exit 1", PATIENCE)
+    await_fired(victim, move)
     cell.fired = True
     victim.machine.switch_off()
 
