@@ -14,8 +14,15 @@ use migrate_transport::link::{Link, Transport, TransportError};
 use migrate_transport::zmq::ZmqTransport;
 
 fn ring(keys: [&ClusterKey; 2]) -> KeyRing {
-    let mut copies =
-        keys.map(|key| ClusterKey::filled(|bytes| Ok::<(), ()>(*bytes = *key.bytes())).unwrap()).into_iter();
+    let mut copies = keys
+        .map(|key| {
+            ClusterKey::filled(|bytes| {
+                *bytes = *key.bytes();
+                Ok::<(), ()>(())
+            })
+            .unwrap()
+        })
+        .into_iter();
     let mut ring = KeyRing::of(copies.next().unwrap());
     let _ = ring.add(copies.next().unwrap());
     ring

@@ -208,7 +208,11 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| Ok::<(), ()>(bytes.fill(byte))).unwrap()
+        ClusterKey::filled(|bytes| {
+            bytes.fill(byte);
+            Ok::<(), ()>(())
+        })
+        .unwrap()
     }
 
     fn ring(bytes: &[u8]) -> KeyRing {
@@ -274,7 +278,7 @@ mod tests {
         assert_eq!(keys, [new.clone(), old.clone()]);
         assert!(next.unwrap().contains(&format!("--retire {old}")));
         assert_eq!(step(Step::Promote(new.clone())).1, keys, "to say it twice does no harm");
-        assert_eq!(step(Step::Retire(old.clone())).1, [new.clone()]);
+        assert_eq!(step(Step::Retire(old.clone())).1, vec![new.clone()]);
     }
 
     #[test]

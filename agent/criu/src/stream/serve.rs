@@ -19,7 +19,7 @@ impl Serve {
         Listening::bind(images_dir, "streamer-serve.sock").map(Serve)
     }
 
-    /// Waits for CRIU, as [`Capture::accept`](super::Capture::accept) does.
+    /// Waits for CRIU, as the dump does.
     pub async fn accept(self, is_criu: impl Fn(i32) -> bool) -> Result<Serving, StreamError> {
         Ok(Serving::over(self.0.accept(is_criu).await?))
     }

@@ -2,7 +2,7 @@
 //! taken later need only name them ([`crate::chunk::Encoding::Refs`]).
 //!
 //! Nothing is stopped, traced or tracked. What is sent is no part of the image and says nothing about where a page belongs:
-//! the chunks of [`AHEAD_STREAM`] are pages that the image will probably contain. A page that changes while it is read, or
+//! the chunks of [`AHEAD_STREAM`](crate::chunk::AHEAD_STREAM) are pages that the image will probably contain. A page that changes while it is read, or
 //! afterwards, or that belongs to a process that is gone, does no harm: it is never named, and was sent for nothing. So all
 //! in all more bytes may cross than the memory is large: at worst, when everything changes, twice as many.
 //!

@@ -308,7 +308,11 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| Ok::<(), ()>(bytes.fill(byte))).unwrap()
+        ClusterKey::filled(|bytes| {
+            bytes.fill(byte);
+            Ok::<(), ()>(())
+        })
+        .unwrap()
     }
 
     /// A ring.

@@ -45,7 +45,13 @@ mod tests {
     use crate::keys::{ClusterKey, generate};
 
     fn identity(keys: &[&ClusterKey]) -> NodeIdentity {
-        let copies = keys.iter().map(|key| ClusterKey::filled(|bytes| Ok::<(), ()>(*bytes = *key.bytes())).unwrap());
+        let copies = keys.iter().map(|key| {
+            ClusterKey::filled(|bytes| {
+                *bytes = *key.bytes();
+                Ok::<(), ()>(())
+            })
+            .unwrap()
+        });
         NodeIdentity::issue(&copies.collect::<Vec<_>>(), "a".parse().unwrap()).unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! The cluster's keys on a node: who has one belongs to the cluster.
 //!
-//! The [`file`] holds a ring of keys ([`KeyRing`]). From the first every node derives the same certificate authority
+//! The [`mod@file`] holds a ring of keys ([`KeyRing`]). From the first every node derives the same certificate authority
 //! ([`authority`]) and issues a certificate for itself; it trusts the authorities of all. [`credentials`]: what is in force,
 //! which can be replaced while the node runs. Nothing but the file ever has to be distributed.
 
@@ -41,7 +41,11 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| Ok::<(), ()>(bytes.fill(byte))).unwrap()
+        ClusterKey::filled(|bytes| {
+            bytes.fill(byte);
+            Ok::<(), ()>(())
+        })
+        .unwrap()
     }
 
     #[test]
