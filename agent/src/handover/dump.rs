@@ -259,6 +259,10 @@ impl Dump {
                 Ok(capturing) => stream(capturing, outgoing, chunks, speaker, &meter, tell_frozen).await,
                 Err(problem) => Err(problem),
             };
+            if let Err(problem) = &outcome {
+                // CRIU, whose pipes break with it, is often heard first.
+                tracing::warn!(%problem, "the image cannot be taken");
+            }
             let _ = tell_streams.send(outcome);
         });
         let dump = Dump { frozen, streams, streaming: streaming.abort_handle(), call };
