@@ -58,6 +58,8 @@ pub enum Code {
     Internal,
     /// It is not known where the workload may run; it stays frozen until a person or the record says.
     Unknown,
+    /// CRIU's dump broke off though neither the workload nor the target is to blame: it may work the next time.
+    DumpBroke,
 }
 
 impl Code {

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrate_criu::command;
+use migrate_criu::failure::FailureKind;
 use migrate_criu::stream::capture::{Capture, Capturing};
 use migrate_image::ahead::KnownPages;
 use migrate_image::chunk::{Chunk, StreamSummary};
@@ -185,6 +186,10 @@ impl CriuCall {
         let log = tail(&self.images.join(command::LOG_FILE));
         let failure = migrate_criu::failure::explain(&log, &tail(&self.guard_dir.join(OUTPUT)), exit);
         tracing::info!(tail = %failure.tail, "CRIU's last words");
+        let code = match (code, failure.kind) {
+            (Code::DumpFailed, FailureKind::Stream) => Code::DumpBroke,
+            _ => code,
+        };
         Problem::new(code, failure.to_string()).hint(failure.hint())
     }
 }
