@@ -102,11 +102,7 @@ impl Workload {
 
     /// The same, with some patience while it is not being moved: what an arrival leaves to be cleared away is soon done.
     pub async fn turn_soon(&self) -> Result<OwnedMutexGuard<()>, Problem> {
-        let moving = self.live().moving;
-        if !moving && let Ok(turn) = tokio::time::timeout(PATIENCE, self.turn.clone().lock_owned()).await {
-            return Ok(turn);
-        }
-        self.turn()
+        if self.is_moving() { self.turn() } else { self.turn_after_handover().await }
     }
 
     /// The same, once the handover that was given up has let it go.
