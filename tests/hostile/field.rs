@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::watch;
 
-use crate::harness::{Lab, PATIENCE};
+use crate::harness::{Lab, PATIENCE, eventually};
 
 /// Where the attacker stands: node3's address, whether or not the others know a node3.
 pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
@@ -63,11 +63,14 @@ impl Field {
     pub(crate) fn with_a_place_to_take() -> Field {
         let lab = Lab::up(3);
         lab.done(["lab", "kill", "node3"]);
+        let field = Field::in_lab(lab);
+        // The kernel takes the dead node's port away by itself, but later: until then it answers in the attacker's place.
+        assert!(eventually(|| !field.has_port("node3")), "node3 still has a port");
         for node in ["node1", "node2"] {
             // They remember who had the address.
-            lab.done(["lab", "exec", node, "--", "ip", "neighbour", "flush", "dev", "eth0"]);
+            field.lab.done(["lab", "exec", node, "--", "ip", "neighbour", "flush", "dev", "eth0"]);
         }
-        Field::in_lab(lab)
+        field
     }
 
     fn in_lab(lab: Lab) -> Field {
@@ -94,11 +97,19 @@ impl Field {
         self.ip(&["address", "add", &format!("{address}/24"), "dev", "switch0"]);
     }
 
-    /// `ip` on the lab's network.
+    fn has_port(&self, node: &str) -> bool {
+        self.try_ip(&["link", "show", node]).status.success()
+    }
+
     fn ip(&self, words: &[&str]) {
-        let network = format!("--net=/proc/{}/ns/net", self.switch);
-        let done = Command::new("nsenter").args([&network, "ip"]).args(words).output().unwrap();
+        let done = self.try_ip(words);
         assert!(done.status.success(), "{words:?}: {done:?}");
+    }
+
+    /// `ip` on the lab's network.
+    fn try_ip(&self, words: &[&str]) -> Output {
+        let network = format!("--net=/proc/{}/ns/net", self.switch);
+        Command::new("nsenter").args([&network, "ip"]).args(words).output().unwrap()
     }
 
     /// A directory for a fake node's sockets.
