@@ -192,7 +192,7 @@ impl Registry {
         }
     }
 
-    fn received(&self, handover: HandoverId) -> PathBuf {
+    fn received_file(&self, handover: HandoverId) -> PathBuf {
         self.received.join(format!("{handover}.json"))
     }
 
@@ -203,21 +203,22 @@ impl Registry {
         if entry.phase != Phase::CleanUp {
             return;
         }
-        let kept = fs::rename(place.arrival(), self.received(entry.offer.handover))
+        let kept = fs::rename(place.arrival(), self.received_file(entry.offer.handover))
             .and_then(|()| fs::File::open(&self.received)?.sync_all());
         if let Err(error) = kept {
             tracing::warn!(%error, handover = %entry.offer.handover, "the source will not hear from this node that it came");
         }
     }
 
-    /// Whether the workload of this handover came, and was this node's, also where nothing else of it is left.
-    pub fn has_received(&self, handover: HandoverId) -> bool {
-        self.received(handover).exists()
+    /// How the workload of this handover came, if it did and was this node's; also where nothing else of it is left.
+    pub fn received(&self, handover: HandoverId) -> Option<target::Entry> {
+        let read = durable::read(&self.received_file(handover));
+        read.inspect_err(|error| tracing::error!(%error, %handover, "whether it came cannot be read")).ok().flatten()
     }
 
     /// The source has heard.
     pub fn forget_received(&self, handover: HandoverId) {
-        let _ = durable::remove(&self.received(handover));
+        let _ = durable::remove(&self.received_file(handover));
     }
 
     /// Forgets a workload, and removes everything durable about it.
@@ -273,14 +274,14 @@ mod tests {
         std::fs::create_dir_all(place.dir()).unwrap();
         let offer = offer();
         for (phase, remembered) in [(Phase::Commit, false), (Phase::CleanUp, true)] {
-            let entry = target::Entry { offer: Box::new(offer.clone()), phase, pid: None };
+            let entry = target::Entry { offer: Box::new(offer.clone()), phase, pid: None, lost: None };
             durable::write(&place.arrival(), &entry).unwrap();
             registry.keep_received(&place);
-            assert_eq!(registry.has_received(offer.handover), remembered, "{phase}");
+            assert_eq!(registry.received(offer.handover), remembered.then_some(entry), "{phase}");
             assert_eq!(place.arrival().exists(), !remembered, "{phase}");
         }
         registry.forget_received(offer.handover);
-        assert!(!registry.has_received(offer.handover));
+        assert_eq!(registry.received(offer.handover), None);
     }
 
     #[test]

@@ -121,6 +121,18 @@ impl Workload {
         Some(Problem::new(Code::Unknown, format!("{} is frozen: {reason}", self.name)).hint(hint))
     }
 
+    /// The problem that its memory is lost, where that is so.
+    pub fn loss(&self, host: &Host) -> Option<Problem> {
+        let Doing::Lost(why) = self.record().doing else { return None };
+        let message = format!("{} is lost on {}: {why}", self.name, host.node());
+        Some(Problem::new(Code::Lost, message).hint(self.afresh()))
+    }
+
+    /// What there is to do about a workload whose memory is lost.
+    fn afresh(&self) -> String {
+        format!("`migrate start {}` starts it afresh with its files", self.name)
+    }
+
     /// Follows the end of the main process.
     pub fn ended(&self) -> watch::Receiver<Option<Exit>> {
         self.ended.subscribe()
@@ -355,8 +367,7 @@ impl Workload {
         if let Err(problem) = self.update(|record| record.doing = Doing::Lost(why.into())) {
             tracing::error!(workload = %self.name, %problem, "cannot write down that it is lost");
         }
-        let what = format!("{why}; `migrate start {}` starts it afresh with its files", self.name);
-        host.events.record(Kind::Warning, Some(&self.name), None, what);
+        host.events.record(Kind::Warning, Some(&self.name), None, format!("{why}; {}", self.afresh()));
     }
 
     /// The workload was ended on purpose: writes it down.
@@ -410,9 +421,7 @@ impl Workload {
         };
         let (state, exit, reason) = state_of(&record.doing, moving, frozen);
         let reason = match (state, reason) {
-            (State::Lost, Some(why)) => {
-                Some(format!("{why}; `migrate start {}` starts it afresh with its files", self.name))
-            }
+            (State::Lost, Some(why)) => Some(format!("{why}; {}", self.afresh())),
             (_, reason) => reason,
         };
         let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());

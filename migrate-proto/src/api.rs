@@ -203,9 +203,9 @@ pub struct MoveProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It runs on the target.
+    /// It is the target's, and runs there; where the report has an error, it does not.
     Moved,
-    /// It runs where it was.
+    /// It is where it was, and runs there, unless the error says otherwise.
     Stayed,
     /// It is not known; the workload is frozen until the record says.
     Unknown,
@@ -240,7 +240,7 @@ pub struct MoveReport {
     pub epoch: Epoch,
     /// The phases, in order.
     pub phases: Vec<PhaseTime>,
-    /// Why it did not move.
+    /// Why it did not move; of one that moved, why it does not run.
     pub error: Option<Problem>,
     /// The pause that was predicted.
     #[serde(default)]

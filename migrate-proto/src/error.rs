@@ -60,6 +60,8 @@ pub enum Code {
     Unknown,
     /// CRIU's dump broke off though neither the workload nor the target is to blame: it may work the next time.
     DumpBroke,
+    /// The workload's memory went with a node that lost its power. Its files are there: a person decides whether to start it afresh.
+    Lost,
 }
 
 impl Code {
@@ -67,7 +69,7 @@ impl Code {
     pub fn exit_code(self) -> u8 {
         match self {
             Code::Usage | Code::UnknownWorkload | Code::UnknownNode | Code::SameNode | Code::NameTaken => 2,
-            Code::Unknown => 3,
+            Code::Unknown | Code::Lost => 3,
             _ => 1,
         }
     }

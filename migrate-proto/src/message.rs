@@ -355,6 +355,13 @@ pub enum Message {
     Demands(Box<Demands>),
     /// The answer to an `Offer` that only asks: what the target thinks of it. Nothing was touched.
     Considered(Box<Considered>),
+    /// Target → source, in place of `Resumed`: it is here with its files, and does not run: its memory is lost.
+    Lost {
+        /// Which handover.
+        handover: HandoverId,
+        /// Why, and what to do.
+        problem: Problem,
+    },
 }
 
 impl Message {
@@ -388,9 +395,10 @@ impl Message {
             Message::RequestEnd => 25,
             Message::Demands(_) => 26,
             Message::Considered(_) => 27,
+            Message::Lost { .. } => 28,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 27;
+    pub const LAST_KIND: u16 = 28;
 }

@@ -159,7 +159,7 @@ async fn settle(session: &Session, before: &WorkloadView) -> Option<WorkloadView
 /// The newest entry of that name, unless the move is still going on.
 fn settled(views: Vec<WorkloadView>, name: &WorkloadName) -> Option<WorkloadView> {
     let newest = views.into_iter().filter(|view| view.name == *name).max_by_key(|view| view.epoch)?;
-    let is_moving = matches!(newest.state, State::Migrating | State::Restoring | State::Starting | State::Lost);
+    let is_moving = matches!(newest.state, State::Migrating | State::Restoring | State::Starting);
     (!is_moving).then_some(newest)
 }
 
@@ -177,8 +177,10 @@ fn reconstruct(
         Some(_) => Outcome::Stayed,
         None => Outcome::Unknown,
     };
+    let lost = after.as_ref().filter(|view| view.state == State::Lost && before.state != State::Lost).map(loss);
     let (to, error) = match (outcome, &after) {
-        (Outcome::Moved, Some(view)) => (Some(view.node.clone()), None),
+        (Outcome::Moved, Some(view)) => (Some(view.node.clone()), lost),
+        (Outcome::Stayed, _) if lost.is_some() => (request.to.clone(), lost),
         (Outcome::Unknown, _) => {
             let hint = format!("migrate ps {} says where it is; migrate events what happened", before.name);
             (request.to.clone(), Some(Problem::new(Code::Unknown, why.message).hint(hint)))
@@ -205,12 +207,18 @@ fn reconstruct(
     }
 }
 
+/// The problem that it went with a node's power while it was being moved.
+fn loss(view: &WorkloadView) -> Problem {
+    let what = format!("{} was lost on {} while it was being moved", view.name, view.node);
+    Problem::new(Code::Lost, what).hint(view.reason.clone().unwrap_or_default())
+}
+
 /// Shows how it ended; the exit code.
 fn conclude(session: &Session, report: &MoveReport) -> Result<u8, Failure> {
     if session.everywhere.json {
         answer::json_document(report)?;
     }
-    if report.outcome == Outcome::Moved {
+    if report.outcome == Outcome::Moved && report.error.is_none() {
         if !session.everywhere.json {
             answer::line(&summary(report))?;
         }
@@ -228,10 +236,10 @@ fn conclude(session: &Session, report: &MoveReport) -> Result<u8, Failure> {
 }
 
 fn exit_code(report: &MoveReport) -> u8 {
-    match report.outcome {
-        Outcome::Moved => 0,
-        Outcome::Unknown => 3,
-        Outcome::Stayed => report.error.as_ref().map_or(1, |problem| problem.code.exit_code()),
+    match (report.outcome, &report.error) {
+        (Outcome::Moved, None) => 0,
+        (Outcome::Moved, Some(_)) | (Outcome::Unknown, _) => 3,
+        (Outcome::Stayed, error) => error.as_ref().map_or(1, |problem| problem.code.exit_code()),
     }
 }
 
@@ -272,6 +280,18 @@ mod tests {
             let report = report_after(after);
             assert_eq!((report.outcome, exit_code(&report)), (Outcome::Unknown, 3));
             assert!(!report.error.unwrap().hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_was_lost_on_the_way_is_not_said_to_run() {
+        for (node, epoch, outcome) in [("node2", 4, Outcome::Moved), ("node1", 3, Outcome::Stayed)] {
+            let lost = WorkloadView { reason: Some("its node lost its power".into()), ..view(node, epoch, "lost") };
+            let report = report_after(settled(vec![lost], &"web".parse().unwrap()));
+            assert_eq!((report.outcome, exit_code(&report)), (outcome, 3));
+            let error = report.error.unwrap();
+            assert_eq!((error.code, &*error.hint), (Code::Lost, "its node lost its power"));
+            assert!(error.message.contains(&format!("lost on {node}")), "{error}");
         }
     }
 

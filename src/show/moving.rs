@@ -59,6 +59,9 @@ fn style(template: &str) -> ProgressStyle {
 pub(crate) fn summary(report: &MoveReport) -> String {
     let MoveReport { workload, from, .. } = report;
     match (&report.outcome, &report.to) {
+        (Outcome::Moved, Some(to)) if report.error.is_some() => {
+            format!("{workload}: moved from {from} to {to}, and does not run there")
+        }
         (Outcome::Moved, Some(to)) => {
             let pause = report.downtime_ms.map(|ms| format!(", paused for {}", units::milliseconds(ms)));
             let total = units::milliseconds(report.total_ms);

@@ -69,6 +69,19 @@ fn a_failure_says_what_failed_where_it_runs_and_what_to_do() {
 }
 
 #[test]
+fn what_moved_and_does_not_run_is_a_failure_for_a_person() {
+    let error = problem("lost", "node2 lost its power", "`migrate start web` starts it afresh")["error"].clone();
+    let lost = reporting("moved", error.clone());
+    let told = said(asking(&lost.socket(), &["--force", "web"]));
+    assert_eq!((told.code, told.stdout.as_str()), (3, ""));
+    let expected = "error: node2 lost its power\n  web: moved from node1 to node2, and does not run there (epoch 2)\n  \
+                    hint: `migrate start web` starts it afresh\n";
+    assert_eq!(told.stderr, expected);
+    let json = said(asking(&lost.socket(), &["--force", "web", "--json"]));
+    assert_eq!((json.code, json.json()), (3, report("moved", error)));
+}
+
+#[test]
 fn doubt_is_exit_code_three() {
     let told = said(asking(&reporting("unknown", Value::Null).socket(), &["--force", "web"]));
     assert_eq!(told.code, 3);

@@ -77,6 +77,8 @@ pub fn recover(
         // The record is written after the commit: it is as good a witness, and there is nothing to ask.
         entry.phase = entry.phase.max(Phase::Resume);
     }
+    // It may have run here, and have been lost before its source had heard that.
+    entry.lost = entry.lost.or_else(|| workload.loss(&ground.host));
     let (machine, first) = Target::recover(entry, ground.host.config.budgets.clone(), clock::now());
     let mut arrival = Arrival::new(ground, machine);
     let _ = arrival.enlist();
@@ -217,7 +219,7 @@ impl Arrival {
 
     /// Before `commit` a restarted agent drops everything, wherever it was: one entry is enough to know that there is
     /// something to drop. What `resume` would say is in the workload's record. `clean-up` is written while the workload runs, and
-    /// must be on the disk before `Resumed` is said: a target that is in doubt after that would ask a source that has
+    /// must be on the disk before `Resumed` or `Lost` is said: a target that is in doubt after that would ask a source that has
     /// forgotten, and drop what it owns.
     fn journal(&self, phase: Phase) -> Result<(), Problem> {
         self.meter.enter(phase);

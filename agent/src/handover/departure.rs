@@ -406,15 +406,20 @@ impl Departure {
             self.ground.handovers.withhold(self.terms().handover);
         }
         self.ground.handovers.discharge(self.terms().handover);
+        if outcome == Outcome::Stayed {
+            // Before anybody can take it for running.
+            tokio::task::block_in_place(|| self.workload.note_if_lost(&self.ground.host));
+        }
         self.workload.set_moving(false);
         let place = self.workload.place();
         match (outcome, &report.error) {
-            (Outcome::Moved, _) => {
+            (Outcome::Moved, error) => {
                 let to = &self.terms().to;
                 if let Some(seen) = self.meter.seen(&report) {
                     self.ground.host.forecasts.learn(to, seen);
                 }
-                let message = format!("moved to {to}{}", meter::in_words(&report));
+                let but = error.as_ref().map_or(String::new(), |problem| format!(", and does not run: {problem}"));
+                let message = format!("moved to {to}{}{but}", meter::in_words(&report));
                 let events = &self.ground.host.events;
                 events.record_move(Kind::Moved, self.workload.name(), message, meter::figures(&report));
             }
@@ -455,12 +460,8 @@ impl Recovery {
         let Recovery { mut departure, first } = self;
         departure.reins.line.redial();
         let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
-        let (ground, workload) = (departure.ground.clone(), departure.workload.clone());
-        let terms = departure.terms().clone();
+        let (ground, terms) = (departure.ground.clone(), departure.terms().clone());
         let report = departure.conclude(outcome, problem).await;
-        if report.outcome == Outcome::Stayed {
-            tokio::task::block_in_place(|| workload.note_if_lost(&ground.host));
-        }
         drop(turn);
         if let (Outcome::Stayed, Some(problem)) = (report.outcome, report.error) {
             tell_target(ground, terms, problem).await;

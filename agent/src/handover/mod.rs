@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_proto::error::Problem;
-use migrate_proto::handover::answer_without_entry;
+use migrate_proto::handover::answer_without_machine;
 use migrate_proto::id::HandoverId;
 use migrate_proto::message::{Demands, Message};
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -209,6 +209,7 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
         Message::Commit { handover, .. }
         | Message::Abort { handover, .. }
         | Message::Resumed { handover, .. }
+        | Message::Lost { handover, .. }
         | Message::Ask { handover }
         | Message::Answer { handover, .. }
         | Message::Done { handover } => *handover,
@@ -229,15 +230,16 @@ pub async fn receive(ground: Ground, mut talk: Talk) {
     if matches!(message, Message::Ask { .. }) && !handover.is_of(ground.registry.mark()) {
         return claims::forgotten(&ground, &talk.peer.node, handover);
     }
+    let received = ground.registry.received(handover);
     match message {
         // Nor is that a reason to say that it came: the source would remove the files that it still has.
-        Message::Commit { .. } if !ground.registry.has_received(handover) => {
-            return tracing::warn!(peer = %talk.peer.node, %handover, "what was committed to this node is not known here");
+        Message::Commit { .. } if received.is_none() => {
+            tracing::warn!(peer = %talk.peer.node, %handover, "what was committed to this node is not known here");
         }
         Message::Done { .. } => ground.registry.forget_received(handover),
         _ => {}
     }
-    if let Some(answer) = answer_without_entry(&message) {
+    if let Some(answer) = answer_without_machine(&message, received.as_ref()) {
         let _ = talk.speaker.say_last(&answer).await;
     }
 }

@@ -134,6 +134,7 @@ fn samples() -> Vec<Message> {
             findings: vec![Finding { severity: Severity::Unlikely, problem: problem() }],
             clock_ms: 1_795_255_872_123,
         })),
+        Message::Lost { handover, problem: Problem::new(Code::Lost, "gone") },
     ]
 }
 
@@ -162,7 +163,7 @@ fn every_message_has_a_sample_and_survives() {
 
 #[test]
 fn every_code_has_its_place() {
-    let codes = [(Code::Usage, 0), (Code::PeerVersion, 9), (Code::LinkLost, 19), (Code::Unknown, 24)];
+    let codes = [(Code::Usage, 0), (Code::PeerVersion, 9), (Code::LinkLost, 19), (Code::Unknown, 24), (Code::Lost, 26)];
     for (code, position) in codes {
         let frame = encode(&Message::Failed(Problem::new(code, ""))).unwrap();
         assert_eq!(frame[HEADER_BYTES + 1], position, "{code:?}");
@@ -191,7 +192,7 @@ fn the_number_in_the_header_must_be_the_messages() {
     let body = [Message::Prepared.kind() as u8 - 1];
     assert!(matches!(decode(&frame(13, &body)), Err(CodecError::WrongType { said: 13, found: 11 })));
     assert!(matches!(decode(&frame(0, &body)), Err(CodecError::UnknownType { kind: 0 })));
-    assert!(matches!(decode(&frame(28, &[27])), Err(CodecError::UnknownType { kind: 28 })));
+    assert!(matches!(decode(&frame(29, &[28])), Err(CodecError::UnknownType { kind: 29 })));
 }
 
 #[test]

@@ -73,21 +73,23 @@ pub struct Terms {
     pub epoch: Epoch,
 }
 
-/// What to answer about a handover of which this node has no journal entry.
+/// What to answer about a handover that is not under way on this node. `received` is the target's entry, where the workload came
+/// and has moved on since.
 ///
-/// - `Ask`: `abort`. A source forgets a handover only after an abort, or after the target has said `Resumed`; and a
-///   target that has said `Resumed` never asks again.
-/// - `Resumed`: `Done`. This source has finished; the target need not repeat itself.
-/// - `Commit`: `Resumed`, where the workload is known to have come. It has moved on since, and its journal with it. The
-///   caller must have that in writing: a target that has lost its disk remembers nothing, and the source's files are the
-///   last ones.
+/// - `Ask`: `abort`. A source forgets a handover only after an abort, or after the target has said `Resumed` or `Lost`; and a
+///   target that has said either never asks again.
+/// - `Resumed`, `Lost`: `Done`. This source has finished; the target need not repeat itself.
+/// - `Commit`: what was said before, where that is in writing. A target that has lost its disk remembers nothing, and the
+///   source's files are the last ones.
 ///
 /// To everything else there is no answer.
-pub fn answer_without_entry(message: &Message) -> Option<Message> {
+pub fn answer_without_machine(message: &Message, received: Option<&target::Entry>) -> Option<Message> {
     match *message {
         Message::Ask { handover } => Some(Message::Answer { handover, decision: Some(Decision::Abort) }),
-        Message::Resumed { handover, .. } => Some(Message::Done { handover }),
-        Message::Commit { handover, .. } => Some(Message::Resumed { handover, pid: 0 }),
+        Message::Resumed { handover, .. } | Message::Lost { handover, .. } => Some(Message::Done { handover }),
+        Message::Commit { handover, .. } => {
+            received.filter(|entry| entry.offer.handover == handover).map(target::Entry::arrived)
+        }
         _ => None,
     }
 }
@@ -99,15 +101,26 @@ pub(crate) fn abort_message(handover: HandoverId, problem: &Problem) -> Message 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handover::fixtures::{HANDOVER, OTHER, offer, problem};
+    use crate::phase::Phase;
 
     #[test]
     fn whoever_has_forgotten_lets_the_other_side_finish() {
-        let handover = HandoverId([7; 16]);
+        let (handover, epoch) = (HANDOVER, Epoch(2));
         let abort = Message::Answer { handover, decision: Some(Decision::Abort) };
-        assert_eq!(answer_without_entry(&Message::Ask { handover }), Some(abort));
-        let resumed = Message::Resumed { handover, pid: 0 };
-        assert_eq!(answer_without_entry(&Message::Commit { handover, epoch: Epoch(2) }), Some(resumed.clone()));
-        assert_eq!(answer_without_entry(&resumed), Some(Message::Done { handover }));
-        assert_eq!(answer_without_entry(&Message::Done { handover }), None);
+        let (resumed, lost) = (Message::Resumed { handover, pid: 9 }, Message::Lost { handover, problem: problem() });
+        assert_eq!(answer_without_machine(&Message::Ask { handover }, None), Some(abort));
+        for came in [&resumed, &lost] {
+            assert_eq!(answer_without_machine(came, None), Some(Message::Done { handover }));
+        }
+        assert_eq!(answer_without_machine(&Message::Done { handover }, None), None);
+
+        let entry = |lost| target::Entry { offer: offer(), phase: Phase::CleanUp, pid: Some(9), lost };
+        let commit = Message::Commit { handover, epoch };
+        assert_eq!(answer_without_machine(&commit, None), None, "nothing is in writing");
+        assert_eq!(answer_without_machine(&commit, Some(&entry(None))), Some(resumed));
+        assert_eq!(answer_without_machine(&commit, Some(&entry(Some(problem())))), Some(lost));
+        let other = Message::Commit { handover: OTHER, epoch };
+        assert_eq!(answer_without_machine(&other, Some(&entry(None))), None);
     }
 }

@@ -20,7 +20,7 @@
 //!              │ Restored                        │
 //!           commit ── Decide(Commit) ────────────┤
 //!                                                ▼
-//!                                             resume ── PeerResumed and SourceEnded ──► clean-up, finished (moved)
+//!                                             resume ── PeerResumed (or PeerLost) and SourceEnded ──► clean-up, finished (moved)
 //! ```
 //!
 //! - **negotiate → preflight**: the agent has looked at the workload; the machine sends what it found as the offer.
@@ -36,7 +36,8 @@
 //!   target's copy is the better one.
 //! - **→ resume** (`commit`): from here everything goes forward. `Commit` is repeated until the target has acknowledged
 //!   it; the source's copy is ended, its layer kept.
-//! - **resume → clean-up**: the target runs it, and nothing of it runs here: sandbox and layer go.
+//! - **resume → clean-up**: the target runs it, or says that it is lost there with nothing but its files left; and nothing of it runs
+//!   here: sandbox and layer go.
 //!
 //! An event that a state does not expect changes nothing.
 
@@ -94,6 +95,8 @@ pub enum Event {
     Decided(Decision),
     /// It runs on the target.
     PeerResumed,
+    /// It is the target's, which has its files; its memory is lost.
+    PeerLost(Problem),
     /// The target gave up.
     PeerFailed(Problem),
     /// The target wants to know the decision.
@@ -186,7 +189,8 @@ pub struct Source {
     watch: Watch,
     ready: Ready,
     linked: bool,
-    peer_resumed: bool,
+    /// The target has it: it will never be started again from here.
+    peer_has_it: bool,
     ended: bool,
     /// What the decision file is known to say.
     decided: Option<Decision>,
@@ -207,7 +211,7 @@ impl Source {
             watch: Watch::default(),
             ready: Ready::default(),
             linked: true,
-            peer_resumed: false,
+            peer_has_it: false,
             ended: false,
             decided: None,
             clock: Millis::default(),
@@ -284,6 +288,7 @@ impl Source {
             Message::Restored { .. } => Some(Event::Restored),
             Message::Failed(problem) => Some(Event::PeerFailed(problem)),
             Message::Resumed { handover, .. } if mine(handover) => Some(Event::PeerResumed),
+            Message::Lost { handover, problem } if mine(handover) => Some(Event::PeerLost(problem)),
             Message::Ask { handover } if mine(handover) => Some(Event::Asked),
             _ => None,
         }
@@ -499,19 +504,25 @@ impl Source {
 
     fn after_commit(&mut self, event: Event, now: Millis, out: &mut Vec<Command>) {
         match event {
-            Event::PeerResumed => self.peer_resumed = true,
+            Event::PeerResumed => self.peer_has_it = true,
+            Event::PeerLost(problem) => {
+                self.peer_has_it = true;
+                self.problem = Some(problem);
+            }
             // Nothing runs here in any case; the layer goes.
             Event::GivenUp => {
-                self.peer_resumed = true;
+                self.peer_has_it = true;
                 self.ended = true;
+                self.problem =
+                    Some(self.unanswered().hint(format!("`migrate ps` shows it once {} answers", self.terms.to)));
             }
-            Event::LinkBack if !self.peer_resumed => self.tell_commit(out),
+            Event::LinkBack if !self.peer_has_it => self.tell_commit(out),
             Event::Tick if self.watch.expired(now) => {
                 self.watch.start(now, self.budgets.again);
-                if !self.peer_resumed {
+                if !self.peer_has_it {
                     out.push(Command::SayWaiting(self.unanswered()));
                 }
-                if !self.peer_resumed && self.linked {
+                if !self.peer_has_it && self.linked {
                     self.tell_commit(out);
                 }
                 if !self.ended {
@@ -520,7 +531,7 @@ impl Source {
             }
             _ => {}
         }
-        if self.peer_resumed && self.ended {
+        if self.peer_has_it && self.ended {
             self.enter(Phase::CleanUp, now, out);
             self.clean_up(out);
         }

@@ -34,7 +34,8 @@
 //!   Nothing but the source's word ends the doubt.
 //! - **commit → resume**: the owner changes, durably, to exactly the next epoch; then the processes are let go. If that
 //!   fails, or if they died while they were held, the image is restored again, as often as it takes.
-//! - **resume → clean-up**: the workload runs. `Resumed` is repeated until the source has said `Done`.
+//! - **resume → clean-up**: the workload runs; or the image went with the node's power, and it is lost. `Resumed`, or `Lost`, is
+//!   repeated until the source has said `Done`.
 //!
 //! An event that a phase does not expect changes nothing.
 
@@ -59,6 +60,20 @@ pub struct Entry {
     /// The main process, in the sandbox, once there is one.
     #[serde(default)]
     pub pid: Option<i32>,
+    /// Why it does not run although it came, where that is so.
+    #[serde(default)]
+    pub lost: Option<Problem>,
+}
+
+impl Entry {
+    /// What the source is told once the workload has come.
+    pub fn arrived(&self) -> Message {
+        let handover = self.offer.handover;
+        match self.lost.clone() {
+            Some(problem) => Message::Lost { handover, problem },
+            None => Message::Resumed { handover, pid: self.pid.unwrap_or_default() },
+        }
+    }
 }
 
 /// Room on the target.
@@ -202,6 +217,7 @@ pub struct Target {
     /// How often letting the processes go has failed.
     failures: u32,
     pid: Option<i32>,
+    lost: Option<Problem>,
     linked: bool,
     finished: bool,
     /// The latest `now`: time does not go backwards in here.
@@ -221,6 +237,7 @@ impl Target {
             tree: Tree::Held,
             failures: 0,
             pid: None,
+            lost: None,
             linked: true,
             finished: false,
             clock: Millis::default(),
@@ -235,7 +252,7 @@ impl Target {
         let mut target = Target::new(entry.offer, me, budgets);
         target.linked = false;
         target.clock = now;
-        target.pid = entry.pid;
+        (target.pid, target.lost) = (entry.pid, entry.lost);
         let mut commands = Vec::new();
         let out = &mut commands;
         // The entry is in the journal already: the phase is taken up, not written again.
@@ -244,8 +261,8 @@ impl Target {
             Phase::Commit => out.push(Command::KeepFrozen(target.in_doubt("this agent was restarted"))),
             Phase::Resume => target.adopt_and_resume(now, out),
             Phase::CleanUp => {
-                // The first `Resumed` may have been lost with the agent.
-                target.tell_resumed(out);
+                // What was said may have been lost with the agent.
+                target.tell_arrived(out);
                 out.push(Command::ForgetImage);
             }
             _ => target.fail(Problem::new(Code::Internal, "the target's agent was restarted"), out),
@@ -308,7 +325,7 @@ impl Target {
 
     /// What to write down for [`Command::Journal`].
     pub fn entry(&self, phase: Phase) -> Entry {
-        Entry { offer: self.offer.clone(), phase, pid: self.pid }
+        Entry { offer: self.offer.clone(), phase, pid: self.pid, lost: self.lost.clone() }
     }
 
     /// Whether the source alone knows if the workload may run here.
@@ -497,7 +514,7 @@ impl Target {
             Event::Running { pid } => {
                 self.pid = Some(pid);
                 self.enter(Phase::CleanUp, now, out);
-                self.tell_resumed(out);
+                self.tell_arrived(out);
                 out.push(Command::ForgetImage);
             }
             Event::RestoredHeld { pid } => {
@@ -508,9 +525,11 @@ impl Target {
             Event::RestoreFailed(problem) if self.tree == Tree::Restoring => self.failed_again(problem, now, out),
             // The source has ended its copy: only the files are left, and they are here.
             Event::ImageLost(problem) if self.tree == Tree::Restoring => {
+                let problem = Problem { code: Code::Lost, ..problem };
+                self.lost = Some(problem.clone());
                 self.enter(Phase::CleanUp, now, out);
                 out.push(Command::NoteLost(problem));
-                self.tell_resumed(out);
+                self.tell_arrived(out);
                 out.push(Command::ForgetImage);
             }
             // A late word about an earlier attempt must not end a copy that may run by now.
@@ -537,20 +556,19 @@ impl Target {
     fn cleaning_up(&mut self, event: Event, now: Millis, out: &mut Vec<Command>) {
         match event {
             Event::Done => self.finish(Outcome::Moved, None, out),
-            Event::Committed(_) | Event::LinkBack => self.tell_resumed(out),
+            Event::Committed(_) | Event::LinkBack => self.tell_arrived(out),
             Event::Tick if self.watch.expired(now) => {
                 self.watch.start(now, self.budgets.again);
                 if self.linked {
-                    self.tell_resumed(out);
+                    self.tell_arrived(out);
                 }
             }
             _ => {}
         }
     }
 
-    fn tell_resumed(&self, out: &mut Vec<Command>) {
-        let (handover, pid) = (self.offer.handover, self.pid.unwrap_or_default());
-        out.push(Command::Send(Message::Resumed { handover, pid }));
+    fn tell_arrived(&self, out: &mut Vec<Command>) {
+        out.push(Command::Send(self.entry(Phase::CleanUp).arrived()));
     }
 
     // ---- always --------------------------------------------------------------------------------------------------

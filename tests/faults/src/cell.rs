@@ -73,7 +73,7 @@ fn try_once(stage: &mut Stage, cell: Cell) -> Row {
     let mut ordered = stage.order_move(&name, TARGET);
     let mut fired = fire(stage, cell, &mut ordered, &halt, wire.as_ref());
     drop(halt);
-    wait_for_end(stage, &name, &mut ordered, &mut fired);
+    wait_for_end(stage, &mut ordered, &mut fired);
     let said = ordered.end();
     if let Fired::Yes(harm, _) = &mut fired {
         harm.end(stage);
@@ -157,17 +157,12 @@ fn lay_wire(stage: &Stage) -> Wire {
 
 // ---- afterwards --------------------------------------------------------------------------------------------------
 
-/// Until whoever ordered the move has an answer, and the fault is over. For a workload that is lost there may be none soon.
-fn wait_for_end(stage: &Stage, name: &str, ordered: &mut Ordered, fired: &mut Fired) {
+/// Until whoever ordered the move has an answer, and the fault is over.
+fn wait_for_end(stage: &Stage, ordered: &mut Ordered, fired: &mut Fired) {
     let Fired::Yes(harm, _) = fired else { return };
-    let mut is_lost = false;
     soon(SETTLING, || {
         harm.pass(stage, ordered.is_over());
-        if harm.is_over() && !ordered.is_over() {
-            let views = stage.views(name).unwrap_or_default();
-            is_lost = matches!(&views[..], [view] if view.state == State::Lost);
-        }
-        harm.is_over() && (is_lost || ordered.is_over())
+        harm.is_over() && ordered.is_over()
     });
 }
 
@@ -230,6 +225,11 @@ fn judge_loss(stage: &Stage, name: &str, node: &str, row: &mut Row, fired: &Fire
         row.wrong.push(format!("it is lost on {node}, which kept its power"));
     }
     let said = stage.ps(name);
+    // What was said to run may be lost afterwards.
+    let has_run = (cell.side, cell.phase, cell.moment) == (Side::Target, Phase::CleanUp, Moment::Begun);
+    if !has_run && !row.report.contains("lost") {
+        row.wrong.push(format!("the report does not say that it is lost: {}", row.report));
+    }
     if !said.contains("migrate start") {
         row.wrong.push(format!("ps does not say what to do: {}", said.trim()));
     }

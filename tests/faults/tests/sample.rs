@@ -57,6 +57,7 @@ fn real_criu_dies_or_hangs() {
 fn real_criu_nodes_have_no_power_or_no_room() {
     all_pass(&[
         (Fault::PowerLoss, Side::Target, Phase::Transfer, Moment::Begun),
+        (Fault::PowerLoss, Side::Target, Phase::Resume, Moment::Begun),
         (Fault::PowerLoss, Side::Source, Phase::Preflight, Moment::Entered),
         (Fault::DiskFull, Side::Target, Phase::Prepare, Moment::Begun),
         (Fault::OutOfMemory, Side::Target, Phase::Transfer, Moment::Begun),

@@ -47,6 +47,13 @@ impl World {
     /// The machine's commands, as a wrong wrapper may change them.
     pub(crate) fn take_up_arrival(&mut self, whom: Whom, mut commands: Vec<Command>) {
         let (drops, runs) = (self.has(Bug::TargetDropsInDoubt), self.has(Bug::TargetRunsInDoubt));
+        if self.has(Bug::LossUntold) {
+            for command in &mut commands {
+                if let Command::Send(Message::Lost { handover, .. }) = *command {
+                    *command = Command::Send(Message::Resumed { handover, pid: PID });
+                }
+            }
+        }
         let Some(arrival) = self.arrival(whom) else { return };
         if let [Command::KeepFrozen(problem)] = &commands[..]
             && arrival.side.machine.is_in_doubt()
@@ -177,9 +184,9 @@ impl World {
     pub(crate) fn keep_received(&mut self, node: usize, load: usize) {
         let entry = self.nodes[node].places[load].arrival.read().ok().flatten();
         let came = entry.filter(|entry| entry.phase == Phase::CleanUp);
-        let handover = came.and_then(|entry| self.handover_of(entry.offer.handover));
-        if let Some(handover) = handover {
-            self.nodes[node].received.push(handover);
+        let came = came.and_then(|entry| Some((self.handover_of(entry.offer.handover)?, entry)));
+        if let Some((handover, entry)) = came {
+            self.nodes[node].received.insert(handover, entry);
             self.nodes[node].places[load].arrival.remove();
         }
     }
@@ -202,7 +209,7 @@ impl World {
     fn conclude_arrival(&mut self, whom: Whom, load: usize, outcome: Outcome) {
         match outcome {
             Outcome::Moved => {
-                self.nodes[whom.node].received.retain(|received| *received != whom.handover);
+                self.nodes[whom.node].received.remove(&whom.handover);
                 // It may have left and come again: then the entry is another arrival's.
                 let mine = self.ledger.handovers[whom.handover].terms.handover;
                 let entry = &mut self.nodes[whom.node].places[load].arrival;
@@ -343,6 +350,7 @@ impl World {
             Body::Held { epoch, work } => {
                 here.bodies[load] = Body::Running { epoch, work };
                 here.released[load] = true;
+                self.ledger.handovers[whom.handover].ran = true;
             }
             Body::Running { .. } if !forgetful => {}
             // It has run, and has ended by itself.

@@ -77,6 +77,8 @@ bugs! {
     LossNotRecorded = "loss-not-recorded" is caught by EventuallySettled;
     /// A target whose image went with the power tries to restore it for ever.
     LostImageRetried = "lost-image-retried" is caught by EventuallySettled;
+    /// A target that has lost the workload says that it runs.
+    LossUntold = "loss-untold" is caught by EventuallySettled;
 }
 
 impl fmt::Display for Bug {

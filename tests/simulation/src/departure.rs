@@ -120,9 +120,10 @@ impl World {
                 self.nodes[whom.node].drop_sandbox(load);
                 self.remove_place(whom.node, load);
             }
-            Command::Finish(outcome, _) => {
+            Command::Finish(outcome, problem) => {
                 departure.side.todo.clear();
                 departure.side.end = Some(outcome);
+                self.ledger.handovers[whom.handover].said_to_run = outcome == Outcome::Moved && problem.is_none();
             }
         }
         Flow::Next

@@ -23,14 +23,18 @@ pub(crate) struct Handover {
     pub(crate) image_lost: bool,
     /// It is for a person to judge.
     pub(crate) unknown: bool,
+    /// The target has let the processes go.
+    pub(crate) ran: bool,
+    /// The source's report says that it runs on the target.
+    pub(crate) said_to_run: bool,
 }
 
 impl Handover {
     /// One that has not begun.
     pub(crate) fn new(load: usize, from: usize, to: usize, terms: Terms) -> Handover {
         let (committed, source, target, captured) = (false, None, None, None);
-        let (image_lost, unknown) = (false, false);
-        Handover { load, from, to, terms, committed, source, target, captured, image_lost, unknown }
+        let (image_lost, unknown, ran, said_to_run) = (false, false, false, false);
+        Handover { load, from, to, terms, committed, source, target, captured, image_lost, unknown, ran, said_to_run }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A node: its agent, which may die at any instant; its processes, which do not care; its disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use migrate_proto::api::Outcome;
 use migrate_proto::handover::source::{self, Source};
@@ -172,7 +173,7 @@ pub(crate) struct Node {
     pub(crate) disk_full: bool,
     pub(crate) places: Vec<Place>,
     /// `received/`: handovers whose workload came, and has moved on before the source had heard that.
-    pub(crate) received: Vec<usize>,
+    pub(crate) received: BTreeMap<usize, Rc<target::Entry>>,
     pub(crate) bodies: Vec<Body>,
     pub(crate) guards: Vec<Option<Guard>>,
     pub(crate) images: Vec<Image>,
@@ -193,7 +194,7 @@ impl Node {
             places: (0..loads).map(|_| Place::default()).collect(),
             bodies: vec![Body::Gone; loads],
             guards: vec![None; loads],
-            received: Vec::new(),
+            received: BTreeMap::new(),
             images: Vec::new(),
             unclean: vec![false; loads],
             released: vec![false; loads],

@@ -117,6 +117,9 @@ impl World {
             // The record is written after the commit: it is as good a witness.
             entry.phase = entry.phase.max(Phase::Resume);
         }
+        if self.nodes[node].places[load].record.whole().is_some_and(|record| record.doing == Doing::Lost) {
+            entry.lost.get_or_insert_with(|| self.problem("it is lost"));
+        }
         let in_doubt = entry.phase == Phase::Commit;
         let (machine, commands) = Target::recover(entry, self.budgets.clone(), now);
         let mut side = Side::new(whom.handover, machine, None);

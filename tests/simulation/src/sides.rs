@@ -2,7 +2,7 @@
 //! happens comes in. Each command is a thing of its own, so that the agent can die between any two.
 
 use migrate_proto::api::Outcome;
-use migrate_proto::handover::{answer_without_entry, source, target};
+use migrate_proto::handover::{answer_without_machine, source, target};
 use migrate_proto::message::Message;
 
 use crate::bug::Bug;
@@ -272,14 +272,12 @@ impl World {
         if agent.silent || agent.withheld.contains(&handover) {
             return;
         }
-        let received = self.nodes[node].received.contains(&handover) && !self.has(Bug::CommitUnanswered);
-        match message {
-            // Nothing is said of what this node cannot prove.
-            Message::Commit { .. } if !received => return,
-            Message::Done { .. } => self.nodes[node].received.retain(|received| *received != handover),
-            _ => {}
+        let received = self.nodes[node].received.get(&handover).filter(|_| !self.has(Bug::CommitUnanswered));
+        let answer = answer_without_machine(&message, received.map(|entry| &**entry));
+        if let Message::Done { .. } = message {
+            self.nodes[node].received.remove(&handover);
         }
-        if let Some(answer) = answer_without_entry(&message) {
+        if let Some(answer) = answer {
             self.note(|| format!("node{} answers {} without an entry: {}", node + 1, message.kind(), answer.kind()));
             self.say(node, session, answer);
         }

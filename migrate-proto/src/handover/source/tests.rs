@@ -177,6 +177,16 @@ fn commit_is_repeated_until_it_is_acknowledged() {
 }
 
 #[test]
+fn a_workload_that_is_lost_on_its_target_is_forgotten_here_and_not_said_to_run() {
+    let mut source = at(Phase::Resume);
+    let lost = source.heard(Message::Lost { handover: HANDOVER, problem: problem() }).unwrap();
+    assert_eq!(source.step(Millis(1), lost), []);
+    let commands = source.step(Millis(1), Event::SourceEnded);
+    assert!(commands.contains(&Command::DropCopy), "{commands:?}");
+    assert_eq!(commands.last(), Some(&Command::Finish(Outcome::Moved, Some(problem()))));
+}
+
+#[test]
 fn a_copy_that_does_not_end_is_ended_again_before_anything_is_removed() {
     let mut source = at(Phase::Resume);
     assert_eq!(source.step(Millis(1), Event::PeerResumed), []);
@@ -202,7 +212,8 @@ fn a_person_can_forget_what_was_given_away_and_only_that() {
     }
     let commands = at(Phase::Resume).step(Millis(1), Event::GivenUp);
     assert!(commands.contains(&Command::DropCopy), "{commands:?}");
-    assert_eq!(commands.last(), Some(&Command::Finish(Outcome::Moved, None)));
+    let Some(Command::Finish(Outcome::Moved, Some(problem))) = commands.last() else { panic!("{commands:?}") };
+    assert_eq!(problem.code, Code::Unknown, "nobody has said that it runs there");
 }
 
 #[test]
@@ -241,6 +252,7 @@ fn the_question_is_answered_with_what_is_known() {
 fn messages_of_other_handovers_are_not_heard() {
     let source = at(Phase::Resume);
     assert_eq!(source.heard(Message::Resumed { handover: OTHER, pid: 1 }), None);
+    assert_eq!(source.heard(Message::Lost { handover: OTHER, problem: problem() }), None);
     assert_eq!(source.heard(Message::Ask { handover: OTHER }), None);
     assert_eq!(source.heard(Message::Resumed { handover: HANDOVER, pid: 1 }), Some(Event::PeerResumed));
     assert_eq!(source.heard(Message::Commit { handover: HANDOVER, epoch: EPOCH }), None);
@@ -318,6 +330,7 @@ fn any_event(choice: u8) -> Event {
         Event::Verified,
         Event::Restored,
         Event::PeerResumed,
+        Event::PeerLost(problem()),
         Event::PeerFailed(problem()),
         Event::Asked,
         Event::SourceEnded,
@@ -398,12 +411,13 @@ fn phase_of(command: &Command) -> Option<Phase> {
 /// The first rule that a trace breaks.
 fn broken_rule(trace: &Trace) -> Option<&'static str> {
     let mut journal = None;
-    let (mut decided, mut peer_resumed, mut ended, mut finished) = (None, false, false, false);
+    let (mut decided, mut peer_resumed, mut peer_lost, mut ended, mut finished) = (None, false, false, false, false);
     let mut asked = false;
     for (event, commands) in trace {
         match event {
             Event::Decided(decision) if asked => decided = Some(*decision),
             Event::PeerResumed if decided == Some(Decision::Commit) => peer_resumed = true,
+            Event::PeerLost(_) if decided == Some(Decision::Commit) => peer_lost = true,
             Event::SourceEnded => ended = true,
             _ => {}
         }
@@ -422,10 +436,13 @@ fn broken_rule(trace: &Trace) -> Option<&'static str> {
                 Command::EndSource | Command::Send(Message::Commit { .. }) if decided != Some(Decision::Commit) => {
                     return Some("the workload is given away only after commit");
                 }
-                Command::DropCopy if !(peer_resumed && ended) => {
-                    return Some("the copy is kept until the target runs it");
+                Command::DropCopy if !((peer_resumed || peer_lost) && ended) => {
+                    return Some("the copy is kept until the target has it");
                 }
-                Command::Finish(Outcome::Moved, _) if !peer_resumed => return Some("moved means that it runs there"),
+                Command::Finish(Outcome::Moved, None) if peer_lost || !peer_resumed => {
+                    return Some("moved means that it runs there");
+                }
+                Command::Finish(Outcome::Moved, Some(_)) if !peer_lost => return Some("what runs there is not lost"),
                 Command::Finish(..) => finished = true,
                 _ => {}
             }
@@ -456,7 +473,7 @@ fn replace(commands: Vec<Command>, old: &Command, new: &[Command]) -> Vec<Comman
 
 #[test]
 fn each_rule_catches_a_machine_that_breaks_it() {
-    let bugs: [(&str, Bug); 8] = [
+    let bugs: [(&str, Bug); 10] = [
         ("resume only after abort", |_, c| {
             replace(c, &Command::Decide(Decision::Abort), &[Command::Decide(Decision::Abort), Command::ResumeSource])
         }),
@@ -467,6 +484,12 @@ fn each_rule_catches_a_machine_that_breaks_it() {
             Event::SourceResumed if !c.is_empty() => vec![Command::Finish(Outcome::Moved, None)],
             _ => c,
         }),
+        ("moved means that it runs there", |_, c| {
+            replace(c, &Command::Finish(Outcome::Moved, Some(problem())), &[Command::Finish(Outcome::Moved, None)])
+        }),
+        ("what runs there is not lost", |_, c| {
+            replace(c, &Command::Finish(Outcome::Moved, None), &[Command::Finish(Outcome::Moved, Some(problem()))])
+        }),
         ("the journal precedes the effect", |_, c| replace(c, &Command::Journal(Phase::Freeze), &[])),
         ("nothing after the finish", |event, mut c| {
             if *event == Event::SourceResumed && c.is_empty() {
@@ -474,7 +497,7 @@ fn each_rule_catches_a_machine_that_breaks_it() {
             }
             c
         }),
-        ("the copy is kept until the target runs it", |_, c| {
+        ("the copy is kept until the target has it", |_, c| {
             replace(c, &Command::EndSource, &[Command::EndSource, Command::Journal(Phase::CleanUp), Command::DropCopy])
         }),
         ("phases only rise", |_, c| replace(c, &Command::Journal(Phase::Verify), &[Command::Journal(Phase::Transfer)])),

@@ -235,12 +235,18 @@ fn after_a_loss_of_power_the_files_are_kept_and_the_source_is_let_go() {
     let mut target = at(Phase::Resume);
     assert_eq!(target.step(Millis(1), Event::ImageLost(problem())), [], "only what was tried can say that");
     target.step(Millis(1), Event::ResumeFailed(problem()));
+    let lost = Problem { code: Code::Lost, ..problem() };
+    let told = Command::Send(Message::Lost { handover: HANDOVER, problem: lost.clone() });
     let commands = target.step(Millis(1), Event::ImageLost(problem()));
-    let journal = Command::Journal(Phase::CleanUp);
-    assert!(
-        matches!(&commands[..], [first, Command::NoteLost(_), Command::Send(Message::Resumed { .. }), Command::ForgetImage] if *first == journal),
-        "{commands:?}"
+    let noted = [Command::Journal(Phase::CleanUp), Command::NoteLost(lost), told.clone(), Command::ForgetImage];
+    assert_eq!(commands, noted);
+    assert_eq!(
+        target.step(Millis(1), Event::Committed(EPOCH.next())),
+        std::slice::from_ref(&told),
+        "nobody says that it runs"
     );
+    let restarted = Target::recover(target.entry(Phase::CleanUp), Budgets::default(), Millis(1)).1;
+    assert_eq!(restarted, [told, Command::ForgetImage], "a new agent knows it as well");
     assert_eq!(target.step(Millis(1), Event::Done), [Command::Finish(Outcome::Moved, None)]);
 }
 
@@ -337,6 +343,7 @@ fn any_event(choice: u8) -> Event {
         Event::Answered(Some(Decision::Abort)),
         Event::Running { pid: 9 },
         Event::ResumeFailed(problem()),
+        Event::ImageLost(problem()),
         Event::Done,
         Event::LinkLost,
         Event::LinkBack,
@@ -391,7 +398,8 @@ fn phase_of(command: &Command) -> Option<Phase> {
         Command::Restore | Command::Send(Message::Verified) => Phase::Restore,
         Command::Send(Message::Restored { .. }) | Command::AskSource => Phase::Commit,
         Command::AdoptOwner(_) | Command::Resume | Command::RestoreAgain => Phase::Resume,
-        Command::ForgetImage | Command::Send(Message::Resumed { .. }) => Phase::CleanUp,
+        Command::ForgetImage | Command::NoteLost(_) => Phase::CleanUp,
+        Command::Send(Message::Resumed { .. } | Message::Lost { .. }) => Phase::CleanUp,
         _ => return None,
     })
 }

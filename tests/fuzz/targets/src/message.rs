@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use migrate_proto::frame::{Header, MAGIC};
-use migrate_proto::handover::answer_without_entry;
+use migrate_proto::handover::answer_without_machine;
 use migrate_proto::handover::source::Source;
 use migrate_proto::handover::target::{Event, Target};
 use migrate_proto::handover::{Budgets, Millis};
@@ -30,7 +30,7 @@ pub(crate) fn run(input: &[u8], _: &Path) {
 /// As the receiver of a first message does.
 fn judge(message: Message) {
     let _ = format!("{message:?}");
-    drop(answer_without_entry(&message));
+    drop(answer_without_machine(&message, None));
     match message {
         Message::Hello { offer, .. } => {
             if let Ok(chosen) = version::SPOKEN.choose(offer) {

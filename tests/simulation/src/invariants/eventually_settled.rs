@@ -1,5 +1,6 @@
 //! When the faults have ended everything comes to an end: every handover is over, both sides agree with each other and with
-//! the decision, the owner's record says what is true, and nobody else has anything of the workload.
+//! the decision, the owner's record says what is true, nobody else has anything of the workload, and no report says of a workload
+//! that was lost on its way that it runs.
 //!
 //! A workload that does not go on after an abort (its CRIU was killed with it in its hands) is for a person to look at: both
 //! sides keep what they have, and say so. Everything else settles all the same.
@@ -58,6 +59,9 @@ fn sides_agree(world: &World, load: usize) -> Result<(), String> {
         if !fits(handover.source) || !fits(handover.target) {
             let (source, target, committed) = (handover.source, handover.target, handover.committed);
             return Err(format!("handover {number}: source {source:?}, target {target:?}, committed: {committed}"));
+        }
+        if handover.said_to_run && !handover.ran {
+            return Err(format!("handover {number}: its report says that it runs on the target, where it never did"));
         }
     }
     Ok(())
