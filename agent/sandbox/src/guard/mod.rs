@@ -24,6 +24,7 @@ pub mod decision;
 mod gate;
 mod notes;
 mod server;
+mod tracer;
 
 use std::path::PathBuf;
 

@@ -19,6 +19,7 @@ use nix::unistd::{Pid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::notes::Notes;
+use super::tracer::{Preload, Tracer};
 use super::{Call, GATE_SOCKET, GUARD_SOCKET, Hook, Kind, OUTPUT, Order, Told, decision};
 use crate::enter::{self, Doorway};
 use crate::error::{Result, SandboxError};
@@ -52,6 +53,8 @@ struct Guard {
     gates: UnixListener,
     children: SignalFd,
     criu: Pid,
+    /// Until CRIU has ended.
+    tracer: Option<Tracer>,
     /// The sandbox's PID 1.
     init: OwnedFd,
     agent: Option<UnixStream>,
@@ -81,12 +84,12 @@ fn prepare() -> Result<Guard> {
     mask.thread_block().map_err(SandboxError::system("block SIGCHLD"))?;
     let children = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(SandboxError::system("signalfd"))?;
-    let criu = start_criu(&call)?;
+    let (criu, tracer) = start_criu(&call)?;
     // Nobody may listen any more; CRIU has been started all the same.
     let _ = writeln!(std::io::stdout(), "ready");
     spawn::output_to_null()?;
     let (agent, waiting, first_call) = (None, None, None);
-    Ok(Guard { call, notes, agents, gates, children, criu, init, agent, met: false, waiting, first_call })
+    Ok(Guard { call, notes, agents, gates, children, criu, tracer, init, agent, met: false, waiting, first_call })
 }
 
 /// Looked at after it was opened: whoever has the PID now is who is opened.
@@ -106,7 +109,7 @@ fn listen(dir: &Path, name: &str) -> Result<UnixListener> {
     listener.map_err(SandboxError::file("listen at", dir.join(name)))
 }
 
-fn start_criu(call: &Call) -> Result<Pid> {
+fn start_criu(call: &Call) -> Result<(Pid, Option<Tracer>)> {
     let output_path = call.dir.join(OUTPUT);
     let output = OpenOptions::new()
         .append(true)
@@ -117,10 +120,11 @@ fn start_criu(call: &Call) -> Result<Pid> {
     // Opened while its PID 1 was still the one that is meant.
     open_process(call.init)?;
     doorway.children_go_in()?;
+    let (tracer, preload) = Tracer::start(call)?.unzip();
     match spawn::fork_with_pid(Some(call.criu_pid), 0).map_err(SandboxError::system("clone3"))? {
-        Some(pid) => Ok(pid),
+        Some(pid) => Ok((pid, tracer)),
         None => {
-            let error = become_criu(call, &output, &doorway);
+            let error = become_criu(call, &output, &doorway, preload);
             let _ = writeln!(&output, "cannot start CRIU: {error}");
             std::process::exit(127)
         }
@@ -128,7 +132,7 @@ fn start_criu(call: &Call) -> Result<Pid> {
 }
 
 /// Only returns where it failed.
-fn become_criu(call: &Call, output: &File, doorway: &Doorway) -> SandboxError {
+fn become_criu(call: &Call, output: &File, doorway: &Doorway, preload: Option<Preload>) -> SandboxError {
     let outcome = (|| -> Result<std::convert::Infallible> {
         enter::join(&call.groups)?;
         doorway.step_through().map_err(SandboxError::system("enter the sandbox"))?;
@@ -139,9 +143,15 @@ fn become_criu(call: &Call, output: &File, doorway: &Doorway) -> SandboxError {
         }
         spawn::output_to_null()?;
         spawn::replace(output, 1).and_then(|()| spawn::replace(output, 2)).map_err(SandboxError::system("dup2"))?;
-        spawn::close_from(3, &[]);
+        let (keep, preloaded) = preload.as_ref().map(|preload| (preload.descriptors(), preload.environment())).unzip();
+        spawn::close_from(3, keep.as_ref().map_or(&[], |keep| keep));
         spawn::reset_signals().map_err(SandboxError::system("reset signals"))?;
-        enter::execute(&call.argv, &[("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
+        if let Some(preload) = &preload {
+            preload.keep().map_err(SandboxError::system("pass on a descriptor"))?;
+        }
+        let mut environment = vec![("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")];
+        environment.extend(preloaded.iter().flatten().map(|(name, value)| (*name, value.as_str())));
+        enter::execute(&call.argv, &environment)
     })();
     match outcome {
         Err(error) => error,
@@ -153,6 +163,8 @@ impl Guard {
         loop {
             self.wait();
             if let Some(exit) = self.ended() {
+                // Whoever CRIU held is in order before anything else is done.
+                let exit = self.tracer.take().map_or(exit, |tracer| tracer.conclude(exit));
                 return self.finish(exit);
             }
             self.accept();

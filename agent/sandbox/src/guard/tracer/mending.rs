@@ -1,0 +1,203 @@
+//! After CRIU's death in the middle of a dump: every thread becomes what it was, and nothing of CRIU stays in it.
+//!
+//! CRIU's code in a thread, where it runs, is let run to its end first: it sees that its CRIU is gone, puts back what it changed
+//! itself, and returns. Then registers, signal mask and changed words are put back, CRIU's mappings and descriptors go, and
+//! only then is anybody let go.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::calls::request;
+use super::kernel::{self, Waited};
+use super::tracee::{
+    ARGUMENTS, CALL, Doing, GENERAL, INSTRUCTION, RESULT, Tracee, at_system_call, set_word, stands_at, was_interrupted,
+    word,
+};
+use super::Stops;
+
+/// The name of CRIU's memory (compel's `MEMFD_FNAME`).
+const FOREIGN: &str = "/memfd:CRIUMFD";
+/// How long all of this may take; a workload that is held by its cgroup, say, does not run.
+const TIME: Duration = Duration::from_secs(2);
+const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
+const TRACE_SYSTEM_CALLS: u64 = libc::PTRACE_O_TRACESYSGOOD as u64;
+
+/// Mends everything, and lets everybody go. `proc` is the `/proc` in which the tracees have their PIDs. What cannot be mended is
+/// said.
+pub(super) fn mend(tracees: &mut BTreeMap<i32, Tracee>, proc: &Path, stops: &Stops) -> Vec<String> {
+    let until = Instant::now() + TIME;
+    let mut complaints = Vec::new();
+    let mut complain = |pid: i32, doing: &str, outcome: io::Result<()>| {
+        if let Err(error) = outcome
+            // It has ended.
+            && error.raw_os_error() != Some(libc::ESRCH)
+        {
+            complaints.push(format!("thread {pid}: cannot {doing}: {error}"));
+        }
+    };
+    let mut changed: Vec<i32> = tracees.iter().filter(|(_, tracee)| tracee.is_changed()).map(|(pid, _)| *pid).collect();
+    for pid in &changed {
+        let doing = tracees.get(pid).map_or(Doing::Runs, |tracee| tracee.doing);
+        complain(*pid, "let CRIU's code in it come to its end", finish(*pid, doing, proc, stops, until));
+    }
+    changed.retain(|pid| proc.join(pid.to_string()).exists());
+    for pid in &changed {
+        if let Some(tracee) = tracees.get(pid) {
+            complain(*pid, "put back what it was", tracee.put_back(*pid));
+        }
+    }
+    let mut cleaned = Vec::new();
+    for pid in &changed {
+        let process = leader(*pid, proc);
+        if !cleaned.contains(&process) {
+            cleaned.push(process);
+            complain(*pid, "remove what is CRIU's", remove_foreign(*pid, process, proc, stops, until));
+        }
+    }
+    for pid in &changed {
+        complain(*pid, "let it go", kernel::plain(request::DETACH, *pid, 0, 0));
+        tracees.remove(pid);
+    }
+    complaints
+}
+
+fn leader(pid: i32, proc: &Path) -> i32 {
+    let status = fs::read(proc.join(pid.to_string()).join("status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok()).unwrap_or(pid)
+}
+
+/// Has a thread stand where no code of CRIU is under way in it.
+fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) -> io::Result<()> {
+    let doing = if doing == Doing::Runs { stop(pid, stops, until)? } else { doing };
+    if doing == Doing::Trapped {
+        return Ok(());
+    }
+    let foreign = foreign_mappings(&proc.join(pid.to_string()));
+    let is_foreign = |at: u64| foreign.iter().any(|range| range.contains(&at));
+    kernel::plain(request::SET_OPTIONS, pid, 0, TRACE_SYSTEM_CALLS)?;
+    let mut returning = false;
+    loop {
+        let (at, call) = stands_at(pid)?;
+        // Its last system call returns to where the thread was.
+        if returning || !is_foreign(at) {
+            return Ok(());
+        }
+        let last = call == libc::SYS_rt_sigreturn;
+        kernel::plain(request::SYSCALL, pid, 0, 0)?;
+        let Some(waited) = await_stop(pid, stops, until)? else {
+            stop(pid, stops, Instant::now() + TIME)?;
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        if !at_system_call(waited) && !was_interrupted(waited) {
+            // A breakpoint, or it went wrong: its end in any case.
+            return Ok(());
+        }
+        returning = last && at_system_call(waited);
+    }
+}
+
+/// Stops a thread that may run.
+fn stop(pid: i32, stops: &Stops, until: Instant) -> io::Result<Doing> {
+    kernel::plain(request::INTERRUPT, pid, 0, 0)?;
+    match await_stop(pid, stops, until)? {
+        Some(waited) if was_interrupted(waited) || at_system_call(waited) => Ok(Doing::Stands),
+        Some(waited) if waited.stopped() => Ok(Doing::Trapped),
+        Some(_) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn await_stop(pid: i32, stops: &Stops, until: Instant) -> io::Result<Option<Waited>> {
+    loop {
+        if let Some(waited) = kernel::wait(pid, libc::__WALL)? {
+            return Ok(Some(waited));
+        }
+        if !stops.await_any(until) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Where CRIU's code lies in a process.
+fn foreign_mappings(process: &Path) -> Vec<Range<u64>> {
+    let maps = fs::read(process.join("maps")).unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    maps.lines()
+        .filter(|line| line.contains(FOREIGN))
+        .filter_map(|line| line.split_once(' ')?.0.split_once('-'))
+        .filter_map(|(from, to)| Some(number(from)?..number(to)?))
+        .collect()
+}
+
+/// The descriptors of a process that are CRIU's.
+fn foreign_descriptors(process: &Path) -> Vec<u64> {
+    let entries = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let is_foreign = |path: PathBuf| fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with(FOREIGN));
+    entries
+        .filter(|entry| is_foreign(entry.path()))
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect()
+}
+
+/// Has a process close and unmap what CRIU left in it, by a thread of it that stands.
+fn remove_foreign(pid: i32, process: i32, proc: &Path, stops: &Stops, until: Instant) -> io::Result<()> {
+    let process = proc.join(process.to_string());
+    let closes = foreign_descriptors(&process).into_iter().map(|descriptor| (libc::SYS_close, [descriptor, 0]));
+    let mappings = foreign_mappings(&process).into_iter();
+    let unmaps = mappings.map(|range| (libc::SYS_munmap, [range.start, range.end - range.start]));
+    let calls: Vec<_> = closes.chain(unmaps).collect();
+    calls.into_iter().try_for_each(|(call, arguments)| have_called(pid, call, arguments, stops, until))
+}
+
+/// Has a thread that stands make a system call; afterwards it is as it was.
+fn have_called(pid: i32, call: libc::c_long, arguments: [u64; 2], stops: &Stops, until: Instant) -> io::Result<()> {
+    let before = kernel::registers(pid, GENERAL)?;
+    let mask = kernel::read(request::GET_SIG_MASK, pid, 8, 8)?;
+    let place = word(&before, INSTRUCTION);
+    let code = kernel::peek(request::PEEK_TEXT, pid, place)?;
+    let mut with_call = code.to_ne_bytes();
+    with_call[..2].copy_from_slice(&SYSTEM_CALL);
+    let mut registers = before.clone();
+    set_word(&mut registers, RESULT, call as u64);
+    // It is in no system call that would have to be made again.
+    set_word(&mut registers, CALL, u64::MAX);
+    arguments.into_iter().zip(ARGUMENTS).for_each(|(value, register)| set_word(&mut registers, register, value));
+
+    kernel::plain(request::POKE_TEXT, pid, place, u64::from_ne_bytes(with_call))?;
+    // No handler of the workload runs in between.
+    let all_but_trap = !(1u64 << (libc::SIGTRAP - 1));
+    let made = kernel::write(request::SET_SIG_MASK, pid, 8, &all_but_trap.to_ne_bytes())
+        .and_then(|()| kernel::set_registers(pid, GENERAL, &registers))
+        .and_then(|()| step(pid, stops, until))
+        .and_then(|()| kernel::registers(pid, GENERAL));
+    kernel::plain(request::POKE_TEXT, pid, place, code)?;
+    kernel::set_registers(pid, GENERAL, &before)?;
+    kernel::write(request::SET_SIG_MASK, pid, 8, &mask)?;
+    match word(&made?, RESULT) as i64 {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error as i32)),
+    }
+}
+
+/// One instruction.
+fn step(pid: i32, stops: &Stops, until: Instant) -> io::Result<()> {
+    loop {
+        kernel::plain(request::SINGLE_STEP, pid, 0, 0)?;
+        match await_stop(pid, stops, until)? {
+            // An interruption from before, which it has met only now.
+            Some(waited) if was_interrupted(waited) => {}
+            Some(waited) if waited.stopped() => return Ok(()),
+            Some(_) => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            None => {
+                stop(pid, stops, Instant::now() + TIME)?;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One thread that CRIU holds, and how it was before CRIU changed it.
+
+use std::io;
+
+use super::calls::request;
+use super::kernel::{self, Waited};
+
+/// `NT_PRSTATUS`: the general registers.
+pub(super) const GENERAL: u64 = 1;
+/// `NT_X86_XSTATE`: all others.
+const EXTENDED: u64 = 0x202;
+/// The kernel's signal mask.
+const MASK_BYTES: u64 = 8;
+
+/// What a thread does, as far as CRIU was told.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// It runs, or is about to stop.
+    #[default]
+    Runs,
+    /// It stands because it was asked to, or at a system call.
+    Stands,
+    /// It stands at a breakpoint: what it had to do for CRIU is done.
+    Trapped,
+}
+
+/// A thread that is traced.
+#[derive(Debug, Default)]
+pub(super) struct Tracee {
+    /// What it does.
+    pub(super) doing: Doing,
+    before: Option<Before>,
+    /// Words that CRIU changed, in order.
+    pokes: Vec<Poke>,
+}
+
+#[derive(Debug)]
+struct Before {
+    general: Vec<u8>,
+    extended: Vec<u8>,
+    mask: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Poke {
+    peek: u64,
+    poke: u64,
+    addr: u64,
+    before: u64,
+}
+
+impl Tracee {
+    /// Whether anything in it may not be as it was.
+    pub(super) fn is_changed(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// CRIU is about to make this call: notes what it is going to change.
+    pub(super) fn about_to(&mut self, pid: i32, kind: u64, addr: u64) -> io::Result<()> {
+        use request::{POKE_DATA, POKE_TEXT, POKE_USER, SET_FP_REGS, SET_REG_SET, SET_REGS, SET_SIG_MASK};
+        if !matches!(kind, POKE_TEXT | POKE_DATA | POKE_USER | SET_REGS | SET_FP_REGS | SET_REG_SET | SET_SIG_MASK) {
+            return Ok(());
+        }
+        if self.before.is_none() {
+            self.before = Some(Before {
+                general: kernel::registers(pid, GENERAL)?,
+                extended: kernel::registers(pid, EXTENDED)?,
+                mask: kernel::read(request::GET_SIG_MASK, pid, MASK_BYTES, MASK_BYTES as usize)?,
+            });
+        }
+        if matches!(kind, POKE_TEXT | POKE_DATA | POKE_USER) {
+            // A peek has the number of its poke, less three.
+            let peek = kind - 3;
+            if !self.pokes.iter().any(|poke| (poke.poke, poke.addr) == (kind, addr)) {
+                self.pokes.push(Poke { peek, poke: kind, addr, before: kernel::peek(peek, pid, addr)? });
+            }
+        }
+        Ok(())
+    }
+
+    /// CRIU has made a call that may let it run.
+    pub(super) fn did(&mut self, kind: u64) {
+        if matches!(kind, request::CONT | request::SYSCALL | request::SINGLE_STEP) {
+            self.doing = Doing::Runs;
+        }
+    }
+
+    /// CRIU is told that it stopped.
+    pub(super) fn stopped(&mut self, waited: Waited) {
+        self.doing = if waited.status >> 8 == libc::SIGTRAP { Doing::Trapped } else { Doing::Stands };
+    }
+
+    /// Puts back what was noted. It must stand.
+    pub(super) fn put_back(&self, pid: i32) -> io::Result<()> {
+        let Some(before) = &self.before else { return Ok(()) };
+        let mut outcome = Ok(());
+        for poke in self.pokes.iter().rev() {
+            // Memory that CRIU had mapped may be gone again.
+            if kernel::peek(poke.peek, pid, poke.addr).is_ok_and(|now| now != poke.before) {
+                outcome = outcome.and(kernel::plain(poke.poke, pid, poke.addr, poke.before));
+            }
+        }
+        outcome
+            .and(kernel::set_registers(pid, EXTENDED, &before.extended))
+            .and(kernel::set_registers(pid, GENERAL, &before.general))
+            .and(kernel::write(request::SET_SIG_MASK, pid, MASK_BYTES, &before.mask))
+    }
+}
+
+/// Where a thread that stands is about to go on, and which system call it is in.
+pub(super) fn stands_at(pid: i32) -> io::Result<(u64, i64)> {
+    let general = kernel::registers(pid, GENERAL)?;
+    Ok((word(&general, INSTRUCTION), word(&general, CALL) as i64))
+}
+
+/// Indices of `struct user_regs_struct`, in words.
+pub(super) const RESULT: usize = 10;
+pub(super) const CALL: usize = 15;
+pub(super) const INSTRUCTION: usize = 16;
+/// Where the arguments of a system call stand.
+pub(super) const ARGUMENTS: [usize; 6] = [14, 13, 12, 7, 9, 8];
+
+/// A register.
+pub(super) fn word(general: &[u8], index: usize) -> u64 {
+    let bytes = general.get(index * 8..).and_then(|rest| rest.first_chunk::<8>());
+    bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// Sets a register.
+pub(super) fn set_word(general: &mut [u8], index: usize, value: u64) {
+    if let Some(bytes) = general.get_mut(index * 8..).and_then(|rest| rest.first_chunk_mut::<8>()) {
+        *bytes = value.to_ne_bytes();
+    }
+}
+
+/// Whether a thread stopped because of a system call (it is traced with `PTRACE_O_TRACESYSGOOD`).
+pub(super) fn at_system_call(waited: Waited) -> bool {
+    waited.stopped() && waited.signal() == libc::SIGTRAP | 0x80
+}
+
+/// Whether a thread stopped because somebody asked for it, and not by what it did.
+pub(super) fn was_interrupted(waited: Waited) -> bool {
+    waited.stopped() && waited.status >> 16 == libc::PTRACE_EVENT_STOP
+}
