@@ -8,6 +8,7 @@ use migrate_proto::id::Digest;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use zstd::zstd_safe::ResetDirective;
 
 use crate::ahead::KnownPages;
 use crate::buffers::Pool;
@@ -133,7 +134,12 @@ impl Encoder {
         // Too little room is how zstd says that it did not shrink.
         match self.zstd.compress_to_buffer(raw, &mut self.room[..limit]) {
             Ok(len) => Ok(Some(Bytes::copy_from_slice(&self.room[..len]))),
-            Err(_) => Ok(None),
+            Err(_) => {
+                // It stays in the midst of that frame, where it refuses another level.
+                let reset = self.zstd.context_mut().reset(ResetDirective::SessionOnly);
+                reset.map_err(|code| std::io::Error::other(zstd::zstd_safe::get_error_name(code)))?;
+                Ok(None)
+            }
         }
     }
 
@@ -147,5 +153,53 @@ impl Encoder {
         let begun = Instant::now();
         self.out.blocking_send(chunk).map_err(|_| EncodeError::Closed)?;
         Ok(begun.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::pace::Pace;
+
+    /// Noise, but for the pages that are looked at beforehand.
+    fn deceptive() -> Bytes {
+        let mut bytes = vec![0; CHUNK_BYTES];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        for sampled in 0..4 {
+            let at = (CHUNK_BYTES - PAGE_BYTES) / 3 * sampled;
+            bytes[at..at + PAGE_BYTES].fill(0);
+        }
+        bytes.into()
+    }
+
+    /// Has chunks wait for the link until there is time for another level.
+    fn change_level(pace: &SharedPace) {
+        let mut pace = lock(pace);
+        let (level, mut at) = (pace.level(), Instant::now());
+        for _ in 0..1000 {
+            let waited = Duration::from_millis(100);
+            at += waited;
+            let (raw_bytes, encode_time) = (CHUNK_BYTES, Duration::from_millis(1));
+            if pace.observe(&Passed { at, raw_bytes, sent_bytes: raw_bytes, encode_time, waited, at_level: true })
+                != level
+            {
+                return;
+            }
+        }
+        panic!("it stays at {level:?}");
+    }
+
+    #[test]
+    fn a_chunk_that_did_not_shrink_after_all_keeps_nobody_from_another_level() {
+        let (out, mut chunks) = mpsc::channel(2);
+        let pace = Pace::compressing();
+        let mut encoder = Encoder::new(pace.clone(), Pool::new(1), out).unwrap();
+        encoder.send(0, 0, deceptive()).unwrap();
+        assert_eq!(chunks.blocking_recv().unwrap().0.encoding, Encoding::Raw);
+
+        change_level(&pace);
+        encoder.send(0, CHUNK_BYTES as u64, b"lorem ipsum ".repeat(1000).into()).unwrap();
+        assert_eq!(chunks.blocking_recv().unwrap().0.encoding, Encoding::Zstd);
     }
 }
