@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
-    CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView, Outcome,
+    CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView,
     RunRequest, State, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
@@ -141,23 +141,10 @@ impl Node {
         };
         self.ground.peers.address(&to)?;
         let meter = Arc::default();
-        let depart = {
-            let (ground, meter) = (self.ground.clone(), Arc::clone(&meter));
-            move || departure::Departure::new(ground.clone(), workload.clone(), to.clone(), Arc::clone(&meter))
-        };
-        let departure = depart()?;
+        let departure = departure::Departure::new(self.ground.clone(), workload, to, Arc::clone(&meter))?;
         let (done, report) = oneshot::channel();
         tokio::spawn(async move {
-            let mut report = departure.run(cancel.clone()).await;
-            // CRIU loses its control socket now and then (docs/limits.md). The workload runs as before: once more.
-            let broke = report.error.as_ref().is_some_and(|problem| problem.code == Code::DumpBroke);
-            if broke
-                && report.outcome == Outcome::Stayed
-                && !cancel.is_cancelled()
-                && let Ok(again) = depart()
-            {
-                report = again.run(cancel).await;
-            }
+            let report = departure.run(cancel).await;
             drop(turn);
             let _ = done.send(report);
             rest().await;
@@ -333,7 +320,7 @@ impl Control for Node {
     }
 
     async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
-        output::logs(self.own(name)?, tail, follow)
+        output::logs(&self.ground.host, self.own(name)?, tail, follow).await
     }
 
     async fn exec(

@@ -32,12 +32,15 @@ const QUEUE: usize = 16;
 type Wrap = fn(String) -> ExecLine;
 
 /// What a workload has written so far, or what it writes until it is no longer here.
-pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
-    let none = || {
-        let message = format!("the output of {} cannot be read: its layer is not mounted", workload.name());
-        Problem::new(Code::WrongState, message).hint(format!("`migrate start {}` mounts it", workload.name()))
-    };
-    let sandbox = workload.sandbox().ok_or_else(none)?;
+pub async fn logs(
+    host: &Arc<Host>,
+    workload: Arc<Workload>,
+    tail: Option<u64>,
+    follow: bool,
+) -> Result<Lines<ExecLine>, Problem> {
+    let sandbox = sandbox_with_files(host, &workload).await?;
+    // What has ended writes no more.
+    let follow = follow && workload.is_going();
     let (tell, receiver) = mpsc::channel(QUEUE);
     let gone = CancellationToken::new();
     for (output, wrap) in [(Output::Stdout, ExecLine::Stdout as Wrap), (Output::Stderr, ExecLine::Stderr as Wrap)] {
@@ -61,6 +64,32 @@ pub fn logs(workload: Arc<Workload>, tail: Option<u64>, follow: bool) -> Result<
         });
     }
     Ok(channel::stream(receiver))
+}
+
+/// Its sandbox; where it has none because it was lost or could not be started, an empty one in which its layer is mounted.
+async fn sandbox_with_files(host: &Arc<Host>, workload: &Arc<Workload>) -> Result<Sandbox, Problem> {
+    if let Some(sandbox) = workload.sandbox() {
+        return Ok(sandbox);
+    }
+    // Nobody else may mount it: nothing is in doubt, nothing goes on.
+    if !workload.record().owned || workload.is_going() || workload.doubt().is_some() {
+        let message = format!("the output of {} cannot be read: its files are not mounted", workload.name());
+        let hint = format!("`migrate why {}` says what it waits for", workload.name());
+        return Err(Problem::new(Code::WrongState, message).hint(hint));
+    }
+    let turn = workload.turn_soon().await?;
+    let (workload, host) = (workload.clone(), host.clone());
+    let opened = move || {
+        let _turn = turn;
+        // Somebody may have been here first.
+        if let Some(sandbox) = workload.sandbox() {
+            return Ok(sandbox);
+        }
+        let sandbox = workload.build_sandbox(&host)?;
+        workload.attach_layer(&sandbox).inspect_err(|_| drop(workload.drop_sandbox(&host)))?;
+        Ok(sandbox)
+    };
+    tokio::task::spawn_blocking(opened).await.map_err(Problem::internal)?
 }
 
 struct Followed {

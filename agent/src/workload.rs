@@ -190,6 +190,11 @@ impl Workload {
         Ok(sandbox)
     }
 
+    /// Whether it runs, or is about to; the record of one that is arriving says something else.
+    pub fn is_going(&self) -> bool {
+        matches!(self.record().doing, Doing::Starting | Doing::Running)
+    }
+
     /// Mounts its layer in its sandbox.
     pub fn attach_layer(&self, sandbox: &Sandbox) -> Result<(), Problem> {
         let device =

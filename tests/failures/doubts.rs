@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use migrate_proto::api::{Outcome, State};
+use migrate_proto::error::Code;
 use tempfile::TempDir;
 
 use crate::harness::{Lab, eventually};
@@ -57,6 +58,7 @@ fn a_target_that_loses_its_power_after_the_commit_keeps_the_files() {
     lab.specimen("count", "node1", &["counter"]);
     lab.exec("count", &["sh", "-c", "echo kept > /work/file; sync"]);
     let halt = rehearsal.halt("target-resume-begun");
+    let reached = lab.wait_for_more_ok("count", 3);
     let move_ = Watched::begin(lab, "node1", "count", "node2");
     harm(&halt, || drop(lab.done(["lab", "kill", "node2"])));
     // The source waits, and says for whom.
@@ -64,9 +66,17 @@ fn a_target_that_loses_its_power_after_the_commit_keeps_the_files() {
     let why = lab.done(["why", "count"]).stdout;
     assert!(why.contains("node2") && why.contains("rm -f count"), "{why}");
     lab.done(["lab", "start", "node2"]);
-    assert_eq!(move_.report().unwrap().outcome, Outcome::Moved);
+    let report = move_.report().unwrap();
+    assert_eq!((report.outcome, report.epoch.0), (Outcome::Moved, 2), "it is the target's: {report:?}");
+    let error = report.error.expect("it does not run there, and the report has to say so");
+    assert_eq!(error.code, Code::Lost, "{error:?}");
+    assert!(error.message.contains("node2") && error.hint.contains("migrate start count"), "{error:?}");
     let view = lab.view("count");
     assert_eq!((view.state, view.node.as_str(), view.epoch.0), (State::Lost, "node2", 2), "{view:?}");
+    // Its log is one of its files. Nothing will be added to it.
+    assert!(lab.assert_intact("count") >= reached, "{}", lab.logs("count"));
+    assert_eq!(lab.done(["logs", "-f", "count"]).stdout, lab.logs("count"));
+    assert_eq!(lab.view("count").state, State::Lost);
     lab.done(["start", "count"]);
     assert_eq!(lab.exec("count", &["cat", "/work/file"]), "kept\n");
     lab.assert_runs_only_on("count", "node2");
