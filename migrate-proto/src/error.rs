@@ -58,8 +58,6 @@ pub enum Code {
     Internal,
     /// It is not known where the workload may run; it stays frozen until a person or the record says.
     Unknown,
-    /// CRIU's dump broke off though neither the workload nor the target is to blame: it may work the next time.
-    DumpBroke,
     /// The workload's memory went with a node that lost its power. Its files are there: a person decides whether to start it afresh.
     Lost,
 }

@@ -5,11 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use migrate_criu::command;
-use migrate_criu::failure::FailureKind;
 use migrate_criu::stream::capture::{Capture, Capturing};
 use migrate_image::ahead::KnownPages;
 use migrate_image::chunk::{Chunk, StreamSummary};
-use migrate_image::outgoing::{Options, Outgoing};
+use migrate_image::outgoing::{Options, Outgoing, OutgoingError};
 use migrate_image::pace::SharedPace;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
@@ -186,10 +185,6 @@ impl CriuCall {
         let log = tail(&self.images.join(command::LOG_FILE));
         let failure = migrate_criu::failure::explain(&log, &tail(&self.guard_dir.join(OUTPUT)), exit);
         tracing::info!(tail = %failure.tail, "CRIU's last words");
-        let code = match (code, failure.kind) {
-            (Code::DumpFailed, FailureKind::Stream) => Code::DumpBroke,
-            _ => code,
-        };
         Problem::new(code, failure.to_string()).hint(failure.hint())
     }
 }
@@ -298,7 +293,12 @@ async fn stream(
     let sending = tokio::spawn(send_chunks(chunks, speaker.clone(), move |raw, sent| counting.memory(raw, sent)));
     let mut tell_frozen = Some(tell_frozen);
     while !capturing.is_last() {
-        let Some(image) = capturing.next().await.map_err(Problem::internal)? else {
+        let next = tokio::select! {
+            biased;
+            () = outgoing.failed() => break,
+            next = capturing.next() => next,
+        };
+        let Some(image) = next.map_err(Problem::internal)? else {
             return Err(Problem::new(Code::DumpFailed, "CRIU ended before its image was complete"));
         };
         if let Some(tell) = tell_frozen.take() {
@@ -309,9 +309,12 @@ async fn stream(
         speaker.say(&Message::OpenStream { stream, name }).await?;
         outgoing.add_pipe(image.name, image.pipe).map_err(Problem::internal)?;
     }
-    let summaries = outgoing.finish().await.map_err(Problem::internal)?;
-    sending.await.map_err(Problem::internal)??;
-    Ok(summaries)
+    let finished = outgoing.finish().await;
+    // Where nobody took chunks any more, who should have knows why.
+    if matches!(finished, Ok(_) | Err(OutgoingError::Stopped)) {
+        sending.await.map_err(Problem::internal)??;
+    }
+    finished.map_err(Problem::internal)
 }
 
 /// Sends chunks as they come; `count` is told raw bytes and bytes sent.

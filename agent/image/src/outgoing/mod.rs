@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use migrate_proto::id::Digest;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::feed::{Feed, Stop};
 use crate::ahead::KnownPages;
@@ -118,6 +118,7 @@ struct Stream {
 struct Shared {
     streams: Mutex<BTreeMap<u32, Stream>>,
     failure: Mutex<Option<OutgoingError>>,
+    failed: Notify,
     raw: Arc<Pool>,
     stop: Stop,
 }
@@ -126,6 +127,7 @@ impl Shared {
     /// Ends every thread at its next step. The first failure is the one that is told.
     fn fail(&self, failure: OutgoingError) {
         lock(&self.failure).get_or_insert(failure);
+        self.failed.notify_one();
         self.stop.stop();
         self.raw.close();
     }
@@ -160,6 +162,7 @@ impl Outgoing {
         let shared = Arc::new(Shared {
             streams: Mutex::default(),
             failure: Mutex::new(None),
+            failed: Notify::new(),
             raw: Pool::new(raw),
             stop: Stop::new().map_err(|source| OutgoingError::Start { name: String::new(), source })?,
         });
@@ -200,6 +203,12 @@ impl Outgoing {
         range: Range<u64>,
     ) -> Result<u32, OutgoingError> {
         self.add(name.into(), move |feed| feed.file(&file, range))
+    }
+
+    /// Returns when it has failed, for the one who waits here; never where it does not. `finish` then says why. Whoever fills
+    /// a pipe learns of it too, since pipes break: what they say is no cause.
+    pub async fn failed(&self) {
+        self.shared.failed.notified().await;
     }
 
     /// Waits until every stream has ended and every chunk has been taken. Dropping the future stops everything.

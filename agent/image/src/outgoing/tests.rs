@@ -176,6 +176,7 @@ async fn a_pipe_that_cannot_be_read_is_an_error_with_its_name() {
     let directory: OwnedFd = File::open(dir.path()).unwrap().into();
     outgoing.add_pipe("no-pipe", directory).unwrap();
     let collected = tokio::spawn(collect(chunks));
+    outgoing.failed().await;
     let failure = outgoing.finish().await.unwrap_err();
     assert!(matches!(&failure, OutgoingError::Read { name, .. } if name == "no-pipe"), "{failure}");
     collected.await.unwrap();
