@@ -15,6 +15,15 @@ use crate::lab::LabError;
 use crate::show::answer::{self, AnswerError};
 use crate::show::remark::Remarks;
 
+/// What was typed was not understood: the answer in JSON. In words clap tells it.
+pub(crate) fn tell_misuse(error: &clap::Error) {
+    let whole = error.to_string();
+    let what = whole.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // Where stdout cannot take it there is nobody left to tell.
+    let _ =
+        answer::json(&ErrorBody { error: Problem::new(Code::Usage, what).hint("migrate --help says what there is") });
+}
+
 /// A command that failed.
 #[derive(Debug, Error)]
 pub(crate) enum Failure {

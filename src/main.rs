@@ -17,7 +17,13 @@ use show::remark::Remarks;
 use show::style::Style;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let is_asked_for_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+        if is_asked_for_json && error.use_stderr() {
+            failure::tell_misuse(&error);
+        }
+        error.exit()
+    });
     let remarks = Remarks {
         quiet: cli.everywhere.quiet,
         verbose: cli.everywhere.verbose,

@@ -42,7 +42,7 @@ pub(crate) struct Everywhere {
     /// Ask the agent of this node: of a running lab, or of the cluster
     #[arg(long, global = true, value_name = "NODE")]
     pub(crate) node: Option<NodeName>,
-    /// Answer in JSON
+    /// Answer in JSON; what `lab exec` runs answers as it does
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Say nothing but answers and errors

@@ -8,8 +8,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use migrate_proto::key::{ClusterKey, KeyFileError, KeyRing, LONGEST_FILE, RingError};
+use migrate_proto::key::{ClusterKey, Fingerprint, KeyFileError, KeyRing, LONGEST_FILE, RingError};
+use serde::Serialize;
 use thiserror::Error;
+
+use super::Session;
+use crate::failure::Failure;
+use crate::show::answer;
 
 /// Why a key file was not made, read or changed.
 #[derive(Debug, Error)]
@@ -51,6 +56,25 @@ fn new_key() -> Result<ClusterKey, KeyError> {
 /// Lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The JSON of `key new`: the key's name, never the key.
+#[derive(Serialize)]
+struct NewKey<'a> {
+    file: &'a Path,
+    keys: [Fingerprint; 1],
+}
+
+/// Makes a key file, and says what it is for.
+pub(crate) fn new(session: &Session, file: &Path) -> Result<u8, Failure> {
+    make(file)?;
+    if session.everywhere.json {
+        answer::json_document(&NewKey { file, keys: [read(file)?.first().fingerprint()] })?;
+    } else {
+        let what = "holds a new cluster key: give every node a copy, keep it secret";
+        session.remarks.say(format_args!("{} {what}", file.display()));
+    }
+    Ok(0)
 }
 
 /// Writes a new key to `path`. A key that could not be written whole is removed.

@@ -77,14 +77,7 @@ pub(crate) fn run(cli: Cli, remarks: Remarks) -> Result<u8, Failure> {
             Ok(lab::node::be_node(&options.lab, &options.name).map(|()| 0)?)
         }
         (None, Some(Command::LabNode(options))) => Ok(lab::node::enter(&options.lab, &options.name).map(|()| 0)?),
-        (None, Some(Command::Key(KeyCommand::New { file }))) => {
-            key::make(&file)?;
-            remarks.say(format_args!(
-                "{} holds a new cluster key: give every node a copy, keep it secret",
-                file.display()
-            ));
-            Ok(0)
-        }
+        (None, Some(Command::Key(KeyCommand::New { file }))) => key::new(&session, &file),
         (None, Some(command)) => session.wait(ask(&session, command))?,
         (None, None) => Ok(0),
     }

@@ -70,7 +70,8 @@ pub(crate) async fn exec(
 /// Copies to stdout and stderr until the end; how the command ended, where that was said.
 async fn copy_out(session: &Session, lines: &mut Lines<ExecLine>) -> Result<Option<Exit>, Failure> {
     while let Some(line) = lines.next().await? {
-        if session.everywhere.json {
+        // A failure is told as all failures are.
+        if session.everywhere.json && !matches!(line, ExecLine::Error(_)) {
             answer::json(&line)?;
         }
         match line {

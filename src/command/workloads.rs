@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use migrate_proto::api::WorkloadView;
 use migrate_proto::error::Code;
 use migrate_proto::name::WorkloadName;
+use serde::Serialize;
 
 use super::Session;
 use super::key::{hex, random_bytes};
@@ -69,10 +70,20 @@ pub(crate) async fn start(session: &Session, name: &WorkloadName) -> Result<u8, 
     show(session, &view)
 }
 
+/// The JSON of `rm`.
+#[derive(Serialize)]
+struct Removed<'a> {
+    workload: &'a WorkloadName,
+    removed: bool,
+}
+
 /// Removes a workload and its files.
 pub(crate) async fn remove(session: &Session, name: &WorkloadName, force: bool) -> Result<u8, Failure> {
     session.agent().await?.delete(&format!("/v1/workloads/{name}?force={force}")).await?;
-    session.remarks.say(format_args!("{name}: removed"));
+    match session.everywhere.json {
+        true => answer::json_document(&Removed { workload: name, removed: true })?,
+        false => session.remarks.say(format_args!("{name}: removed")),
+    }
     Ok(0)
 }
 

@@ -31,12 +31,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use migrate_proto::name::{InvalidName, NodeName};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::cli::lab::LabCommand;
 use crate::command::Session;
 use crate::command::key::KeyError;
 use crate::failure::Failure;
+use crate::show::answer;
 use layout::{Layout, lab_directory};
 use lock::LabLock;
 use log_tail::LogTail;
@@ -170,18 +172,41 @@ pub(crate) fn run(session: &Session, command: LabCommand) -> Result<u8, Failure>
             lifecycle::up(session, &lab, &up, deadline)?;
             status::show(session, &lab)
         }
-        LabCommand::Down => Ok(lifecycle::down(&lab).map(|()| 0)?),
+        LabCommand::Down => {
+            lifecycle::down(&lab)?;
+            if session.everywhere.json {
+                answer::json_document(&Removed { directory: &lab, removed: true })?;
+            }
+            Ok(0)
+        }
         LabCommand::Status => status::show(session, &lab),
         LabCommand::Exec { node, argv } => {
             let first = power::running(&lab, &Layout::load(&lab)?, &node)?;
             Ok(inside::exec(&first, &argv)?)
         }
-        LabCommand::Start { node } => lifecycle::start(session, &lab, &node, deadline).map(|()| 0),
+        LabCommand::Start { node } => {
+            lifecycle::start(session, &lab, &node, deadline)?;
+            done(session, &lab)
+        }
         changing => {
-            let _lock = LabLock::take(&lab)?;
-            Ok(change(&lab, &mut Layout::load(&lab)?, changing).map(|()| 0)?)
+            let lock = LabLock::take(&lab)?;
+            change(&lab, &mut Layout::load(&lab)?, changing)?;
+            drop(lock);
+            done(session, &lab)
         }
     }
+}
+
+/// People need not be told that what they asked for was done; programs get the lab as it is now.
+fn done(session: &Session, lab: &Path) -> Result<u8, Failure> {
+    if session.everywhere.json { status::show(session, lab) } else { Ok(0) }
+}
+
+/// The JSON of `lab down`.
+#[derive(Serialize)]
+struct Removed<'a> {
+    directory: &'a Path,
+    removed: bool,
 }
 
 /// The commands that change what is running, under the lab's lock.

@@ -96,6 +96,28 @@ fn stop_start_and_rm_ask_for_exactly_that() {
 }
 
 #[test]
+fn what_has_no_figures_to_show_answers_programs_in_json_too() {
+    let agent = StandIn::start(|_, _| Answer::Nothing(204));
+    let removed = said(asking(&agent.socket(), &["rm", "web", "--json"]));
+    assert_eq!((removed.code, removed.json(), &*removed.stderr), (0, json!({"workload": "web", "removed": true}), ""));
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    let made = said(migrate(&["--json", "key", "new", file.to_str().unwrap()]));
+    let answer = made.json();
+    let name = answer["keys"][0].as_str().unwrap();
+    assert_eq!((made.code, &answer["file"]), (0, &json!(file)));
+    assert!(!name.is_empty() && !std::fs::read_to_string(&file).unwrap().contains(name), "the key's name: {answer}");
+
+    for (words, why) in [(&["--json", "ps", "UPPER"][..], "UPPER"), (&["frobnicate", "--json"], "frobnicate")] {
+        let misused = said(migrate(words));
+        let error = misused.json()["error"].clone();
+        assert_eq!((misused.code, &error["code"]), (2, &json!("usage")), "{misused:?}");
+        assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+    }
+}
+
+#[test]
 fn a_node_that_is_no_lab_node_is_reached_through_the_agent() {
     let agent = StandIn::start(|_, _| Answer::Json(200, json!([])));
     assert_eq!(said(asking(&agent.socket(), &["ps", "--node", "far"])).code, 0);

@@ -237,12 +237,13 @@ fn a_full_disk_is_one_nodes_own_and_outlives_its_power() {
     lab.done(&["fill", "node1"]);
     assert!(!writes("node1") && writes("node2"));
     assert_eq!(lab.node("node1")["faults"], serde_json::json!(["disk full"]));
-    lab.done(&["kill", "node1"]);
-    lab.done(&["start", "node1"]);
+    // A program is told what the lab is like after each command.
+    let states = ["kill", "start"].map(|word| lab.say(&["--json", word, "node1"]).json()["nodes"][0]["state"].clone());
+    assert_eq!(states, ["off", "running"]);
     assert!(!writes("node1"));
     lab.done(&["heal"]);
     assert!(writes("node1"));
-    lab.done(&["down"]);
+    assert_eq!(lab.say(&["--json", "down"]).json()["removed"], true);
     assert!(lab.is_gone());
 }
 

@@ -54,6 +54,13 @@ fn exec_says_how_it_ended_as_a_shell_would() {
         let agent = StandIn::start(move |_, _| Answer::Lines(lines.clone()));
         let said = said(asking(&agent.socket(), &["exec", "-n", "web", "--", "true"]));
         assert_eq!(said.code, code, "{line}: {said:?}");
+        let agent = StandIn::start(move |_, _| Answer::Lines(vec![line.clone()]));
+        let said = self::said(asking(&agent.socket(), &["--json", "exec", "-n", "web", "--", "true"]));
+        let answers: Vec<Value> = said.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(
+            answers.iter().filter(|answer| answer["error"].is_object()).count(),
+            usize::from(code == 1 || code == 4)
+        );
     }
 }
 
