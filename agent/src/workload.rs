@@ -17,10 +17,10 @@ use migrate_sandbox::plan::MAIN_PID;
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::durable;
 use crate::events::Kind;
 use crate::host::Host;
 use crate::registry::{Doing, Place, Record};
+use crate::{durable, preflight};
 
 /// The search path of workloads that bring none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -168,6 +168,9 @@ impl Workload {
     /// Builds a sandbox for it, without layer and workload.
     pub fn build_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
         let spec = self.record().spec;
+        if let Some(problem) = preflight::missing_controllers(&spec, host.node()) {
+            return Err(problem);
+        }
         let cgroup = host.cgroup(self.name.as_str())?;
         cgroup
             .limit(Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli })

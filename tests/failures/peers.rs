@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Lab, binaries};
+use crate::harness::{Lab, PROGRAMS, binaries};
 use crate::refusal::Refusal;
 
 fn counting() -> Lab {
@@ -92,6 +92,29 @@ fn criu_of_version(lab_place: &Path, version: &str) -> PathBuf {
         .unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// Takes the memory controller from a node, whichever version of control groups it has it from.
+const NO_MEMORY_CONTROLLER: &str = "set -e
+    awk '$3 == \"cgroup\" && $4 ~ /(^|,)memory(,|$)/ { print $2 }' /proc/mounts | xargs -r umount -l
+    unified=$(awk '$3 == \"cgroup2\" { print $2; exit }' /proc/mounts)
+    mount --bind /dev/null \"$unified/cgroup.controllers\"";
+
+#[test]
+fn a_peer_that_cannot_keep_it_within_its_limits() {
+    let lab = Lab::up(2);
+    lab.run_with("count", "node1", &["--memory", "64MiB"], &[&*format!("{PROGRAMS}/specimen"), "counter"]);
+    lab.wait_for_more_ok("count", 1);
+    lab.assert_would_move("count", "node2");
+    lab.done(["lab", "exec", "node2", "--", "sh", "-c", NO_MEMORY_CONTROLLER]);
+    let says = &["node2 cannot limit the memory of count"];
+    let refusal = Refusal { code: "incompatible", exit: 1, says, hint: "delegate the controllers" };
+    lab.assert_stays("count", "node1", "node2", &refusal);
+    let begun = lab.try_run("other", "node2", &["--memory", "64MiB"], &["true"]);
+    assert_eq!(begun.code(), 1, "{begun:?}");
+    assert!(begun.stderr.contains("node2 cannot limit the memory of other"), "{begun:?}");
+    lab.run("other", "node2", &["true"]);
+    lab.assert_clean();
 }
 
 #[test]

@@ -62,6 +62,13 @@ impl Hierarchies {
         self.v1.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.as_path())
     }
 
+    /// Whether a group can have this controller: it is mounted for v1, or v2's root has it to hand down.
+    fn has(&self, controller: &str) -> bool {
+        let unified = || fs::read_to_string(self.unified.as_ref()?.join("cgroup.controllers")).ok();
+        self.v1(controller).is_some()
+            || unified().is_some_and(|all| all.split_whitespace().any(|one| one == controller))
+    }
+
     fn roots(&self) -> Vec<PathBuf> {
         let mut roots: Vec<PathBuf> = self.unified.iter().cloned().collect();
         for (_, path) in &self.v1 {
@@ -80,6 +87,21 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// CPU, in thousandths of a core.
     pub cpu_milli: Option<u32>,
+}
+
+impl Limits {
+    /// The controllers that they take and that this node does not have. Changes nothing.
+    pub fn lacking(self) -> Result<Vec<&'static str>> {
+        Ok(self.lacking_in(&Hierarchies::read()?))
+    }
+
+    fn lacking_in(self, hierarchies: &Hierarchies) -> Vec<&'static str> {
+        let taken = [("memory", self.memory_bytes.is_some()), ("cpu", self.cpu_milli.is_some())];
+        let lacks = |(controller, is_taken): (&'static str, bool)| {
+            (is_taken && !hierarchies.has(controller)).then_some(controller)
+        };
+        taken.into_iter().filter_map(lacks).collect()
+    }
 }
 
 /// What a workload has used.

@@ -10,6 +10,7 @@ use migrate_proto::message::{FileIdentity, MappedFile, Needs};
 use migrate_proto::name::NodeName;
 use migrate_proto::spec::{Volume, WorkloadSpec};
 use migrate_proto::text::Text;
+use migrate_sandbox::cgroup::Limits;
 
 use super::place::{Place, open_root, place_of};
 use super::{cpu, identity};
@@ -43,6 +44,21 @@ pub fn missing_volume(volumes: &[Volume], here: &str) -> Option<String> {
         io::ErrorKind::NotFound => format!("the volume {} does not exist on {here}", volume.source),
         _ => format!("the volume {} cannot be reached on {here} ({error})", volume.source),
     })
+}
+
+/// Why this node, `here`, cannot keep the workload within its limits.
+pub fn missing_controllers(spec: &WorkloadSpec, here: &NodeName) -> Option<Problem> {
+    let limits = Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli };
+    let lacking = match limits.lacking() {
+        Ok(lacking) if lacking.is_empty() => return None,
+        Ok(lacking) => lacking.join(" and "),
+        Err(error) => return Some(Problem::internal(error)),
+    };
+    let message =
+        format!("{here} cannot limit the {lacking} of {}: its agent has no such cgroup controller", spec.name);
+    let hint =
+        "delegate the controllers to the agent (`Delegate=yes` in its unit), or mount them; or choose another node";
+    Some(Problem::new(Code::Incompatible, message).hint(hint))
 }
 
 fn compare_criu(needs: &Needs, own: &Capabilities, node: &NodeName) -> Option<Problem> {

@@ -37,7 +37,7 @@ use migrate_proto::name::NodeName;
 use migrate_proto::spec::WorkloadSpec;
 use migrate_proto::text::Text;
 
-pub use compare::missing_volume;
+pub use compare::{missing_controllers, missing_volume};
 #[doc(hidden)]
 pub use elf::build_id;
 
@@ -84,7 +84,7 @@ pub struct Here<'a> {
     pub kernel: &'a str,
 }
 
-/// What this node has to say to a workload that `from` runs now: CRIU, CPU, kernel, files, volumes, ports, limits. A source that
+/// What this node has to say to a workload that `from` runs now: CRIU, CPU, kernel, files, volumes, controllers, ports, limits. A source that
 /// makes no `demands` is an older one.
 pub fn judge(
     here: Here<'_>,
@@ -95,6 +95,7 @@ pub fn judge(
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = compare::compare(needs, spec, here.criu, from).into_iter().map(no).collect();
     findings.extend(compare::compare_volumes(&spec.volumes).map(no));
+    findings.extend(compare::missing_controllers(spec, here.node).map(no));
     findings.extend(demands.into_iter().flat_map(|demands| demands::judge(demands, here.node, from)));
     findings.extend(demands::judge_kernel(needs, here.kernel, here.node, from));
     findings

@@ -37,6 +37,20 @@ fn a_real_group_needs_no_v1() {
     freezes_kills_and_goes_away(Hierarchies { v1: vec![], ..Hierarchies::read().unwrap() }, "v2");
 }
 
+#[test]
+fn a_limit_takes_its_controller_from_either_version() {
+    let unified = tempfile::tempdir().unwrap();
+    fs::write(unified.path().join("cgroup.controllers"), "cpuset cpu pids\n").unwrap();
+    let v2 = Hierarchies { unified: Some(unified.path().to_owned()), v1: vec![] };
+    let limits = |memory_bytes, cpu_milli| Limits { memory_bytes, cpu_milli };
+    assert_eq!(limits(Some(1), Some(1)).lacking_in(&v2), ["memory"]);
+    assert_eq!(limits(None, Some(1)).lacking_in(&v2), [""; 0]);
+    assert_eq!(limits(Some(1), Some(1)).lacking_in(&Hierarchies::default()), ["memory", "cpu"]);
+    assert_eq!(limits(None, None).lacking_in(&Hierarchies::default()), [""; 0]);
+    let both = Hierarchies { v1: vec![("memory", "/cg/memory".into())], ..v2 };
+    assert_eq!(limits(Some(1), Some(1)).lacking_in(&both), [""; 0]);
+}
+
 /// On a host with v1 beside v2 the latter has no controllers; elsewhere it has all of them.
 #[test]
 fn a_limit_holds_or_is_refused() {
