@@ -15,11 +15,6 @@ impl Waited {
     pub(super) fn stopped(self) -> bool {
         libc::WIFSTOPPED(self.status)
     }
-
-    /// The signal that stopped it, as far as it stands for one.
-    pub(super) fn signal(self) -> i32 {
-        libc::WSTOPSIG(self.status)
-    }
 }
 
 /// Makes the call that `question` describes. `bytes` are those that came with it; what the kernel writes replaces them.

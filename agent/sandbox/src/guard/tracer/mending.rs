@@ -11,13 +11,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::Stops;
 use super::calls::request;
 use super::kernel::{self, Waited};
 use super::tracee::{
-    ARGUMENTS, CALL, Doing, GENERAL, INSTRUCTION, RESULT, Tracee, at_system_call, set_word, stands_at, was_interrupted,
-    word,
+    ARGUMENTS, CALL, Doing, GENERAL, INSTRUCTION, RESULT, Tracee, doing, set_word, stands_at, was_interrupted, word,
 };
-use super::Stops;
 
 /// The name of CRIU's memory (compel's `MEMFD_FNAME`).
 const FOREIGN: &str = "/memfd:CRIUMFD";
@@ -39,10 +38,16 @@ pub(super) fn mend(tracees: &mut BTreeMap<i32, Tracee>, proc: &Path, stops: &Sto
             complaints.push(format!("thread {pid}: cannot {doing}: {error}"));
         }
     };
+    let mut going = BTreeMap::new();
     let mut changed: Vec<i32> = tracees.iter().filter(|(_, tracee)| tracee.is_changed()).map(|(pid, _)| *pid).collect();
     for pid in &changed {
         let doing = tracees.get(pid).map_or(Doing::Runs, |tracee| tracee.doing);
-        complain(*pid, "let CRIU's code in it come to its end", finish(*pid, doing, proc, stops, until));
+        match finish(*pid, doing, proc, stops, until) {
+            Ok(doing) => {
+                going.insert(*pid, doing);
+            }
+            Err(error) => complain(*pid, "let CRIU's code in it come to its end", Err(error)),
+        }
     }
     changed.retain(|pid| proc.join(pid.to_string()).exists());
     for pid in &changed {
@@ -58,9 +63,14 @@ pub(super) fn mend(tracees: &mut BTreeMap<i32, Tracee>, proc: &Path, stops: &Sto
             complain(*pid, "remove what is CRIU's", remove_foreign(*pid, process, proc, stops, until));
         }
     }
-    for pid in &changed {
-        complain(*pid, "let it go", kernel::plain(request::DETACH, *pid, 0, 0));
-        tracees.remove(pid);
+    for (pid, tracee) in tracees {
+        let signal = match going.get(pid).unwrap_or(&tracee.doing) {
+            // Who has not stopped goes with this process.
+            Doing::Runs => continue,
+            Doing::Signalled(signal) => *signal as u64,
+            Doing::Stands | Doing::Trapped => 0,
+        };
+        complain(*pid, "let it go", kernel::plain(request::DETACH, *pid, 0, signal));
     }
     complaints
 }
@@ -71,11 +81,11 @@ fn leader(pid: i32, proc: &Path) -> i32 {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok()).unwrap_or(pid)
 }
 
-/// Has a thread stand where no code of CRIU is under way in it.
-fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) -> io::Result<()> {
+/// Has a thread stand where no code of CRIU is under way in it, and says why it stands.
+fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) -> io::Result<Doing> {
     let doing = if doing == Doing::Runs { stop(pid, stops, until)? } else { doing };
-    if doing == Doing::Trapped {
-        return Ok(());
+    if doing != Doing::Stands {
+        return Ok(doing);
     }
     let foreign = foreign_mappings(&proc.join(pid.to_string()));
     let is_foreign = |at: u64| foreign.iter().any(|range| range.contains(&at));
@@ -85,7 +95,7 @@ fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) ->
         let (at, call) = stands_at(pid)?;
         // Its last system call returns to where the thread was.
         if returning || !is_foreign(at) {
-            return Ok(());
+            return Ok(Doing::Stands);
         }
         let last = call == libc::SYS_rt_sigreturn;
         kernel::plain(request::SYSCALL, pid, 0, 0)?;
@@ -93,23 +103,23 @@ fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) ->
             stop(pid, stops, Instant::now() + TIME)?;
             return Err(io::ErrorKind::TimedOut.into());
         };
-        if !at_system_call(waited) && !was_interrupted(waited) {
-            // A breakpoint, or it went wrong: its end in any case.
-            return Ok(());
+        if doing_of(waited)? != Doing::Stands {
+            // A breakpoint; or it went wrong, and a signal of that is nobody's affair.
+            return Ok(Doing::Trapped);
         }
-        returning = last && at_system_call(waited);
+        returning = last && !was_interrupted(waited);
     }
 }
 
 /// Stops a thread that may run.
 fn stop(pid: i32, stops: &Stops, until: Instant) -> io::Result<Doing> {
     kernel::plain(request::INTERRUPT, pid, 0, 0)?;
-    match await_stop(pid, stops, until)? {
-        Some(waited) if was_interrupted(waited) || at_system_call(waited) => Ok(Doing::Stands),
-        Some(waited) if waited.stopped() => Ok(Doing::Trapped),
-        Some(_) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-        None => Err(io::ErrorKind::TimedOut.into()),
-    }
+    await_stop(pid, stops, until)?.map_or_else(|| Err(io::ErrorKind::TimedOut.into()), doing_of)
+}
+
+/// An error where it has ended.
+fn doing_of(waited: Waited) -> io::Result<Doing> {
+    if waited.stopped() { Ok(doing(waited)) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 fn await_stop(pid: i32, stops: &Stops, until: Instant) -> io::Result<Option<Waited>> {

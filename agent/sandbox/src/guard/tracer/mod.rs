@@ -19,9 +19,12 @@
 mod calls;
 mod kernel;
 mod mending;
-mod tracee;
+// Built by the build script; named here for those who format.
+#[cfg(any())]
+mod shim;
 #[cfg(test)]
 mod tests;
+mod tracee;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -93,9 +96,8 @@ impl Tracer {
         if SHIM.is_empty() {
             return Ok(None);
         }
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-                .map_err(SandboxError::system("socketpair"))?;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(SandboxError::system("socketpair"))?;
         let shim = memfd_create("migrate-shim", MFdFlags::MFD_CLOEXEC).map_err(SandboxError::system("memfd_create"))?;
         let mut file = std::fs::File::from(shim);
         file.write_all(SHIM).map_err(SandboxError::system("write the shim"))?;

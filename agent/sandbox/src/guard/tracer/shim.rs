@@ -170,11 +170,8 @@ unsafe fn ask(question: &Question, addr: *const c_void, data: *const c_void, out
         _ => Piece { base: base.cast_mut(), length },
     };
     let head = core::ptr::from_ref(question).cast();
-    let mut says = [
-        piece(head, size_of::<Question>()),
-        piece(addr, shape.addr_in as usize),
-        piece(data, shape.data_in as usize),
-    ];
+    let mut says =
+        [piece(head, size_of::<Question>()), piece(addr, shape.addr_in as usize), piece(data, shape.data_in as usize)];
     let mut answer = Answer { result: -(EIO as i64), status: 0, written: 0 };
     let failed = answer;
     let head = core::ptr::from_mut(&mut answer).cast();

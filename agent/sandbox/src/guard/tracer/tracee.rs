@@ -22,6 +22,8 @@ pub(super) enum Doing {
     Stands,
     /// It stands at a breakpoint: what it had to do for CRIU is done.
     Trapped,
+    /// It stands because of a signal, which it gets only from its tracer once that has been told.
+    Signalled(i32),
 }
 
 /// A thread that is traced.
@@ -87,7 +89,7 @@ impl Tracee {
 
     /// CRIU is told that it stopped.
     pub(super) fn stopped(&mut self, waited: Waited) {
-        self.doing = if waited.status >> 8 == libc::SIGTRAP { Doing::Trapped } else { Doing::Stands };
+        self.doing = doing(waited);
     }
 
     /// Puts back what was noted. It must stand.
@@ -104,6 +106,15 @@ impl Tracee {
             .and(kernel::set_registers(pid, EXTENDED, &before.extended))
             .and(kernel::set_registers(pid, GENERAL, &before.general))
             .and(kernel::write(request::SET_SIG_MASK, pid, MASK_BYTES, &before.mask))
+    }
+}
+
+/// Why a thread has stopped.
+pub(super) fn doing(waited: Waited) -> Doing {
+    match waited.status >> 8 {
+        libc::SIGTRAP => Doing::Trapped,
+        signal @ 1..=64 if waited.stopped() => Doing::Signalled(signal),
+        _ => Doing::Stands,
     }
 }
 
@@ -131,11 +142,6 @@ pub(super) fn set_word(general: &mut [u8], index: usize, value: u64) {
     if let Some(bytes) = general.get_mut(index * 8..).and_then(|rest| rest.first_chunk_mut::<8>()) {
         *bytes = value.to_ne_bytes();
     }
-}
-
-/// Whether a thread stopped because of a system call (it is traced with `PTRACE_O_TRACESYSGOOD`).
-pub(super) fn at_system_call(waited: Waited) -> bool {
-    waited.stopped() && waited.signal() == libc::SIGTRAP | 0x80
 }
 
 /// Whether a thread stopped because somebody asked for it, and not by what it did.
