@@ -81,9 +81,10 @@ impl Proof {
         pauses.filter(|pause| pause.to > since).max_by_key(|pause| pause.to.saturating_sub(pause.from))
     }
 
-    /// How many sandboxes wrote.
+    /// How many sandboxes wrote. One that is made when another is gone may get its number, but it is on another node.
     pub fn sandboxes(&self) -> usize {
-        1 + self.lines.windows(2).filter(|pair| pair[0].sandbox != pair[1].sandbox).count()
+        let place = |line: &Line| (line.sandbox, line.node);
+        1 + self.lines.windows(2).filter(|pair| place(&pair[0]) != place(&pair[1])).count()
     }
 }
 
