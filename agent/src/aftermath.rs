@@ -1,23 +1,21 @@
-//! What CRIU leaves behind when it is killed while it dumps a workload.
+//! Whether a workload is itself again after CRIU was killed while it dumped it.
 //!
-//! CRIU stops every task by ptrace and has code of its own, in a mapping of its own, run in it. When CRIU dies the kernel ends the
-//! ptrace, and that code, which waits on a socket to CRIU, sees the socket close, puts back registers and signal mask and is
-//! gone; the mapping stays and does nothing. So a workload is itself again when nobody traces it and no thread stands in that
-//! mapping. That is looked at, not believed.
+//! CRIU stops every thread by `ptrace` and has code of its own, in a mapping of its own, run in it. The guard's tracer puts
+//! everything back. A workload is itself when nobody traces it and no thread stands in such a mapping: that is looked at, not
+//! believed.
 
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use migrate_sandbox::guard::criu_mappings;
 use migrate_sandbox::process::Stat;
 
 /// How long the code of CRIU may take to go.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-/// The name of CRIU's mapping (compel's MEMFD_FNAME).
-const MAPPING: &str = "/memfd:CRIUMFD";
 
 /// Waits, not long, until no process of `tree` is in CRIU's hands any more; else says in whose it is. Blocks.
 pub fn settle(tree: &[i32]) -> Result<(), String> {
@@ -33,8 +31,7 @@ pub fn settle(tree: &[i32]) -> Result<(), String> {
 
 /// Why a process is not itself; one that has ended is in nobody's hands.
 fn held(pid: i32) -> Option<String> {
-    let maps = fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let foreign = foreign_mappings(&String::from_utf8_lossy(&maps));
+    let foreign = criu_mappings(&Path::new("/proc").join(pid.to_string()));
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.into_iter().find_map(|thread| {
         let name = thread.file_name().to_string_lossy().into_owned();
@@ -52,16 +49,6 @@ fn held_thread(thread: &Path, foreign: &[Range<u64>]) -> Option<String> {
     }
     let stands_at = stands_at(&read("syscall"))?;
     foreign.iter().any(|range| range.contains(&stands_at)).then(|| "is in code of CRIU".to_owned())
-}
-
-/// Where CRIU's code lies in a process.
-fn foreign_mappings(maps: &str) -> Vec<Range<u64>> {
-    let lines = maps.lines().filter(|line| line.contains(MAPPING));
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    lines
-        .filter_map(|line| line.split_once(' ')?.0.split_once('-'))
-        .filter_map(|(from, to)| Some(number(from)?..number(to)?))
-        .collect()
 }
 
 /// The instruction at which a thread waits in the kernel; `None` where it runs. CRIU's code waits, or is about to.
@@ -101,12 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn mappings_and_places_are_understood() {
-        let maps =
-            "7f00-7f10 r-xp 00000000 00:01 7 /lib/x\n7f2000-7f3000 rwxs 00000000 00:01 8 /memfd:CRIUMFD (deleted)\n";
-        let foreign = foreign_mappings(maps);
-        assert!(matches!(&foreign[..], [only] if *only == (0x7f2000..0x7f3000)), "{foreign:?}");
-        assert!(foreign[0].contains(&stands_at("45 0x3 0x7f2100 0x10 0x0 0x0 0x0 0x7f2e00 0x7f2010\n").unwrap()));
+    fn places_are_understood() {
+        let at = stands_at("45 0x3 0x7f2100 0x10 0x0 0x0 0x0 0x7f2e00 0x7f2010\n");
+        assert_eq!(at, Some(0x7f2010));
         assert_eq!(stands_at("running\n"), None);
         assert_eq!(stands_at("-1 0x7ffc 0x55d0\n"), Some(0x55d0));
     }

@@ -69,8 +69,8 @@ pub trait Control: Send + Sync + 'static {
     /// Whether a workload would move to a node, or to the one that a move would choose. Changes nothing.
     async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem>;
 
-    /// Why a workload is where it is.
-    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem>;
+    /// Why a workload is where it is, as this node knows it or as all do.
+    async fn why(&self, name: &WorkloadName, scope: Scope) -> Result<WhyView, Problem>;
 
     /// The node that has a workload; `None` where it is this one, or where nobody knows.
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem>;
@@ -98,7 +98,7 @@ pub trait Control: Send + Sync + 'static {
     async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem>;
 }
 
-/// Whose workloads or nodes are listed.
+/// Whose workloads or nodes are listed, or whose word is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {

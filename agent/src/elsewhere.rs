@@ -6,7 +6,7 @@ use axum::http::Method;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, WorkloadView};
+use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, Unsettled, WhyView, WorkloadView};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use migrate_transport::link::PeerAddress;
@@ -70,6 +70,19 @@ pub async fn events(peers: &Peers, node: &NodeName, workload: &WorkloadName) -> 
     let answer = answer(peers, node, Method::GET, &path, Bytes::new()).await?;
     let lines = answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).map_err(|error| odd(node, error))).collect()
+}
+
+/// What of a workload's handovers is not settled on a node.
+pub async fn unsettled(peers: &Peers, node: &NodeName, workload: &WorkloadName) -> Result<Vec<Unsettled>, Problem> {
+    match look::<WhyView>(peers, node, &format!("/v1/workloads/{workload}/why?scope=node")).await {
+        Ok(view) => match view.unsettled.iter().find(|unsettled| unsettled.on != *node) {
+            None => Ok(view.unsettled),
+            Some(unsettled) => Err(speaks_for(node, &unsettled.on)),
+        },
+        // It has nothing of it.
+        Err(problem) if problem.code == Code::UnknownWorkload => Ok(Vec::new()),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// A node that does not answer.

@@ -345,8 +345,8 @@ impl Control for Node {
         check::check(&self.ground, &self.own(name)?, to).await
     }
 
-    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem> {
-        why::why(&self.ground, &self.own(name)?).await
+    async fn why(&self, name: &WorkloadName, scope: Scope) -> Result<WhyView, Problem> {
+        why::why(&self.ground, &self.own(name)?, scope).await
     }
 
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {

@@ -1,4 +1,5 @@
-//! Why a workload is where it is: what its node knows about it, and what the event logs of all nodes remember.
+//! Why a workload is where it is: what its node knows about it, what the event logs of all nodes remember, and what the journals of
+//! all nodes that have something of it say.
 
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::{Decision, source, target};
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::decision;
+use migrate_transport::link::PeerAddress;
 
+use crate::control::Scope;
 use crate::events::Kind;
 use crate::handover::Ground;
 use crate::workload::Workload;
@@ -21,8 +24,8 @@ const SHOWN: usize = 20;
 /// How the message of [`Kind::Arrived`] begins; the source's name follows.
 pub const CAME_FROM: &str = "came from ";
 
-/// Why it is where it is.
-pub async fn why(ground: &Ground, workload: &Arc<Workload>) -> Result<WhyView, Problem> {
+/// Why it is where it is: as this node knows, or as all do.
+pub async fn why(ground: &Ground, workload: &Arc<Workload>, scope: Scope) -> Result<WhyView, Problem> {
     let (host, looking) = (ground.host.clone(), workload.clone());
     let view = tokio::task::spawn_blocking(move || looking.view(&host, clock::now_ns())).await;
     let gone = || Problem::new(Code::UnknownWorkload, "the workload has just left");
@@ -38,11 +41,18 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>) -> Result<WhyView, P
     let since = came.map(|event| event.at.clone());
     let came_from = came.and_then(|event| event.message.strip_prefix(CAME_FROM)?.parse().ok());
 
-    let asked = ground.peers.all().iter().map(|peer| elsewhere::events(&ground.peers, &peer.node, name));
-    let mut silent = Vec::new();
-    for (peer, answer) in ground.peers.all().iter().zip(join_all(asked).await) {
+    let others = if scope == Scope::Cluster { ground.peers.all() } else { &[] };
+    let asked = others.iter().map(|PeerAddress { node, .. }| async move {
+        let events = elsewhere::events(&ground.peers, node, name).await?;
+        Ok::<_, Problem>((events, elsewhere::unsettled(&ground.peers, node, name).await?))
+    });
+    let (mut unsettled, mut silent) = (unsettled(ground, workload), Vec::new());
+    for (peer, answer) in others.iter().zip(join_all(asked).await) {
         match answer {
-            Ok(events) => history.extend(events),
+            Ok((events, theirs)) => {
+                history.extend(events);
+                unsettled.extend(theirs);
+            }
             Err(_) => silent.push(peer.node.clone()),
         }
     }
@@ -58,7 +68,7 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>) -> Result<WhyView, P
         since,
         came_from,
         held: workload.doubt(),
-        unsettled: unsettled(ground, workload),
+        unsettled,
         history,
         silent,
         prediction: ground.host.forecasts.error(),
@@ -83,14 +93,16 @@ fn unsettled(ground: &Ground, workload: &Workload) -> Vec<Unsettled> {
     });
     let coming = durable::read::<target::Entry>(&place.arrival()).ok().flatten().map(|entry| {
         let from = entry.offer.from.clone();
-        let waits_for = match entry.phase {
+        // The record says it first.
+        let phase = if workload.record().owned { entry.phase.max(Phase::Resume) } else { entry.phase };
+        let waits_for = match phase {
             Phase::Commit => format!("{from} to say whether it has given the workload away: bring that node back"),
             Phase::Resume | Phase::CleanUp => {
                 format!("{from} to say that it has forgotten its copy; the workload is not touched")
             }
             _ => format!("nothing but time: the move from {from} is under way"),
         };
-        Unsettled { on: on.clone(), peer: from, leaves: false, phase: entry.phase, waits_for }
+        Unsettled { on: on.clone(), peer: from, leaves: false, phase, waits_for }
     });
     leaving.into_iter().chain(coming).collect()
 }

@@ -333,7 +333,7 @@ pub struct WhyView {
     pub came_from: Option<NodeName>,
     /// What holds it, where something does: what, and what to do.
     pub held: Option<Problem>,
-    /// Its handovers that are not settled.
+    /// Its handovers that are not settled, on all nodes that answered.
     pub unsettled: Vec<Unsettled>,
     /// What happened to it lately, on all nodes that answered, oldest first.
     pub history: Vec<Event>,

@@ -1,6 +1,6 @@
 //! What `check` and `why` answer to people.
 
-use migrate_proto::api::{CheckReport, Event, PredictionView, Verdict, WhyView};
+use migrate_proto::api::{CheckReport, Event, PredictionView, Unsettled, Verdict, WhyView};
 use migrate_proto::error::Problem;
 
 use super::style::Style;
@@ -42,7 +42,8 @@ pub(crate) fn why(style: Style, view: &WhyView) -> String {
     lines.extend(view.held.iter().flat_map(|problem| held(style, problem)));
     for unsettled in &view.unsettled {
         let direction = if unsettled.leaves { "to" } else { "from" };
-        let what = format!("  not settled: a move {direction} {} (in {})", unsettled.peer, unsettled.phase);
+        let Unsettled { on, peer, phase, .. } = unsettled;
+        let what = format!("  not settled on {on}: a move {direction} {peer} (in {phase})");
         lines.push(format!("{what}, which waits for {}", harmless(&unsettled.waits_for)));
     }
     lines.extend(prediction(&view.prediction).map(|text| format!("  {text}")));
@@ -130,7 +131,7 @@ mod tests {
             why(plain(), &view),
             "web: frozen on node2 (epoch 3), came from node1 at 2026-11-21T10:00:00.000Z\n  \
              held: web is frozen: no answer\n  hint: look\n  \
-             not settled: a move from node1 (in commit), which waits for node1's word\n  \
+             not settled on node2: a move from node1 (in commit), which waits for node1's word\n  \
              predictions of this node's last 4 moves were off by 25% (pause) and 10% (whole)\n\
              what happened lately:\n  2026-11-21T09:00:00.000Z  node1  moved     moved to node2\n  \
              not asked, because they do not answer: node3"

@@ -4,8 +4,9 @@ use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use migrate_proto::api::{Outcome, State};
+use migrate_proto::api::{Outcome, State, WhyView};
 use migrate_proto::error::Code;
+use migrate_proto::phase::Phase;
 use tempfile::TempDir;
 
 use crate::harness::{Lab, eventually};
@@ -79,6 +80,32 @@ fn a_target_that_loses_its_power_after_the_commit_keeps_the_files() {
     assert_eq!(lab.view("count").state, State::Lost);
     lab.done(["start", "count"]);
     assert_eq!(lab.exec("count", &["cat", "/work/file"]), "kept\n");
+    lab.assert_runs_only_on("count", "node2");
+    rehearsal.lab.assert_clean();
+}
+
+/// It runs on the target, which has not said so yet: each side has a journal, and who asks either hears of both.
+#[test]
+fn why_tells_what_is_not_settled_on_either_side() {
+    let rehearsal = Rehearsal::up();
+    let lab = &rehearsal.lab;
+    lab.specimen("count", "node1", &["counter"]);
+    let halt = rehearsal.halt("target-clean-up");
+    let move_ = Watched::begin(lab, "node1", "count", "node2");
+    let mut told = Vec::new();
+    let why = |node: &str| -> WhyView {
+        serde_json::from_value(lab.done(["--json", "--node", node, "why", "count"]).json()).unwrap()
+    };
+    harm(&halt, || told.extend(["node1", "node2"].map(why)));
+    for view in told {
+        let mut sides: Vec<_> = view.unsettled.iter().map(|one| (one.on.as_str(), one.leaves, one.phase)).collect();
+        sides.sort_unstable();
+        assert_eq!(sides, [("node1", true, Phase::Resume), ("node2", false, Phase::Resume)], "{view:?}");
+    }
+    let report = move_.report().unwrap();
+    assert_eq!((report.outcome, report.error), (Outcome::Moved, None));
+    let settled = || why("node2").unsettled.is_empty();
+    assert!(eventually(settled), "{:?}", why("node2"));
     lab.assert_runs_only_on("count", "node2");
     rehearsal.lab.assert_clean();
 }

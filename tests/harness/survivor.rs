@@ -11,7 +11,10 @@ pub(super) struct Survivor(Child);
 impl Survivor {
     /// Watches over the lab in `directory`, inside `place`.
     pub(super) fn watch(place: &Path, directory: &Path) -> Survivor {
-        let script = r#"read -r word; [ "$word" = dismissed ] || { "$1" lab down && rm -rf --one-file-system "$2"; }"#;
+        // Somebody may be bringing the lab up still: while there is none it is asked for again, for some seconds.
+        let script = r#"read -r word; [ "$word" != dismissed ] || exit 0
+            tries=0; until "$1" lab down || [ "$((tries += 1))" -ge 20 ]; do sleep 0.25; done
+            [ -e "$MIGRATE_LAB" ] || rm -rf --one-file-system "$2""#;
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", script, "survivor"]).arg(super::program()).arg(place);
         shell.env("MIGRATE_LAB", directory).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -30,14 +30,14 @@ pub(super) async fn openapi() -> Json<serde_json::Value> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListArguments {
+pub(super) struct ScopeArguments {
     #[serde(default)]
     scope: Scope,
 }
 
 pub(super) async fn list(
     State(api): State<Api>,
-    Arguments(arguments): Arguments<ListArguments>,
+    Arguments(arguments): Arguments<ScopeArguments>,
 ) -> Answer<Vec<WorkloadView>> {
     Ok(Json(api.control.list(arguments.scope).await?))
 }
@@ -134,13 +134,17 @@ pub(super) async fn check(
     Ok(Json(api.control.check(&name, arguments.to).await?))
 }
 
-pub(super) async fn why(State(api): State<Api>, Name(name): Name) -> Answer<WhyView> {
-    Ok(Json(api.control.why(&name).await?))
+pub(super) async fn why(
+    State(api): State<Api>,
+    Name(name): Name,
+    Arguments(arguments): Arguments<ScopeArguments>,
+) -> Answer<WhyView> {
+    Ok(Json(api.control.why(&name, arguments.scope).await?))
 }
 
 pub(super) async fn nodes(
     State(api): State<Api>,
-    Arguments(arguments): Arguments<ListArguments>,
+    Arguments(arguments): Arguments<ScopeArguments>,
 ) -> Answer<Vec<NodeView>> {
     Ok(Json(api.control.nodes(arguments.scope).await?))
 }

@@ -161,7 +161,7 @@ pub(super) const ROUTES: [Route; 15] = [
         method: "get",
         path: "/v1/workloads/{name}/why",
         summary: "Why a workload is where it is",
-        query: &[],
+        query: &[SCOPE],
         input: Input::Nothing,
         answer: Answer::One(StatusCode::OK, "WhyView"),
         handler: || get(handlers::why),

@@ -30,7 +30,7 @@ const PID_DISTANCE: i32 = 2000;
 /// How long CRIU may take until it is ready to freeze the workload.
 const STARTING: Duration = Duration::from_secs(20);
 /// How long CRIU, told to let go of a workload, may do nothing before it is killed: the workload stands still meanwhile, and is
-/// to go on within two seconds. What CRIU leaves in it then goes by itself (`aftermath`).
+/// to go on within two seconds. What CRIU leaves in it then is put back by the guard's tracer.
 const STILL: Duration = Duration::from_millis(1200);
 /// How often it is looked whether it does anything.
 const LOOK: Duration = Duration::from_millis(50);

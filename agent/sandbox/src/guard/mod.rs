@@ -38,6 +38,7 @@ pub use gate::gate;
 pub use notes::{released, result};
 pub use server::serve;
 pub(crate) use server::{read_hook, read_order};
+pub use tracer::criu_mappings;
 
 /// The guard's socket, in its own directory.
 pub const GUARD_SOCKET: &str = "guard.sock";

@@ -174,8 +174,8 @@ impl Control for Fake {
         Ok(checked(name))
     }
 
-    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem> {
-        self.called(format!("why {name}"));
+    async fn why(&self, name: &WorkloadName, scope: Scope) -> Result<WhyView, Problem> {
+        self.called(format!("why {name} {scope:?}"));
         self.view(name)?;
         Ok(why(name, &self.node))
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use migrate_faults::interrupt;
+use migrate_faults::interrupt::{self, say};
 use migrate_faults::stage::{Stage, soon};
 use migrate_proto::api::State;
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     interrupt::mark_only();
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
     let seed = options.seed.unwrap_or_else(clock);
-    println!("seed {seed}, {} witnesses, {} minutes", options.witnesses, options.minutes);
+    say(format_args!("seed {seed}, {} witnesses, {} minutes", options.witnesses, options.minutes));
     let mut stage = Stage::up(NODES);
     let names: Vec<String> = (0..options.witnesses).map(|n| stage.begin_witness(&node(u64::from(n)), false)).collect();
     let counts = Counts::default();
@@ -77,19 +77,16 @@ fn main() -> ExitCode {
     let wrong: Vec<String> =
         wrong.into_iter().chain(left.into_iter().map(|what| format!("left behind: {what}"))).collect();
     let count = |of: &AtomicU32| of.load(Ordering::Relaxed);
-    println!(
+    say(format_args!(
         "killed: {} agents, {} CRIU processes; moves: {} moved, {} stayed, {} without an answer",
         count(&counts.agents),
         count(&counts.criu),
         count(&counts.moved),
         count(&counts.stayed),
         count(&counts.unanswered)
-    );
-    wrong.iter().for_each(|what| println!("WRONG: {what}"));
-    println!(
-        "{}",
-        if wrong.is_empty() { "every workload runs once, whole, and nothing was left behind" } else { "FAILED" }
-    );
+    ));
+    wrong.iter().for_each(|what| say(format_args!("WRONG: {what}")));
+    say(if wrong.is_empty() { "every workload runs once, whole, and nothing was left behind" } else { "FAILED" });
     if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -101,9 +98,11 @@ fn node(number: u64) -> String {
 fn rage(stage: &Stage, names: &[String], options: &Options, seed: u64, counts: &Counts) {
     let until = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let over = AtomicBool::new(false);
-    let is_over = || over.load(Ordering::Relaxed);
+    let is_over = || over.load(Ordering::Relaxed) || interrupt::is_asked();
     let log = Mutex::new(Instant::now());
     std::thread::scope(|scope| {
+        // Dropped however this ends: nobody moves on when the killing is over.
+        let _end = SetWhenDropped(&over);
         for (number, name) in names.iter().enumerate() {
             let mut dice = Dice(seed ^ ((number as u64 + 1) << 32));
             scope.spawn(move || {
@@ -121,8 +120,15 @@ fn rage(stage: &Stage, names: &[String], options: &Options, seed: u64, counts: &
                 kill_somebody(stage, &mut dice, counts, &log);
             }
         }
-        over.store(true, Ordering::Relaxed);
     });
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn keep_moving(stage: &Stage, name: &str, dice: &mut Dice, counts: &Counts, is_over: &dyn Fn() -> bool) {
@@ -161,7 +167,7 @@ fn kill_somebody(stage: &Stage, dice: &mut Dice, counts: &Counts, begun: &Mutex<
     if killed {
         count.fetch_add(1, Ordering::Relaxed);
         let seconds = begun.lock().map(|begun| begun.elapsed().as_secs()).unwrap_or_default();
-        println!("{seconds:>4} s: killed {what} of {at}");
+        say(format_args!("{seconds:>4} s: killed {what} of {at}"));
     }
 }
 
@@ -199,13 +205,13 @@ fn judge(stage: &Stage, names: &[String]) -> Vec<String> {
         if copies.len() != 1 {
             wrong.push(format!("{name} has {} copies: {copies:?}", copies.len()));
         }
-        println!(
+        say(format_args!(
             "{name}: on {home}, {} lines, {} sandboxes, longest pause {} ms, {}",
             proof.lines.len(),
             proof.sandboxes(),
             proof.longest_pause(0).map_or(0, |pause| pause.milliseconds()),
             if proof.faults.is_empty() { "intact" } else { "DAMAGED" }
-        );
+        ));
         wrong.extend(proof.faults.into_iter().map(|fault| format!("{name}: {fault}")));
     }
     wrong

@@ -1,5 +1,6 @@
 //! `faults`: runs the matrix, or a part of it, and prints what came of it. Exits with 1 where a cell failed.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use clap::Parser;
 use migrate_faults::matrix::{self, Cell, Fault, Moment, Side};
 use migrate_faults::report::{self, Row};
-use migrate_faults::{cell, interrupt, stage::Stage};
+use migrate_faults::stage::Stage;
+use migrate_faults::{cell, interrupt, interrupt::say};
 use migrate_proto::phase::Phase;
 
 /// Faults in every phase of real moves
@@ -51,25 +53,30 @@ fn main() -> ExitCode {
     let once = |moment| matrix::cells(&all_if_empty(&options.only), &phases, &sides, moment);
     let work: VecDeque<Cell> = moments.into_iter().cycle().take(options.times).flat_map(once).collect();
     let total = work.len();
-    println!("{}", report::HEAD);
+    say(report::HEAD);
     let (work, rows) = (Mutex::new(work), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..options.jobs.min(total) {
-            scope.spawn(|| serve(&options, &work, &rows));
-        }
+    let unclean: Vec<String> = std::thread::scope(|scope| {
+        let serving = || serve(&options, &work, &rows);
+        let servants: Vec<_> = (0..options.jobs.min(total)).map(|_| scope.spawn(serving)).collect();
+        servants
+            .into_iter()
+            .filter_map(|servant| servant.join().unwrap_or_else(|panic| Err(words_of(panic))).err())
+            .collect()
     });
     let rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
     let failed = rows.iter().filter(|row| !row.passed()).count();
-    println!("\n{}\n", report::matrix(&rows));
-    println!("{} of {total} cells passed, {failed} failed", rows.len() - failed);
-    if failed == 0 && rows.len() == total { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    say(format_args!("\n{}\n", report::matrix(&rows)));
+    let (passed, left_out) = (rows.len() - failed, total - rows.len());
+    say(format_args!("{passed} of {total} cells passed, {failed} failed, {left_out} were not run"));
+    unclean.iter().for_each(say);
+    if passed == total && unclean.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs cells on a lab of its own until there are none left.
-fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>) {
+/// Runs cells on a lab of its own until there are none left; an error where that does not go down cleanly.
+fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>) -> Result<(), String> {
     let mut stage = None;
     while !interrupt::is_asked() {
-        let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { return };
+        let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { break };
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let stage = stage.get_or_insert_with(|| Stage::up(2));
             let row = cell::run(stage, cell);
@@ -78,24 +85,31 @@ fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>
             }
             row
         }));
-        let row = ran.unwrap_or_else(|panic| {
+        let mut row = ran.unwrap_or_else(|panic| {
             let mut row = Row::of(cell);
-            let said = panic.downcast_ref::<String>().cloned();
-            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            row.wrong.push(format!("the instrument failed: {}", said.unwrap_or_default()));
+            row.wrong.push(format!("the instrument failed: {}", words_of(panic)));
             row.dirty = true;
             row
         });
         if row.dirty {
-            // A lab that does not go down cleanly panics, too.
-            let before = stage.take();
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(before)));
+            row.wrong.extend(take_down(stage.take()).err());
         }
         let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
-        println!("{}", row.line());
+        say(row.line());
         note(options, &row);
         rows.push(row);
     }
+    take_down(stage)
+}
+
+/// A lab that does not go down cleanly panics.
+fn take_down(stage: Option<Stage>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(move || drop(stage))).map_err(words_of)
+}
+
+fn words_of(panic: Box<dyn Any + Send>) -> String {
+    let said = panic.downcast_ref::<String>().cloned();
+    said.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 fn note(options: &Options, row: &Row) {

@@ -87,7 +87,7 @@ fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) ->
     if doing != Doing::Stands {
         return Ok(doing);
     }
-    let foreign = foreign_mappings(&proc.join(pid.to_string()));
+    let foreign = criu_mappings(&proc.join(pid.to_string()));
     let is_foreign = |at: u64| foreign.iter().any(|range| range.contains(&at));
     kernel::plain(request::SET_OPTIONS, pid, 0, TRACE_SYSTEM_CALLS)?;
     let mut returning = false;
@@ -133,10 +133,13 @@ fn await_stop(pid: i32, stops: &Stops, until: Instant) -> io::Result<Option<Wait
     }
 }
 
-/// Where CRIU's code lies in a process.
-fn foreign_mappings(process: &Path) -> Vec<Range<u64>> {
+/// Where CRIU's code lies in a process, of which this is the directory below a `/proc`.
+pub fn criu_mappings(process: &Path) -> Vec<Range<u64>> {
     let maps = fs::read(process.join("maps")).unwrap_or_default();
-    let maps = String::from_utf8_lossy(&maps);
+    mappings(&String::from_utf8_lossy(&maps))
+}
+
+fn mappings(maps: &str) -> Vec<Range<u64>> {
     let number = |text| u64::from_str_radix(text, 16).ok();
     maps.lines()
         .filter(|line| line.contains(FOREIGN))
@@ -159,7 +162,7 @@ fn foreign_descriptors(process: &Path) -> Vec<u64> {
 fn remove_foreign(pid: i32, process: i32, proc: &Path, stops: &Stops, until: Instant) -> io::Result<()> {
     let process = proc.join(process.to_string());
     let closes = foreign_descriptors(&process).into_iter().map(|descriptor| (libc::SYS_close, [descriptor, 0]));
-    let mappings = foreign_mappings(&process).into_iter();
+    let mappings = criu_mappings(&process).into_iter();
     let unmaps = mappings.map(|range| (libc::SYS_munmap, [range.start, range.end - range.start]));
     let calls: Vec<_> = closes.chain(unmaps).collect();
     calls.into_iter().try_for_each(|(call, arguments)| have_called(pid, call, arguments, stops, until))
@@ -209,5 +212,17 @@ fn step(pid: i32, stops: &Stops, until: Instant) -> io::Result<()> {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_criu_s_is_found() {
+        let maps =
+            "7f00-7f10 r-xp 00000000 00:01 7 /lib/x\n7f2000-7f3000 rwxs 00000000 00:01 8 /memfd:CRIUMFD (deleted)\n";
+        assert!(matches!(&mappings(maps)[..], [only] if *only == (0x7f2000..0x7f3000)));
     }
 }

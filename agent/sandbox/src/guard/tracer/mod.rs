@@ -44,6 +44,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use self::calls::{Answer, HELLO, LINE_VARIABLE, PTRACE, Question, ROOM, WAIT, YOURS, request};
 use self::kernel::Waited;
+pub use self::mending::criu_mappings;
 use self::tracee::Tracee;
 use super::{Call, Kind};
 use crate::error::{Result, SandboxError};
