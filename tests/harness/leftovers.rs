@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Everything of the lab that is still there, one line each.
-pub(super) fn of_lab(id: &str, directory: &Path) -> Vec<String> {
+pub(crate) fn of_lab(id: &str, directory: &Path) -> Vec<String> {
     let group = format!("migrate-lab-{id}");
     let processes = processes().into_iter().filter(|pid| belongs(*pid, &group, directory)).map(describe);
     let mounts = processes_mounts(directory);

@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 pub(crate) use deadline::{PATIENCE, eventually};
+pub(crate) use leftovers::of_lab as traces_of;
 
 /// Where a workload finds the binaries of the workspace, such as `/programs/specimen`.
 pub(crate) const PROGRAMS: &str = "/programs";

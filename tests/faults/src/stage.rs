@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use migrate_proto::api::WorkloadView;
 use serde_json::Value;
 
-use crate::harness::{Lab, PROGRAMS, binaries};
+use crate::harness::{Lab, PROGRAMS, binaries, traces_of};
 use crate::journal::Journal;
 
 /// Memory of a witness.
@@ -300,6 +300,11 @@ impl Drop for Ordered {
             let _ = child.wait();
         }
     }
+}
+
+/// What there is on this machine of a lab of that number in that directory, one line each.
+pub fn traces(id: &str, directory: &Path) -> Vec<String> {
+    traces_of(id, directory)
 }
 
 /// Whether `holds` comes true within `patience`.
