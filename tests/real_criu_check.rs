@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use harness::Lab;
-use migrate_proto::api::{Event, Verdict, WhyView};
+use migrate_proto::api::{Event, MoveReport, Verdict, WhyView};
 
 impl Lab {
     fn events(&self, node: &str) -> Vec<Event> {
@@ -114,55 +114,43 @@ fn a_port_that_is_taken_on_the_target() {
     lab.assert_clean();
 }
 
-/// What was predicted of a move, and what was measured.
-struct Told {
-    predicted: [f64; 2],
-    measured: [f64; 2],
-}
-
-/// How far apart the moves were, as a factor.
-fn spread(moves: &[Told]) -> f64 {
-    let of = |which: usize| {
-        let all = moves.iter().map(|told| told.measured[which]);
-        all.clone().fold(0.0, f64::max) / all.fold(f64::INFINITY, f64::min)
-    };
-    of(0).max(of(1))
-}
-
-/// After three moves the fourth is predicted within a factor of two, and the events say what was predicted and what it was. A
-/// busy machine is a different one from move to move: then it is waited for four moves that are alike.
+/// After three moves the fourth is predicted from what they took, and the events say what was predicted and what it was. How long
+/// the fourth then takes is the machine's affair: that it comes near where the machine stays the same is a property of the learner
+/// (`agent/src/predict/tests.rs`).
 #[test]
 fn the_fourth_move_is_predicted() {
-    const MOST: usize = 12;
+    const MOVES: usize = 4;
     let lab = Lab::up(2);
     lab.specimen("traveller", "node1", &["memory", "--mib", "64", "--kind", "mixed"]);
     lab.wait_for_more_ok("traveller", 2);
-    let mut moves: Vec<Told> = Vec::new();
+    let times = |report: &MoveReport| [report.downtime_ms.unwrap(), report.total_ms];
+    let foretold = |report: &MoveReport| [report.predicted_downtime_ms.unwrap(), report.predicted_total_ms.unwrap()];
+    let mut moves: Vec<MoveReport> = Vec::new();
     // There and back, so that one source has learned of its own moves to one target.
     let report = loop {
-        let forecast = lab.assert_would_move("traveller", "node2");
+        let checked = lab.assert_would_move("traveller", "node2");
         let report = lab.force("traveller", "node2");
-        moves.push(Told {
-            predicted: [forecast.predicted_downtime_ms.unwrap(), forecast.predicted_total_ms.unwrap()],
-            measured: [report.downtime_ms.unwrap(), report.total_ms],
-        });
-        let alike = moves.len() >= 4 && spread(&moves[moves.len() - 4..]) < 2.0;
-        if alike || moves.len() == MOST {
+        if moves.len() + 1 == MOVES {
+            // Its files may have grown a little between the question and the move.
+            for (asked, moved) in
+                [checked.predicted_downtime_ms, checked.predicted_total_ms].iter().zip(foretold(&report))
+            {
+                let asked = asked.unwrap();
+                assert!((asked - moved).abs() <= asked / 10.0, "check said {asked}, the move {moved}");
+            }
             break report;
         }
+        moves.push(report);
         lab.wait_for_more_ok("traveller", 2);
         lab.force("traveller", "node1");
         lab.wait_for_more_ok("traveller", 2);
     };
-    let lately = &moves[moves.len() - 4..];
-    let last = &moves[moves.len() - 1];
-    for which in [0, 1] {
-        // Where no four were alike, it must at least be among them.
-        let compared = if spread(lately) < 2.0 { std::slice::from_ref(last) } else { &moves[..] };
-        let all = compared.iter().map(|told| told.measured[which]);
-        let (least, most) = (all.clone().fold(f64::INFINITY, f64::min), all.fold(0.0, f64::max));
-        let predicted = last.predicted[which];
-        assert!((least / 2.0..=most * 2.0).contains(&predicted), "{predicted} for {least} to {most}: {report:?}");
+    for (which, predicted) in foretold(&report).into_iter().enumerate() {
+        let took: Vec<f64> = moves.iter().map(|earlier| times(earlier)[which]).collect();
+        let (least, most) =
+            (took.iter().copied().fold(f64::INFINITY, f64::min), took.iter().copied().fold(0.0, f64::max));
+        // Its parts are learned one by one: where one was long while the other was short, their sum leaves the range a little.
+        assert!((least / 1.5..=most * 1.5).contains(&predicted), "{predicted}, learned from {took:?}: {report:?}");
     }
     assert!(report.predicted_downtime_ms.unwrap() < report.predicted_total_ms.unwrap(), "{report:?}");
 
@@ -175,7 +163,7 @@ fn the_fourth_move_is_predicted() {
     // The error is of the node that it left.
     lab.force("traveller", "node1");
     let why = lab.why("traveller");
-    assert_eq!(why.prediction.moves as usize, moves.len(), "{why:?}");
+    assert_eq!(why.prediction.moves as usize, MOVES, "{why:?}");
     assert!(why.prediction.downtime_error.unwrap() >= 0.0, "{why:?}");
     lab.assert_clean();
 }
