@@ -1,5 +1,7 @@
 //! The agent from its first to its last breath.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use migrate_proto::error::{Code, Problem};
@@ -218,18 +220,15 @@ fn sweep_sandboxes(ground: &Ground, wanted: &[String]) {
 
 /// Images that no arrival waits for.
 fn sweep_images(ground: &Ground) {
-    let host = &ground.host;
-    for entry in std::fs::read_dir(host.images()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let awaited = ground.registry.all().iter().any(|workload| {
-            let entry = durable::read::<target::Entry>(&workload.place().arrival());
-            match entry {
-                Ok(entry) => entry.is_some_and(|entry| entry.offer.handover.to_string() == name),
-                Err(_) => true,
-            }
-        });
-        if !awaited {
-            let _ = std::fs::remove_dir_all(entry.path());
+    let all = ground.registry.all();
+    let entries = all.iter().map(|workload| durable::read::<target::Entry>(&workload.place().arrival()));
+    // One that cannot be read may be about any of them.
+    let Ok(entries) = entries.collect::<Result<Vec<_>, _>>() else { return };
+    let awaited: HashSet<OsString> =
+        entries.into_iter().flatten().map(|entry| entry.offer.handover.to_string().into()).collect();
+    for image in std::fs::read_dir(ground.host.images()).into_iter().flatten().flatten() {
+        if !awaited.contains(&image.file_name()) {
+            let _ = std::fs::remove_dir_all(image.path());
         }
     }
 }

@@ -100,6 +100,11 @@ impl ClusterKey {
         Ok(key)
     }
 
+    /// The key that has these bytes. What becomes of the caller's is the caller's affair: see [`ClusterKey::filled`].
+    pub fn copied(bytes: &[u8; KEY_BYTES]) -> ClusterKey {
+        ClusterKey(Box::new(*bytes))
+    }
+
     /// For what is derived from it.
     pub fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
@@ -294,7 +299,7 @@ mod tests {
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey(Box::new([byte; KEY_BYTES]))
+        ClusterKey::copied(&[byte; KEY_BYTES])
     }
 
     fn ring(bytes: &[u8]) -> KeyRing {

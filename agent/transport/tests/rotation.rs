@@ -14,17 +14,9 @@ use migrate_transport::link::{Link, Transport, TransportError};
 use migrate_transport::zmq::ZmqTransport;
 
 fn ring(keys: [&ClusterKey; 2]) -> KeyRing {
-    let mut copies = keys
-        .map(|key| {
-            ClusterKey::filled(|bytes| {
-                *bytes = *key.bytes();
-                Ok::<(), ()>(())
-            })
-            .unwrap()
-        })
-        .into_iter();
-    let mut ring = KeyRing::of(copies.next().unwrap());
-    let _ = ring.add(copies.next().unwrap());
+    let [first, second] = keys.map(|key| ClusterKey::copied(key.bytes()));
+    let mut ring = KeyRing::of(first);
+    let _ = ring.add(second);
     ring
 }
 

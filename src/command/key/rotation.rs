@@ -203,16 +203,12 @@ fn show(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use migrate_proto::key::ClusterKey;
+    use migrate_proto::key::{ClusterKey, KEY_BYTES};
 
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| {
-            bytes.fill(byte);
-            Ok::<(), ()>(())
-        })
-        .unwrap()
+        ClusterKey::copied(&[byte; KEY_BYTES])
     }
 
     fn ring(bytes: &[u8]) -> KeyRing {

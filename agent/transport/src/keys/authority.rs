@@ -303,16 +303,13 @@ impl ServerCertVerifier for NodeVerifier {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use migrate_proto::key::KEY_BYTES;
     use rustls::client::ResolvesClientCert;
 
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| {
-            bytes.fill(byte);
-            Ok::<(), ()>(())
-        })
-        .unwrap()
+        ClusterKey::copied(&[byte; KEY_BYTES])
     }
 
     /// A ring.

@@ -45,14 +45,8 @@ mod tests {
     use crate::keys::{ClusterKey, generate};
 
     fn identity(keys: &[&ClusterKey]) -> NodeIdentity {
-        let copies = keys.iter().map(|key| {
-            ClusterKey::filled(|bytes| {
-                *bytes = *key.bytes();
-                Ok::<(), ()>(())
-            })
-            .unwrap()
-        });
-        NodeIdentity::issue(&copies.collect::<Vec<_>>(), "a".parse().unwrap()).unwrap()
+        let copies: Vec<_> = keys.iter().map(|key| ClusterKey::copied(key.bytes())).collect();
+        NodeIdentity::issue(&copies, "a".parse().unwrap()).unwrap()
     }
 
     #[test]

@@ -38,14 +38,12 @@ pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), KeyError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use migrate_proto::key::KEY_BYTES;
+
     use super::*;
 
     fn key(byte: u8) -> ClusterKey {
-        ClusterKey::filled(|bytes| {
-            bytes.fill(byte);
-            Ok::<(), ()>(())
-        })
-        .unwrap()
+        ClusterKey::copied(&[byte; KEY_BYTES])
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use migrate_proto::key::ClusterKey;
+use migrate_proto::key::{ClusterKey, KEY_BYTES};
 use migrate_transport::keys::authority::{NodeIdentity, name_in};
 use rustls::pki_types::CertificateDer;
 use rustls::{ServerConfig, ServerConnection};
@@ -14,11 +14,7 @@ static DOOR: OnceLock<(NodeIdentity, Arc<ServerConfig>)> = OnceLock::new();
 
 fn door() -> &'static (NodeIdentity, Arc<ServerConfig>) {
     DOOR.get_or_init(|| {
-        let key = ClusterKey::filled(|key| {
-            key.fill(7);
-            Ok::<(), ()>(())
-        })
-        .expect("a key");
+        let key = ClusterKey::copied(&[7; KEY_BYTES]);
         let identity = NodeIdentity::issue(&key, "a".parse().expect("a name")).expect("a certificate");
         let config = identity.server_config();
         (identity, config)
