@@ -184,7 +184,7 @@ impl Control for Nobody {
         unknown(name)
     }
 
-    async fn why(&self, name: &WorkloadName) -> Result<WhyView, Problem> {
+    async fn why(&self, name: &WorkloadName, _: Scope) -> Result<WhyView, Problem> {
         unknown(name)
     }
 
