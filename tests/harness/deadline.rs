@@ -9,8 +9,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Whether `holds` comes true in time.
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually(holds: impl FnMut() -> bool) -> bool {
+    within(PATIENCE, holds)
+}
+
+/// Whether `holds` comes true in that time.
+pub(crate) fn within(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
     loop {
         if holds() {
             return true;

@@ -8,8 +8,8 @@
 // Each test target uses a part of it.
 #![allow(dead_code, clippy::unwrap_used)]
 
-mod deadline;
-mod leftovers;
+pub(crate) mod deadline;
+pub(crate) mod leftovers;
 mod progress;
 mod survivor;
 mod workloads;
@@ -22,7 +22,6 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 pub(crate) use deadline::{PATIENCE, eventually};
-pub(crate) use leftovers::of_lab as traces_of;
 
 /// Where a workload finds the binaries of the workspace, such as `/programs/specimen`.
 pub(crate) const PROGRAMS: &str = "/programs";

@@ -4,22 +4,19 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use migrate_proto::api::WorkloadView;
 use serde_json::Value;
 
-use crate::harness::{Lab, PROGRAMS, binaries, traces_of};
+use crate::harness::deadline::within;
+use crate::harness::{Lab, PATIENCE, PROGRAMS, binaries, leftovers};
 use crate::journal::Journal;
 
 /// Memory of a witness.
 const MIB: &str = "8";
 /// Inside, where the journals are.
 const SHARED: &str = "/shared";
-/// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The agents' limits: short, so that what does not end by itself soon does.
 const LIMITS: &[(&str, &str)] = &[
@@ -135,7 +132,7 @@ impl Stage {
     pub fn goes_on(&self, name: &str, more: u64) -> bool {
         let journal = self.journal(name);
         let wanted = journal.length() + more;
-        soon(Duration::from_secs(15), || journal.length() >= wanted)
+        soon(PATIENCE, || journal.length() >= wanted)
     }
 
     fn shared(&self) -> PathBuf {
@@ -304,19 +301,10 @@ impl Drop for Ordered {
 
 /// What there is on this machine of a lab of that number in that directory, one line each.
 pub fn traces(id: &str, directory: &Path) -> Vec<String> {
-    traces_of(id, directory)
+    leftovers::of_lab(id, directory)
 }
 
 /// Whether `holds` comes true within `patience`.
-pub fn soon(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + patience.min(PATIENCE);
-    loop {
-        if holds() {
-            return true;
-        }
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(LOOK);
-    }
+pub fn soon(patience: Duration, holds: impl FnMut() -> bool) -> bool {
+    within(patience, holds)
 }
