@@ -17,13 +17,12 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use crate::control::{Command, Reply, Request, Status};
 use crate::error::{Result, SandboxError};
 use crate::guard::Call;
-use crate::init::{EXIT_FILE, Launched, SOCKET};
+use crate::init::{EXIT_FILE, IDENTITY, Launched, SOCKET};
 use crate::layer::Mounted;
 use crate::plan::{Output, Plan};
 use crate::process::{self, Identity};
 use crate::{beneath, descriptors, nearby, wire};
 
-const IDENTITY: &str = "sandbox.json";
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// A killed process may still have to write a lot to a slow disk.
 const ENDING_TIME: Duration = Duration::from_secs(30);
@@ -45,16 +44,10 @@ impl Sandbox {
         let output = run_helper(program, "init", &plan_text)?;
         let launched: Launched = serde_json::from_slice(&output)
             .map_err(|error| SandboxError::Protocol { who: "migrate-init", detail: error.to_string() })?;
-        let pid = match launched {
-            Launched::Ready { pid } => pid,
-            Launched::Failed { reason } => return Err(SandboxError::Init { step: "be built".into(), reason }),
-        };
-        let init = Identity::of(pid).map_err(SandboxError::file("look at", format!("/proc/{pid}")))?;
-        let sandbox = Sandbox { dir: plan.dir.clone(), init, program: program.to_owned() };
-        let identity = sandbox.dir.join(IDENTITY);
-        let written = std::fs::write(&identity, serde_json::to_vec(&init).unwrap_or_default());
-        written.map_err(SandboxError::file("write", &identity)).inspect_err(|_| drop(sandbox.kill()))?;
-        Ok(sandbox)
+        match launched {
+            Launched::Ready { init } => Ok(Sandbox { dir: plan.dir.clone(), init, program: program.to_owned() }),
+            Launched::Failed { reason } => Err(SandboxError::Init { step: "be built".into(), reason }),
+        }
     }
 
     /// Takes over the sandbox in `dir`, built by an agent that is no more. `None` where there is none alive for certain.

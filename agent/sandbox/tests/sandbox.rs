@@ -186,3 +186,40 @@ fn what_a_workload_puts_in_the_place_of_its_output_is_not_followed() {
     let error = house.sandbox.start(&command(&["true"]), &house.cgroup.load_procs()).unwrap_err();
     assert!(error.to_string().contains("output"), "{error}");
 }
+
+#[test]
+fn whenever_a_launch_is_killed_nobody_is_left_who_cannot_be_found() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    type Moment = fn(&std::path::Path, usize) -> bool;
+    let moments: [(&str, Moment); 5] = [
+        ("at once", |_, _| true),
+        ("launched", |_, processes| processes >= 1),
+        ("forked", |_, processes| processes >= 2),
+        ("written down", |dir, _| dir.join("sandbox.json").exists()),
+        ("listening", |dir, _| dir.join("control.sock").exists()),
+    ];
+    for (name, come) in moments {
+        let above = tempfile::tempdir().unwrap();
+        let cgroup = cgroup(&format!("launch-{}", name.replace(' ', "-")));
+        let plan = plan(above.path(), &cgroup);
+        let mut launcher =
+            Command::new(program()).arg("init").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        launcher.stdin.take().unwrap().write_all(&serde_json::to_vec(&plan).unwrap()).unwrap();
+        let processes = || std::fs::read_to_string(&plan.side_cgroup[0]).unwrap().lines().count();
+        // It may be through before that was seen.
+        while !come(&plan.dir, processes()) && launcher.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        launcher.kill().unwrap();
+        launcher.wait().unwrap();
+        house::wait_until("what is left is to be found", || {
+            processes() == 0 || Sandbox::adopt(program(), &plan.dir).unwrap().is_some()
+        });
+        if let Some(sandbox) = Sandbox::adopt(program(), &plan.dir).unwrap() {
+            sandbox.destroy().unwrap();
+        }
+        cgroup.remove().unwrap();
+    }
+}

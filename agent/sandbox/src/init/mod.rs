@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, fork, pipe, setsid};
@@ -22,18 +23,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SandboxError};
 use crate::plan::Plan;
+use crate::process::Identity;
 use crate::{enter, nearby};
 
 /// How the socket of a sandbox's PID 1 is called in its directory.
 pub(crate) const SOCKET: &str = "control.sock";
+/// Who PID 1 is.
+pub(crate) const IDENTITY: &str = "sandbox.json";
 /// Where PID 1 writes how the workload ended.
 pub(crate) const EXIT_FILE: &str = "exit.json";
 
 /// What [`launch`] says on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Launched {
-    /// PID 1 is there and answers; its PID as the caller sees it.
-    Ready { pid: i32 },
+    /// PID 1 is there and answers; as the caller sees it.
+    Ready { init: Identity },
     /// It could not be set up.
     Failed { reason: String },
 }
@@ -42,7 +46,7 @@ pub(crate) enum Launched {
 pub fn launch() -> std::process::ExitCode {
     let outcome = read_plan().and_then(|plan| leave_init_behind(&plan));
     let said = match outcome {
-        Ok(pid) => Launched::Ready { pid },
+        Ok(init) => Launched::Ready { init },
         Err(error) => Launched::Failed { reason: error.to_string() },
     };
     let failed = matches!(said, Launched::Failed { .. });
@@ -61,25 +65,30 @@ fn read_plan() -> Result<Plan> {
         .map_err(|error| SandboxError::Protocol { who: "the agent", detail: format!("a plan: {error}") })
 }
 
-/// Forks PID 1 and waits until it is ready. Its last words, if it has any, come through a pipe.
+/// Forks PID 1, writes down who that is, and waits until it is ready. Its last words, if it has any, come through a pipe. It does
+/// nothing before it stands in its directory, and ends where that does not come about: nobody would find it.
 #[allow(unsafe_code)]
-fn leave_init_behind(plan: &Plan) -> Result<i32> {
+fn leave_init_behind(plan: &Plan) -> Result<Identity> {
     enter::join(&plan.side_cgroup)?;
     setsid().map_err(SandboxError::system("setsid"))?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).map_err(SandboxError::system("unshare"))?;
     let (reader, writer) = pipe().map_err(SandboxError::system("pipe"))?;
+    let (told, tell) = pipe().map_err(SandboxError::system("pipe"))?;
     // SAFETY: this program has one thread.
     match unsafe { fork() }.map_err(SandboxError::system("fork"))? {
         ForkResult::Child => {
-            drop(reader);
-            be_init(plan, writer);
+            drop((reader, tell));
+            be_init(plan, told, writer);
         }
         ForkResult::Parent { child } => {
-            drop(writer);
+            drop((writer, told));
+            let init = Identity::of(child.as_raw()).map_err(SandboxError::file("look at", format!("/proc/{child}")))?;
+            write_down(&plan.dir, init)?;
+            File::from(tell).write_all(b"go").map_err(SandboxError::system("write to init"))?;
             let mut words = String::new();
             File::from(reader).read_to_string(&mut words).map_err(SandboxError::system("read from init"))?;
             match words.strip_prefix("ready") {
-                Some(_) => Ok(child.as_raw()),
+                Some(_) => Ok(init),
                 None if words.is_empty() => {
                     Err(SandboxError::Init { step: "start".into(), reason: "its init died without a word".into() })
                 }
@@ -89,7 +98,17 @@ fn leave_init_behind(plan: &Plan) -> Result<i32> {
     }
 }
 
-fn be_init(plan: &Plan, parent: OwnedFd) -> ! {
+fn write_down(dir: &Path, init: Identity) -> Result<()> {
+    let (draft, path) = (dir.join("sandbox.draft"), dir.join(IDENTITY));
+    let text = serde_json::to_vec(&init).unwrap_or_default();
+    let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, &path));
+    written.map_err(SandboxError::file("write", &path))
+}
+
+fn be_init(plan: &Plan, told: OwnedFd, parent: OwnedFd) -> ! {
+    if File::from(told).read_exact(&mut [0; 2]).is_err() {
+        std::process::exit(1);
+    }
     let mut parent = File::from(parent);
     match set_up(plan, parent.as_raw_fd()) {
         Ok(parts) => {
