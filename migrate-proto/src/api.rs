@@ -203,7 +203,7 @@ pub struct MoveProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It is the target's, and runs there; where the report has an error, it does not.
+    /// It is the target's, and runs there; where the report has an error, that says why it does not, or may not.
     Moved,
     /// It is where it was, and runs there, unless the error says otherwise.
     Stayed,
@@ -240,7 +240,7 @@ pub struct MoveReport {
     pub epoch: Epoch,
     /// The phases, in order.
     pub phases: Vec<PhaseTime>,
-    /// Why it did not move; of one that moved, why it does not run.
+    /// Why it did not move; of one that moved, why it does not run, or may not.
     pub error: Option<Problem>,
     /// The pause that was predicted.
     #[serde(default)]

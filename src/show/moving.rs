@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use migrate_proto::api::{MoveProgress, MoveReport, Outcome};
+use migrate_proto::error::Code;
 
 use super::table::word;
 use super::units;
@@ -59,8 +60,11 @@ fn style(template: &str) -> ProgressStyle {
 pub(crate) fn summary(report: &MoveReport) -> String {
     let MoveReport { workload, from, .. } = report;
     match (&report.outcome, &report.to) {
+        (Outcome::Moved, Some(to)) if report.error.as_ref().is_some_and(|problem| problem.code == Code::Lost) => {
+            format!("{workload}: moved from {from} to {to}, where it is lost")
+        }
         (Outcome::Moved, Some(to)) if report.error.is_some() => {
-            format!("{workload}: moved from {from} to {to}, and does not run there")
+            format!("{workload}: moved from {from} to {to}, which has not said that it runs there")
         }
         (Outcome::Moved, Some(to)) => {
             let pause = report.downtime_ms.map(|ms| format!(", paused for {}", units::milliseconds(ms)));
@@ -108,6 +112,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use migrate_proto::api::{Mode, PhaseTime};
+    use migrate_proto::error::Problem;
     use migrate_proto::id::Epoch;
     use migrate_proto::phase::Phase;
 
@@ -143,6 +148,9 @@ mod tests {
         assert_eq!(summary(&report(Outcome::Moved)), "web: moved from node1 to node2 in 1.24 s, paused for 182 ms");
         assert_eq!(summary(&report(Outcome::Stayed)), "web: stayed on node1");
         assert!(summary(&report(Outcome::Unknown)).contains("which of node1 and node2 may run it"));
+        let but = |code| MoveReport { error: Some(Problem::new(code, "")), ..report(Outcome::Moved) };
+        assert_eq!(summary(&but(Code::Lost)), "web: moved from node1 to node2, where it is lost");
+        assert!(summary(&but(Code::Unknown)).ends_with("node2, which has not said that it runs there"));
     }
 
     #[test]

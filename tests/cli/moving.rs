@@ -74,7 +74,7 @@ fn what_moved_and_does_not_run_is_a_failure_for_a_person() {
     let lost = reporting("moved", error.clone());
     let told = said(asking(&lost.socket(), &["--force", "web"]));
     assert_eq!((told.code, told.stdout.as_str()), (3, ""));
-    let expected = "error: node2 lost its power\n  web: moved from node1 to node2, and does not run there (epoch 2)\n  \
+    let expected = "error: node2 lost its power\n  web: moved from node1 to node2, where it is lost (epoch 2)\n  \
                     hint: `migrate start web` starts it afresh\n";
     assert_eq!(told.stderr, expected);
     let json = said(asking(&lost.socket(), &["--force", "web", "--json"]));

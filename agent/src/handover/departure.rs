@@ -418,7 +418,7 @@ impl Departure {
                 if let Some(seen) = self.meter.seen(&report) {
                     self.ground.host.forecasts.learn(to, seen);
                 }
-                let but = error.as_ref().map_or(String::new(), |problem| format!(", and does not run: {problem}"));
+                let but = error.as_ref().map_or(String::new(), |problem| format!("; {problem}"));
                 let message = format!("moved to {to}{}{but}", meter::in_words(&report));
                 let events = &self.ground.host.events;
                 events.record_move(Kind::Moved, self.workload.name(), message, meter::figures(&report));
