@@ -20,6 +20,8 @@ pub(crate) const PORT: u16 = 7700;
 /// What is moved to and fro while an attack goes on.
 const HONEST: &str = "honest";
 const SAMPLE: Duration = Duration::from_millis(50);
+/// How long an attack may take to come to its height: far more than any needs.
+const CLIMB: Duration = PATIENCE.saturating_mul(4);
 const MIB: u64 = 1 << 20;
 
 pub(crate) struct Field {
@@ -145,7 +147,8 @@ impl Field {
                 self.attack(async move || attack(&mut hold).await)
             });
             let mut peak = before;
-            if at_height.recv_timeout(PATIENCE).is_ok() {
+            let begun = at_height.recv_timeout(CLIMB);
+            if begun.is_ok() {
                 let moving = scope.spawn(|| (0..2).for_each(|_| self.move_honestly()));
                 while !moving.is_finished() {
                     peak = grown(peak, self.resident());
@@ -155,6 +158,10 @@ impl Field {
             }
             let _ = end.send(true);
             let result = attacking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            assert!(
+                begun.is_ok(),
+                "{name}: the attack was over, or time was, before its height: nobody moved honestly"
+            );
             (result, grown(peak, self.resident()))
         });
         let growth = [0, 1].map(|agent| peak[agent].saturating_sub(before[agent]) / MIB);
@@ -198,13 +205,13 @@ impl Field {
 
     /// Waits until a node's agent has logged something that contains `words`.
     pub(crate) fn assert_logged(&self, node: &str, words: &str) {
-        assert!(crate::harness::eventually(|| self.log(node).contains(words)), "{node} did not log `{words}`");
+        assert!(eventually(|| self.log(node).contains(words)), "{node} did not log `{words}`");
     }
 
     /// Waits until the events of node2, as `migrate events` shows them, contain `words`.
     pub(crate) fn assert_told(&self, words: &str) {
         let told = || self.lab.done(["--node", "node2", "events"]).stdout;
-        assert!(crate::harness::eventually(|| told().contains(words)), "no event says `{words}`:\n{}", told());
+        assert!(eventually(|| told().contains(words)), "no event says `{words}`:\n{}", told());
     }
 }
 

@@ -8,7 +8,7 @@ use migrate_proto::manifest::{Manifest, Stream, StreamName};
 use migrate_proto::message::{Encoding, Message, Offer};
 use migrate_proto::version::{SPOKEN, Versions};
 
-use crate::fake::{Fake, HANDOVER, Talk, offer, problem, rand};
+use crate::fake::{Fake, HANDOVER, Talk, offer, problem, rand, soon};
 use crate::field::Field;
 
 /// What lies about handovers may cost an agent, in MiB.
@@ -155,12 +155,19 @@ fn greetings_that_are_not_right() {
 
 /// An offer that is taken, of a workload that does not exist.
 async fn accepted(fake: &Fake, lie: &Offer) -> Talk {
-    let mut talk = fake.call("node2", HANDOVER).await;
-    talk.say(&Message::Offer(Box::new(lie.clone()))).await;
-    match talk.answer_or_end().await {
-        Some(Message::Accepted { .. }) => talk,
-        other => panic!("not accepted: {other:?}"),
-    }
+    let taking = async {
+        loop {
+            let mut talk = fake.call("node2", HANDOVER).await;
+            talk.say(&Message::Offer(Box::new(lie.clone()))).await;
+            match talk.answer_or_end().await {
+                Some(Message::Accepted { .. }) => return talk,
+                // What the one before it of this name has left is still being removed.
+                Some(Message::Refused(problem)) if problem.code == Code::Busy => {}
+                other => panic!("not accepted: {other:?}"),
+            }
+        }
+    };
+    soon(taking).await
 }
 
 /// What the target says about it in the end.

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::harness::Lab;
+use migrate_proto::api::WorkloadView;
+
+use crate::harness::{Lab, eventually};
 
 #[test]
 fn a_node_with_an_old_state_starts_nothing_and_gives_nothing_away() {
@@ -22,8 +24,13 @@ fn a_node_with_an_old_state_starts_nothing_and_gives_nothing_away() {
     lab.done(["lab", "start", "node1"]);
 
     // Both are shown: the one that runs, and the one of which node1 thinks that it was its own.
-    let views = lab.ps();
-    assert_eq!(views.len(), 2, "{views:?}");
+    let mut views: Vec<WorkloadView> = Vec::new();
+    let both = eventually(|| {
+        // The others may need a moment to hear it again.
+        views = serde_json::from_str(&lab.migrate(["--json", "ps"]).stdout).unwrap_or_default();
+        views.len() == 2
+    });
+    assert!(both, "{views:?}");
     let stale = views.iter().find(|view| view.node.as_str() == "node1").unwrap();
     assert_eq!((stale.epoch.0, stale.pid), (1, None), "{stale:?}");
 

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use crate::fake::{Fake, REQUEST, TIMING, Talk, address_of, node, offer, rand, soon};
 use crate::field::{Field, HERE, PORT};
 use crate::harness::eventually;
+use crate::wire::zmtp_greeting;
 
 /// What strangers may cost an agent, in MiB, beside the honest moves of the meantime.
 const BOUND: u64 = 64;
@@ -100,20 +101,12 @@ async fn say_in_tls(mut config: ClientConfig, words: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The greeting of ZMTP: what ZeroMQ would answer, if it were asked.
-fn greeting() -> Vec<u8> {
-    let mut greeting = vec![0; 64];
-    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
-    greeting[12..16].copy_from_slice(b"NULL");
-    greeting
-}
-
 #[test]
 fn without_a_key_and_with_a_wrong_one() {
     let field = Field::open().with_honest_moves();
     field.hold("nothing: the honest moves alone", BOUND, async |hold| hold.here().await);
     field.hold("no key: garbage, plain ZMTP, TLS without a certificate", BOUND, async |hold| {
-        for garbage in [b"GET /v1/workloads HTTP/1.1\r\n\r\n".to_vec(), vec![0; 1 << 16], greeting()] {
+        for garbage in [b"GET /v1/workloads HTTP/1.1\r\n\r\n".to_vec(), vec![0; 1 << 16], zmtp_greeting()] {
             let mut tcp = connect(HERE).await;
             let _ = tcp.write_all(&garbage).await;
             let answer = until_closed(&mut tcp).await;
@@ -127,7 +120,7 @@ fn without_a_key_and_with_a_wrong_one() {
             .with_custom_certificate_verifier(Arc::new(Gullible))
             .with_no_client_auth();
         hold.begun();
-        assert_eq!(say_in_tls(nobody, &greeting()).await, b"");
+        assert_eq!(say_in_tls(nobody, &zmtp_greeting()).await, b"");
         hold.over().await;
     });
     field.assert_logged("node2", "turned a connection away");
@@ -137,7 +130,7 @@ fn without_a_key_and_with_a_wrong_one() {
         assert!(matches!(&error, TransportError::Untrusted { .. }), "{error}");
         assert_eq!(error.problem().hint, "do both nodes have the same cluster key?");
         hold.begun();
-        assert_eq!(say_in_tls(other.client_config(&node("node2")).unwrap(), &greeting()).await, b"");
+        assert_eq!(say_in_tls(other.client_config(&node("node2")).unwrap(), &zmtp_greeting()).await, b"");
         hold.over().await;
     });
     field.lab.assert_clean();

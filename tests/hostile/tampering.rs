@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use migrate_proto::api::Outcome;
+use migrate_proto::api::{MoveReport, Outcome};
 use migrate_proto::error::Code;
 use migrate_proto::handover::Decision;
 use migrate_proto::id::{Digest, Epoch, HandoverId};
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::between::{Between, Tamper, To, Word, pass};
 use crate::fake::{Fake, HANDOVER, TIMING, Talk, problem};
 use crate::field::{Field, PORT};
-use crate::harness::eventually;
+use crate::harness::{Output, eventually};
 use crate::refusal::Refusal;
 
 /// Streams from here on are no image's.
@@ -83,6 +83,17 @@ fn assert_refused(mut tamper: impl FnMut(To, Message, Bytes) -> Vec<Word> + Send
     assert!(eventually(|| lab.processes("node2", "count").is_empty()), "something of it is left on node2");
     lab.force("count", "node2");
     lab.assert_goes_on("count", "node2");
+    field.lab.assert_clean();
+}
+
+/// The move has moved it, once, and the lies on the way were told of.
+fn assert_moved(field: Field, (output, report): (Output, Option<MoveReport>), told: &str) {
+    let report = report.unwrap_or_else(|| panic!("{output:?}"));
+    assert_eq!(report.outcome, Outcome::Moved, "{output:?}");
+    field.assert_told(told);
+    field.lab.assert_runs_only_on("count", "node2");
+    assert_eq!(field.lab.view("count").epoch, Epoch(2));
+    field.lab.wait_for_more_ok("count", 2);
     field.lab.assert_clean();
 }
 
@@ -219,14 +230,8 @@ fn a_wrong_epoch_in_the_commit_and_an_abort_after_it() {
         Message::Ask { .. } => Vec::new(),
         _ => pass(to, message, bulk),
     };
-    let (output, report) = on_the_way(&field, &mut tamper, || field.lab.try_force("count", "node3"));
-    let report = report.unwrap_or_else(|| panic!("{output:?}"));
-    assert_eq!(report.outcome, Outcome::Moved, "{output:?}");
-    field.assert_told("and 2 must follow");
-    field.lab.assert_runs_only_on("count", "node2");
-    assert_eq!(field.lab.view("count").epoch, Epoch(2));
-    field.lab.wait_for_more_ok("count", 2);
-    field.lab.assert_clean();
+    let moved = on_the_way(&field, &mut tamper, || field.lab.try_force("count", "node3"));
+    assert_moved(field, moved, "and 2 must follow");
 }
 
 /// While the target waits for the decision, and while the source waits to hear that it was heard, a third node that knows the
@@ -246,7 +251,7 @@ fn a_third_node_decides_nothing() {
         Message::Ask { .. } => Vec::new(),
         _ => pass(to, message, bulk),
     };
-    let (output, report) = on_the_way(&field, &mut tamper, || {
+    let moved = on_the_way(&field, &mut tamper, || {
         std::thread::scope(|scope| {
             let moving = scope.spawn(|| field.lab.try_force("count", "node3"));
             assert!(eventually(|| seen.lock().unwrap().is_some()), "there was no decision");
@@ -277,11 +282,5 @@ fn a_third_node_decides_nothing() {
             moving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     });
-    let report = report.unwrap_or_else(|| panic!("{output:?}"));
-    assert_eq!(report.outcome, Outcome::Moved, "{output:?}");
-    field.assert_told("which is between others");
-    field.lab.assert_runs_only_on("count", "node2");
-    assert_eq!(field.lab.view("count").epoch, Epoch(2));
-    field.lab.wait_for_more_ok("count", 2);
-    field.lab.assert_clean();
+    assert_moved(field, moved, "which is between others");
 }

@@ -1,8 +1,17 @@
-//! The session's header, written by hand from the layout in its documentation, so that a test can say what no session says.
+//! ZMTP's greeting, and the session's header, written by hand from the layout in its documentation, so that a test can say what no
+//! session says.
 
 use bytes::Bytes;
 use migrate_transport::link::Frames;
 use xxhash_rust::xxh3::Xxh3;
+
+/// The greeting of ZMTP 3, to which ZeroMQ would answer.
+pub(crate) fn zmtp_greeting() -> Vec<u8> {
+    let mut greeting = vec![0; 64];
+    (greeting[0], greeting[9], greeting[10]) = (0xff, 0x7f, 3);
+    greeting[12..16].copy_from_slice(b"NULL");
+    greeting
+}
 
 pub(crate) const OPEN: u8 = 1;
 pub(crate) const WELCOME: u8 = 3;

@@ -19,11 +19,11 @@ const TARGET: &str = "node2";
 /// Lines after which a witness has checked all of its memory.
 const WHOLE: u64 = 20;
 /// How long a move may take to come to the halt.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long everything may take to settle after the fault is over.
-const SETTLING: Duration = Duration::from_secs(30);
+const SETTLING: Duration = Duration::from_secs(90);
 /// The longest that a source may stand still once its failure is known.
-const RESUMED_WITHIN: u64 = 2000;
+pub const RESUMED_WITHIN: Duration = Duration::from_secs(2);
 
 fn node(side: Side) -> &'static str {
     if side == Side::Source { SOURCE } else { TARGET }
@@ -43,15 +43,17 @@ enum Fired {
     No(String),
 }
 
-/// How often a cell is tried whose move ended, in good order, before it came to the phase.
+/// How often a cell is tried whose move ended, in good order, without the harm: before it came to the phase, or too quickly.
 const ATTEMPTS: usize = 3;
 
-/// Runs a cell on a stage of two nodes, where nothing else runs.
-pub fn run(stage: &mut Stage, cell: Cell) -> Row {
+/// Runs a cell on a stage of two nodes, where nothing else runs. A source must not stand still for longer than `resumed_within`
+/// once its failure is known.
+pub fn run(stage: &mut Stage, cell: Cell, resumed_within: Duration) -> Row {
     let mut attempt = 1;
     loop {
-        let mut row = try_once(stage, cell);
-        let is_early = row.fired == Ok(false) && row.settled == Settled::Stayed && !row.dirty && row.wrong.len() == 1;
+        let mut row = try_once(stage, cell, resumed_within);
+        let is_whole = matches!(row.settled, Settled::Stayed | Settled::Moved) && !row.dirty;
+        let is_early = row.fired == Ok(false) && is_whole && row.wrong.len() == 1;
         if !is_early || attempt == ATTEMPTS {
             if attempt > 1 {
                 row.note = Some(format!("attempt {attempt}"));
@@ -63,7 +65,7 @@ pub fn run(stage: &mut Stage, cell: Cell) -> Row {
     }
 }
 
-fn try_once(stage: &mut Stage, cell: Cell) -> Row {
+fn try_once(stage: &mut Stage, cell: Cell, resumed_within: Duration) -> Row {
     let mut row = Row::of(cell);
     let wire = (cell.fault == Fault::CorruptBytes).then(|| lay_wire(stage));
     let name = stage.begin_witness(SOURCE, cell.fault == Fault::DiskFull);
@@ -97,7 +99,7 @@ fn try_once(stage: &mut Stage, cell: Cell) -> Row {
         row.fired = Err("no byte crosses the link any more".into());
     }
     let harmed_at = if let Fired::Yes(_, at) = &fired { *at } else { 0 };
-    judge_journal(stage.journal(&name).prove(), cell, harmed_at, known_at(&log, said_before), &mut row);
+    judge_journal(stage.journal(&name).prove(), harmed_at, known_at(&log, said_before), resumed_within, &mut row);
     drop(wire);
     if row.passed() && row.settled != Settled::Lost {
         move_once_more(stage, &name, &mut row);
@@ -118,10 +120,17 @@ fn fire(stage: &Stage, cell: Cell, ordered: &mut Ordered, halt: &Halt, wire: Opt
     if cell.fault.needs_criu() && stage.criu(node(cell.side)).is_none() {
         return fire_at_criu(stage, cell, ordered, held);
     }
-    let at = now();
-    let harm = harm::strike(stage, cell.fault, node(cell.side), TARGET, wire);
+    let fired = strike(stage, cell, wire);
     drop(held);
-    Fired::Yes(Box::new(harm), at)
+    fired
+}
+
+fn strike(stage: &Stage, cell: Cell, wire: Option<&Wire>) -> Fired {
+    let at = now();
+    match harm::strike(stage, cell.fault, node(cell.side), TARGET, wire) {
+        Some(harm) => Fired::Yes(Box::new(harm), at),
+        None => Fired::No(format!("there was nothing to harm in {} of the {}", cell.phase, cell.side.as_str())),
+    }
 }
 
 /// No CRIU is there as the phase begins: it may come before the phase is over, which the next phase's halt says.
@@ -130,16 +139,14 @@ fn fire_at_criu(stage: &Stage, cell: Cell, ordered: &mut Ordered, held: Held) ->
     let next = next.and_then(|next| Halt::place(&stage.halts(), cell.side, next, Moment::Entered).ok());
     drop(held);
     loop {
-        let criu = stage.criu(node(cell.side));
+        let is_over = ordered.is_over();
         let gone_on = next.as_ref().and_then(|next| next.take().ok().flatten());
-        match (criu, gone_on) {
-            (Some(_), None) => {
-                let at = now();
-                let harm = harm::strike(stage, cell.fault, node(cell.side), TARGET, None);
-                return Fired::Yes(Box::new(harm), at);
-            }
-            (None, None) if !ordered.is_over() => {}
-            _ => {
+        // In this order: what is there after the phase may have come in it, unseen.
+        match (stage.criu(node(cell.side)), gone_on) {
+            (Some(_), None) => return strike(stage, cell, None),
+            (Some(_), Some(_held)) => return Fired::No(format!("CRIU came, and {} was over", cell.phase)),
+            (None, None) if !is_over => {}
+            (None, _) => {
                 let who = cell.side.as_str();
                 return Fired::Never(format!("looked from begin to end: the {who} has no CRIU in {}", cell.phase));
             }
@@ -244,7 +251,7 @@ fn known_at(log: &std::path::Path, from: u64) -> Option<u128> {
     String::from_utf8_lossy(&parsed.stdout).trim().parse().ok()
 }
 
-fn judge_journal(proof: Proof, cell: Cell, harmed: u128, known: Option<u128>, row: &mut Row) {
+fn judge_journal(proof: Proof, harmed: u128, known: Option<u128>, resumed_within: Duration, row: &mut Row) {
     row.wrong.extend(proof.faults.iter().cloned());
     row.intact = proof.faults.is_empty();
     let pause = proof.longest_pause(harmed.saturating_sub(10_000_000_000));
@@ -258,14 +265,14 @@ fn judge_journal(proof: Proof, cell: Cell, harmed: u128, known: Option<u128>, ro
         return;
     }
     // A killed agent's guard knows at once. Otherwise it is known when the source decides.
-    let at_once = cell.fault == Fault::AgentKilled && cell.side == Side::Source;
+    let at_once = row.cell.fault == Fault::AgentKilled && row.cell.side == Side::Source;
     let known = if at_once { harmed } else { known.unwrap_or(harmed).max(harmed) };
     // Where it stood still, and that was during the move.
     let stood = pause.filter(|Pause { from, to }| *from < known && known < *to);
     let Some(Pause { to, .. }) = stood else { return };
     let late = (to.saturating_sub(known) / 1_000_000) as u64;
     row.resumed_ms = Some(late);
-    if late > RESUMED_WITHIN {
+    if u128::from(late) > resumed_within.as_millis() {
         row.wrong.push(format!("the source went on {late} ms after its failure was known"));
     }
 }

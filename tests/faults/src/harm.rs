@@ -32,23 +32,23 @@ pub struct Harm {
     over: bool,
 }
 
-/// Does it to `node`, which is `side`'s; `target` is the other's or the same.
-pub fn strike(stage: &Stage, fault: Fault, node: &str, target: &str, wire: Option<&Wire>) -> Harm {
+/// Does it to `node`, which is `side`'s; `target` is the other's or the same. `None` where there was nothing to do it to.
+pub fn strike(stage: &Stage, fault: Fault, node: &str, target: &str, wire: Option<&Wire>) -> Option<Harm> {
     let node = if fault == Fault::OutOfMemory { target } else { node };
     let mut harm =
         Harm { fault, node: node.to_owned(), begun: Instant::now(), stopped: None, limit: None, over: false };
     match fault {
         Fault::AgentKilled => stage.done(&["lab", "crash", node]),
-        Fault::AgentStopped => harm.stopped = stage.pid(node, "agent_pid").and_then(|pid| signal(pid, Signal::STOP)),
+        Fault::AgentStopped => harm.stopped = Some(signal(stage.pid(node, "agent_pid")?, Signal::STOP)?),
         Fault::PowerLoss => stage.done(&["lab", "kill", node]),
         Fault::LinkCut | Fault::LinkHealed => stage.done(&["lab", "cut", "node1:node2"]),
         Fault::DiskFull => stage.done(&["lab", "fill", node]),
         Fault::CorruptBytes => wire.into_iter().for_each(|wire| wire.damage(PIECES)),
-        Fault::CriuKilled => drop(stage.criu(node).and_then(|criu| signal(criu.pid, Signal::KILL))),
-        Fault::CriuHangs => drop(stage.criu(node).and_then(|criu| signal(criu.pid, Signal::STOP))),
-        Fault::OutOfMemory => harm.limit = squeeze(&stage.group(node)),
+        Fault::CriuKilled => drop(signal(stage.criu(node)?.pid, Signal::KILL)?),
+        Fault::CriuHangs => drop(signal(stage.criu(node)?.pid, Signal::STOP)?),
+        Fault::OutOfMemory => harm.limit = Some(squeeze(&stage.group(node))?),
     }
-    harm
+    Some(harm)
 }
 
 impl Harm {

@@ -11,7 +11,7 @@ use migrate_faults::stage::{soon, traces};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Far more than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Several cells, one after the other, that a whole workload comes out of without being moved again.
 const FAULTS: &[&str] =
     &["faults", "--only", "power-loss", "--phase", "prepare,transfer", "--side", "source", "--jobs", "1"];

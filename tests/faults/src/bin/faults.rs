@@ -79,7 +79,7 @@ fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>
         let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { break };
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let stage = stage.get_or_insert_with(|| Stage::up(2));
-            let row = cell::run(stage, cell);
+            let row = cell::run(stage, cell, cell::RESUMED_WITHIN);
             if !row.passed() {
                 keep(options, stage, cell);
             }
