@@ -286,6 +286,9 @@ impl Guard {
 
     /// CRIU that somebody has stopped obeys nobody.
     fn wake(&self) {
+        if let Some(tracer) = &self.tracer {
+            tracer.wake();
+        }
         let _ = kill(self.criu, Signal::SIGCONT);
     }
 

@@ -92,6 +92,7 @@ pub(super) const AT_BOTH: u32 = 4;
 /// The requests of `ptrace` that are treated specially.
 pub(super) mod request {
     pub(crate) const PEEK_TEXT: u64 = 1;
+    pub(crate) const PEEK_DATA: u64 = 2;
     pub(crate) const PEEK_USER: u64 = 3;
     pub(crate) const POKE_TEXT: u64 = 4;
     pub(crate) const POKE_DATA: u64 = 5;
@@ -110,6 +111,7 @@ pub(super) mod request {
     pub(crate) const PEEK_SIGINFO: u64 = 0x4209;
     pub(crate) const GET_SIG_MASK: u64 = 0x420a;
     pub(crate) const SET_SIG_MASK: u64 = 0x420b;
+    pub(crate) const GET_RSEQ: u64 = 0x420f;
 }
 
 const SIGINFO: u64 = 128;

@@ -74,11 +74,11 @@ pub(super) fn peek(request: u64, pid: i32, addr: u64) -> io::Result<u64> {
 
 /// A set of registers.
 pub(super) fn registers(pid: i32, set: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0u8; ROOM];
+    let mut bytes = [0u8; ROOM];
     let mut iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     raw(request::GET_REG_SET, pid, set, &raw mut iovec as u64)?;
-    bytes.truncate(iovec.iov_len);
-    Ok(bytes)
+    // No more than it takes: of every thread there is one.
+    Ok(bytes.get(..iovec.iov_len).unwrap_or_default().to_vec())
 }
 
 /// Sets a set of registers.
@@ -97,5 +97,16 @@ pub(super) fn wait(pid: i32, options: i32) -> io::Result<Option<Waited>> {
         0 => Ok(None),
         pid if pid > 0 => Ok(Some(Waited { pid, status })),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether anything has happened to a tracee that was not waited for. It still can be.
+#[allow(unsafe_code)]
+pub(super) fn has_news() -> bool {
+    let flags = libc::WNOWAIT | libc::WNOHANG | libc::WSTOPPED | libc::WEXITED | libc::__WALL;
+    // SAFETY: all zeroes is a siginfo; the kernel writes to it, and it outlives the call.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_ALL, 0, &raw mut info, flags) == 0 && info.si_pid() != 0
     }
 }

@@ -4,16 +4,19 @@
 //! itself, and returns. Then registers, signal mask and changed words are put back, CRIU's mappings and descriptors go, and
 //! only then is anybody let go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Stops;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::calls::request;
 use super::kernel::{self, Waited};
+use super::service::Stops;
 use super::tracee::{
     ARGUMENTS, CALL, Doing, GENERAL, INSTRUCTION, RESULT, Tracee, doing, set_word, stands_at, was_interrupted, word,
 };
@@ -22,12 +25,14 @@ use super::tracee::{
 const FOREIGN: &str = "/memfd:CRIUMFD";
 /// How long all of this may take; a workload that is held by its cgroup, say, does not run.
 const TIME: Duration = Duration::from_secs(2);
+/// How long a thread may take to stop that did not do in time what it should.
+const LAST_WORD: Duration = Duration::from_millis(100);
 const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
 const TRACE_SYSTEM_CALLS: u64 = libc::PTRACE_O_TRACESYSGOOD as u64;
 
 /// Mends everything, and lets everybody go. `proc` is the `/proc` in which the tracees have their PIDs. What cannot be mended is
 /// said.
-pub(super) fn mend(tracees: &mut BTreeMap<i32, Tracee>, proc: &Path, stops: &Stops) -> Vec<String> {
+pub(super) fn mend(tracees: &BTreeMap<i32, Tracee>, proc: &Path, stops: &Stops) -> Vec<String> {
     let until = Instant::now() + TIME;
     let mut complaints = Vec::new();
     let mut complain = |pid: i32, doing: &str, outcome: io::Result<()>| {
@@ -38,41 +43,54 @@ pub(super) fn mend(tracees: &mut BTreeMap<i32, Tracee>, proc: &Path, stops: &Sto
             complaints.push(format!("thread {pid}: cannot {doing}: {error}"));
         }
     };
-    let mut going = BTreeMap::new();
-    let mut changed: Vec<i32> = tracees.iter().filter(|(_, tracee)| tracee.is_changed()).map(|(pid, _)| *pid).collect();
-    for pid in &changed {
-        let doing = tracees.get(pid).map_or(Doing::Runs, |tracee| tracee.doing);
-        match finish(*pid, doing, proc, stops, until) {
-            Ok(doing) => {
-                going.insert(*pid, doing);
-            }
-            Err(error) => complain(*pid, "let CRIU's code in it come to its end", Err(error)),
-        }
+    let mut changed = BTreeMap::new();
+    for (pid, tracee) in tracees.iter().filter(|(_, tracee)| tracee.is_changed()) {
+        let finished = finish(*pid, tracee, proc, stops, until);
+        changed.insert(*pid, finished.as_ref().copied().unwrap_or(None));
+        complain(*pid, "let CRIU's code in it come to its end", finished.map(drop));
     }
-    changed.retain(|pid| proc.join(pid.to_string()).exists());
-    for pid in &changed {
+    changed.retain(|pid, _| proc.join(pid.to_string()).exists());
+    for pid in changed.keys() {
         if let Some(tracee) = tracees.get(pid) {
             complain(*pid, "put back what it was", tracee.put_back(*pid));
         }
     }
-    let mut cleaned = Vec::new();
-    for pid in &changed {
+    let mut cleaned = BTreeSet::new();
+    for pid in changed.keys() {
         let process = leader(*pid, proc);
-        if !cleaned.contains(&process) {
-            cleaned.push(process);
+        if cleaned.insert(process) {
             complain(*pid, "remove what is CRIU's", remove_foreign(*pid, process, proc, stops, until));
         }
     }
     for (pid, tracee) in tracees {
-        let signal = match going.get(pid).unwrap_or(&tracee.doing) {
-            // Who has not stopped goes with this process.
-            Doing::Runs => continue,
-            Doing::Signalled(signal) => *signal as u64,
-            Doing::Stands | Doing::Trapped => 0,
+        let let_go = match changed.get(pid) {
+            Some(stop) => let_go_changed(*pid, tracee, *stop),
+            None => let_go(*pid, tracee),
         };
-        complain(*pid, "let it go", kernel::plain(request::DETACH, *pid, 0, signal));
+        complain(*pid, "let it go", let_go);
     }
     complaints
+}
+
+/// Lets go of a thread that CRIU has not changed; what it was about to do it does.
+fn let_go(pid: i32, tracee: &Tracee) -> io::Result<()> {
+    let signal = match tracee.doing {
+        // Who has not stopped goes with this process.
+        Doing::Runs => return Ok(()),
+        Doing::Stands => 0,
+        Doing::Trapped => libc::SIGTRAP,
+        Doing::Signalled(signal) => signal,
+    };
+    kernel::plain(request::DETACH, pid, 0, signal as u64)
+}
+
+/// Lets go of a thread that is again what it was; `stop` is a signal that was to stop its process meanwhile.
+fn let_go_changed(pid: i32, tracee: &Tracee, stop: Option<i32>) -> io::Result<()> {
+    tracee.put_back_sequence(pid)?;
+    if let Some(signal) = stop.or(tracee.withheld).and_then(|signal| Signal::try_from(signal).ok()) {
+        kill(Pid::from_raw(pid), signal)?;
+    }
+    kernel::plain(request::DETACH, pid, 0, 0)
 }
 
 fn leader(pid: i32, proc: &Path) -> i32 {
@@ -81,33 +99,38 @@ fn leader(pid: i32, proc: &Path) -> i32 {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok()).unwrap_or(pid)
 }
 
-/// Has a thread stand where no code of CRIU is under way in it, and says why it stands.
-fn finish(pid: i32, doing: Doing, proc: &Path, stops: &Stops, until: Instant) -> io::Result<Doing> {
-    let doing = if doing == Doing::Runs { stop(pid, stops, until)? } else { doing };
-    if doing != Doing::Stands {
-        return Ok(doing);
+/// Has a thread stand where no code of CRIU is under way in it. Returns the signal that was to stop its process meanwhile.
+fn finish(pid: i32, tracee: &Tracee, proc: &Path, stops: &Stops, until: Instant) -> io::Result<Option<i32>> {
+    let mut doing = if tracee.doing == Doing::Runs { stop(pid, stops, until)? } else { tracee.doing };
+    if doing == Doing::Trapped {
+        return Ok(None);
     }
+    // Its filters, suspended for CRIU, stay so until it is let go.
+    kernel::plain(request::SET_OPTIONS, pid, 0, tracee.options | TRACE_SYSTEM_CALLS)?;
     let foreign = criu_mappings(&proc.join(pid.to_string()));
     let is_foreign = |at: u64| foreign.iter().any(|range| range.contains(&at));
-    kernel::plain(request::SET_OPTIONS, pid, 0, TRACE_SYSTEM_CALLS)?;
-    let mut returning = false;
+    let (mut returning, mut halt) = (false, None);
     loop {
+        match doing {
+            Doing::Stands | Doing::Runs => {}
+            // No other signal reaches it in CRIU's code.
+            Doing::Signalled(libc::SIGSTOP) => halt = Some(libc::SIGSTOP),
+            // A breakpoint; or it went wrong, and a signal of that is nobody's affair.
+            Doing::Trapped | Doing::Signalled(_) => return Ok(halt),
+        }
         let (at, call) = stands_at(pid)?;
         // Its last system call returns to where the thread was.
         if returning || !is_foreign(at) {
-            return Ok(Doing::Stands);
+            return Ok(halt);
         }
         let last = call == libc::SYS_rt_sigreturn;
         kernel::plain(request::SYSCALL, pid, 0, 0)?;
         let Some(waited) = await_stop(pid, stops, until)? else {
-            stop(pid, stops, Instant::now() + TIME)?;
+            stop(pid, stops, Instant::now() + LAST_WORD)?;
             return Err(io::ErrorKind::TimedOut.into());
         };
-        if doing_of(waited)? != Doing::Stands {
-            // A breakpoint; or it went wrong, and a signal of that is nobody's affair.
-            return Ok(Doing::Trapped);
-        }
-        returning = last && !was_interrupted(waited);
+        doing = doing_of(waited)?;
+        returning = last && doing == Doing::Stands && !was_interrupted(waited);
     }
 }
 
@@ -172,11 +195,13 @@ fn remove_foreign(pid: i32, process: i32, proc: &Path, stops: &Stops, until: Ins
 fn have_called(pid: i32, call: libc::c_long, arguments: [u64; 2], stops: &Stops, until: Instant) -> io::Result<()> {
     let before = kernel::registers(pid, GENERAL)?;
     let mask = kernel::read(request::GET_SIG_MASK, pid, 8, 8)?;
-    let place = word(&before, INSTRUCTION);
+    // A word that lies in one page.
+    let place = word(&before, INSTRUCTION) & !7;
     let code = kernel::peek(request::PEEK_TEXT, pid, place)?;
     let mut with_call = code.to_ne_bytes();
     with_call[..2].copy_from_slice(&SYSTEM_CALL);
     let mut registers = before.clone();
+    set_word(&mut registers, INSTRUCTION, place);
     set_word(&mut registers, RESULT, call as u64);
     // It is in no system call that would have to be made again.
     set_word(&mut registers, CALL, u64::MAX);
@@ -208,7 +233,7 @@ fn step(pid: i32, stops: &Stops, until: Instant) -> io::Result<()> {
             Some(waited) if waited.stopped() => return Ok(()),
             Some(_) => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
             None => {
-                stop(pid, stops, Instant::now() + TIME)?;
+                stop(pid, stops, Instant::now() + LAST_WORD)?;
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }

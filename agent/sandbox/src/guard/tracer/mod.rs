@@ -19,6 +19,7 @@
 mod calls;
 mod kernel;
 mod mending;
+mod service;
 // Built by the build script; named here for those who format.
 #[cfg(any())]
 mod shim;
@@ -26,27 +27,22 @@ mod shim;
 mod tests;
 mod tracee;
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use migrate_proto::api::Exit;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use self::calls::{Answer, HELLO, LINE_VARIABLE, PTRACE, Question, ROOM, WAIT, YOURS, request};
-use self::kernel::Waited;
+use self::calls::LINE_VARIABLE;
 pub use self::mending::criu_mappings;
-use self::tracee::Tracee;
-use super::{Call, Kind};
+use super::Call;
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
 use crate::reap;
@@ -57,8 +53,10 @@ const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.so"));
 const LET_GO: i32 = 10;
 /// A restore's threads were killed before any of them had run.
 const KILLED: i32 = 11;
-/// A tracee ends with its tracer.
-const ENDS_WITH_US: u64 = libc::PTRACE_O_EXITKILL as u64;
+/// A dump's threads are not all what they were.
+const NOT_MENDED: i32 = 12;
+/// How long the tracer may take once CRIU is gone: longer than mending takes.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The guard's end of it: a child.
 #[derive(Debug)]
@@ -107,254 +105,52 @@ impl Tracer {
             Some(child) => Ok(Some((Tracer { child }, preload))),
             None => {
                 drop(preload);
-                std::process::exit(serve(ours, call))
+                std::process::exit(service::serve(ours, call))
             }
         }
+    }
+
+    /// A tracer that somebody has stopped answers nobody.
+    pub(super) fn wake(&self) {
+        let _ = kill(self.child, Signal::SIGCONT);
     }
 
     /// CRIU has ended like this. Waits until everything that it held is in order; how the call ended, then.
     pub(super) fn conclude(self, exit: Exit) -> Exit {
-        match (exit, reap::await_end(self.child)) {
-            // What CRIU had to do was done; what was left of it, is.
-            (Exit::Signal(_), Ok(Exit::Code(LET_GO))) => Exit::Code(0),
-            // As if CRIU had failed by itself.
-            (Exit::Signal(_), Ok(Exit::Code(KILLED))) => Exit::Code(1),
-            _ => exit,
-        }
-    }
-}
-
-/// The tracer's own process, from beginning to end.
-fn serve(line: OwnedFd, call: &Call) -> i32 {
-    spawn::close_from(3, &[line.as_raw_fd()]);
-    let _ = spawn::output_to_null();
-    let _ = nix::sys::prctl::set_name(c"migrate-tracer");
-    match Service::new(line, call) {
-        Ok(mut service) => {
-            service.run();
-            service.conclude()
-        }
-        Err(error) => {
-            note(call, &[error.to_string()]);
-            1
-        }
-    }
-}
-
-/// What a person may want to know stands with CRIU's own last words.
-fn note(call: &Call, complaints: &[String]) {
-    let file = std::fs::OpenOptions::new().append(true).create(true).open(call.dir.join(super::OUTPUT));
-    if let Ok(mut file) = file {
-        complaints.iter().for_each(|complaint| drop(writeln!(file, "tracer: {complaint}")));
-    }
-}
-
-/// Tells that a tracee has stopped or ended.
-struct Stops(SignalFd);
-
-impl Stops {
-    fn new() -> Result<Stops> {
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGCHLD);
-        mask.thread_block().map_err(SandboxError::system("block SIGCHLD"))?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        SignalFd::with_flags(&mask, flags).map(Stops).map_err(SandboxError::system("signalfd"))
+        self.wake();
+        let ended = self.await_end().then(|| reap::take_ended(self.child));
+        understood(exit, ended.and_then(|ended| Some(ended.ok()??.1)))
     }
 
-    /// Waits for something to happen, which may have been looked at before. Says whether it came to that.
-    fn await_any(&self, until: Instant) -> bool {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let woken = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout);
-        self.drain();
-        !matches!(woken, Ok(0)) || !left.is_zero() && Instant::now() < until
-    }
-
-    fn drain(&self) {
-        while let Ok(Some(_)) = self.0.read_signal() {}
-    }
-}
-
-struct Service<'a> {
-    call: &'a Call,
-    line: OwnedFd,
-    stops: Stops,
-    /// CRIU, once its shim has said hello.
-    criu: Option<OwnedFd>,
-    /// The `/proc` of the sandbox: there PIDs are as they are to us.
-    proc: PathBuf,
-    tracees: BTreeMap<i32, Tracee>,
-    /// A restore's CRIU has begun to let threads go.
-    letting_go: bool,
-    buffer: Vec<u8>,
-}
-
-/// CRIU is gone.
-struct Gone;
-
-impl<'a> Service<'a> {
-    fn new(line: OwnedFd, call: &'a Call) -> Result<Service<'a>> {
-        let proc = Path::new("/proc").join(call.init.pid.to_string()).join("root/proc");
-        let buffer = vec![0; size_of::<Question>() + ROOM];
-        let (criu, tracees, letting_go) = (None, BTreeMap::new(), false);
-        Ok(Service { call, line, stops: Stops::new()?, criu, proc, tracees, letting_go, buffer })
-    }
-
-    /// Answers until CRIU is gone.
-    fn run(&mut self) {
-        while let Ok((question, bytes)) = self.hear() {
-            if self.answer(&question, bytes).is_err() {
-                return;
+    /// Who does not end in time is killed: the guard has the workload to see to.
+    fn await_end(&self) -> bool {
+        let Some(child) = rustix::process::Pid::from_raw(self.child.as_raw()) else { return false };
+        let Ok(process) = pidfd_open(child, PidfdFlags::empty()) else { return false };
+        let ends_by = |deadline: Instant| {
+            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
+                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+                if let Ok(1) = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+                    return true;
+                }
             }
-        }
-    }
-
-    fn hear(&mut self) -> std::result::Result<(Question, Vec<u8>), Gone> {
-        self.await_line(false)?;
-        let length = recv(self.line.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(|_| Gone)?;
-        let (head, rest) = self.buffer[..length].split_at_checked(size_of::<Question>()).ok_or(Gone)?;
-        Ok((calls::question_of(head).ok_or(Gone)?, rest.to_vec()))
-    }
-
-    /// Waits for a word of CRIU, or also for what happens to a tracee. Says whether there is a word.
-    fn await_line(&self, or_tracees: bool) -> std::result::Result<bool, Gone> {
-        let mut fds = vec![PollFd::new(self.line.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.criu.as_ref().map(|criu| PollFd::new(criu.as_fd(), PollFlags::POLLIN)));
-        if or_tracees {
-            fds.push(PollFd::new(self.stops.0.as_fd(), PollFlags::POLLIN));
-        }
-        while let Err(error) = poll(&mut fds, PollTimeout::NONE) {
-            if error != nix::Error::EINTR {
-                return Err(Gone);
-            }
-        }
-        let woken = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        if self.criu.is_some() && fds.get(1).is_some_and(woken) {
-            return Err(Gone);
-        }
-        Ok(fds.first().is_some_and(woken))
-    }
-
-    fn answer(&mut self, question: &Question, mut bytes: Vec<u8>) -> std::result::Result<(), Gone> {
-        let (result, status) = match question.call {
-            HELLO => (self.meet().map(|()| 0), 0),
-            PTRACE => (self.trace(question, &mut bytes), 0),
-            WAIT => match self.wait(question)? {
-                Ok(Some(waited)) => (Ok(i64::from(waited.pid)), waited.status),
-                Ok(None) => (Ok(0), 0),
-                Err(error) => (Err(error), 0),
-            },
-            // Of a wait that was just over.
-            _ => return Ok(()),
+            false
         };
-        if question.call != PTRACE || !matches!(result, Ok(result) if result != YOURS) {
-            bytes.clear();
-        }
-        let result = result.unwrap_or_else(|error| -i64::from(error.raw_os_error().unwrap_or(libc::EIO)));
-        let answer = Answer { result, status, written: bytes.len() as u32 };
-        let datagram = [calls::answer_bytes(&answer), bytes.as_slice()].concat();
-        send(self.line.as_raw_fd(), &datagram, MsgFlags::MSG_NOSIGNAL).map(drop).map_err(|_| Gone)
-    }
-
-    /// From now on CRIU's life is followed.
-    fn meet(&mut self) -> io::Result<()> {
-        let criu = rustix::process::Pid::from_raw(self.call.criu_pid).ok_or(io::ErrorKind::InvalidInput)?;
-        self.criu = Some(pidfd_open(criu, PidfdFlags::empty())?);
-        Ok(())
-    }
-
-    fn trace(&mut self, question: &Question, bytes: &mut Vec<u8>) -> io::Result<i64> {
-        let (kind, pid) = (question.request, question.pid);
-        if kind == request::SEIZE && self.is_a_trial(pid) {
-            return Ok(YOURS);
-        }
-        let restores = self.call.kind == Kind::Restore;
-        let mut question = *question;
-        match self.tracees.get_mut(&pid) {
-            None if kind != request::SEIZE => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            Some(tracee) if !restores => tracee.about_to(pid, kind, question.addr)?,
-            _ => {}
-        }
-        if restores && kind == request::DETACH {
-            self.let_go()?;
-        }
-        if restores && !self.letting_go && matches!(kind, request::SEIZE | request::SET_OPTIONS) {
-            question.data |= ENDS_WITH_US;
-        }
-        let result = kernel::call(&question, bytes)?;
-        match kind {
-            request::SEIZE => drop(self.tracees.insert(pid, Tracee::default())),
-            request::DETACH => drop(self.tracees.remove(&pid)),
-            _ => {
-                if let Some(tracee) = self.tracees.get_mut(&pid) {
-                    tracee.did(kind);
-                }
-            }
-        }
-        Ok(result)
-    }
-
-    /// Whether CRIU only wants to know what the kernel can do, and tries it on a child of its own.
-    fn is_a_trial(&self, pid: i32) -> bool {
-        let stat = std::fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        // What CRIU restores are children of CRIU, too; but their PIDs are far below.
-        parent == Some(self.call.criu_pid) && (self.call.kind == Kind::Dump || pid > self.call.criu_pid)
-    }
-
-    /// CRIU lets the first thread of a restore go: all are made. None must end with us any more.
-    fn let_go(&mut self) -> io::Result<()> {
-        if !self.letting_go {
-            for pid in self.tracees.keys() {
-                kernel::plain(request::SET_OPTIONS, *pid, 0, libc::PTRACE_O_TRACESYSGOOD as u64)?;
-            }
-            self.letting_go = true;
-        }
-        Ok(())
-    }
-
-    fn wait(&mut self, question: &Question) -> std::result::Result<io::Result<Option<Waited>>, Gone> {
-        let options = question.request as i32;
-        loop {
-            match kernel::wait(question.pid, options) {
-                Ok(Some(waited)) => {
-                    if let Some(tracee) = self.tracees.get_mut(&waited.pid) {
-                        tracee.stopped(waited);
-                    }
-                    return Ok(Ok(Some(waited)));
-                }
-                Ok(None) if options & libc::WNOHANG == 0 => {}
-                other => return Ok(other),
-            }
-            if self.await_line(true)? {
-                // It is interrupted; there is nothing else that CRIU could say.
-                self.hear()?;
-                return Ok(Err(io::Error::from_raw_os_error(libc::EINTR)));
-            }
-            self.stops.drain();
+        ends_by(Instant::now() + PATIENCE) || {
+            let _ = kill(self.child, Signal::SIGKILL);
+            ends_by(Instant::now() + PATIENCE / 8)
         }
     }
+}
 
-    /// CRIU is gone. Returns what the guard should know.
-    fn conclude(&mut self) -> i32 {
-        match self.call.kind {
-            Kind::Dump => {
-                note(self.call, &mending::mend(&mut self.tracees, &self.proc, &self.stops));
-                0
-            }
-            Kind::Restore if self.criu.is_none() => 0,
-            Kind::Restore if self.letting_go => {
-                for pid in self.tracees.keys() {
-                    let _ = kernel::plain(request::DETACH, *pid, 0, 0);
-                }
-                LET_GO
-            }
-            Kind::Restore => {
-                for pid in self.tracees.keys() {
-                    let _ = nix::sys::signal::kill(Pid::from_raw(*pid), Signal::SIGKILL);
-                }
-                KILLED
-            }
-        }
+/// How a call ended, of CRIU's end and of its tracer's, where that is known.
+fn understood(criu: Exit, tracer: Option<Exit>) -> Exit {
+    match (criu, tracer) {
+        // What CRIU had to do was done; what was left of it, is.
+        (Exit::Signal(_), Some(Exit::Code(LET_GO))) => Exit::Code(0),
+        // As if CRIU had failed by itself.
+        (Exit::Signal(_), Some(Exit::Code(KILLED))) => Exit::Code(1),
+        (Exit::Signal(_) | Exit::Code(0), _) | (_, Some(Exit::Code(0 | KILLED))) => criu,
+        // CRIU that failed says that everybody is as before, or that nobody has run. Its tracer cannot say so.
+        _ => Exit::Signal(libc::SIGKILL),
     }
 }

@@ -23,6 +23,7 @@ mod number {
     pub const FCNTL: usize = 72;
     pub const PTRACE: usize = 101;
     pub const CLOSE: usize = 3;
+    pub const GET_PID: usize = 39;
 }
 
 const EINTR: isize = 4;
@@ -32,11 +33,17 @@ const SET_DESCRIPTOR_FLAGS: usize = 2;
 const CLOSE_ON_EXEC: usize = 1;
 /// `__WALL`: who waits with it waits for a tracee.
 const WAITS_FOR_TRACEES: c_int = 0x4000_0000;
+/// `WNOHANG`, alone: CRIU's handler of `SIGCHLD` wants to know what happened, to whomever.
+const WANTS_NEWS: c_int = 1;
 /// The largest PID that Linux gives.
 const PIDS: usize = 4 << 20;
 
 /// The line to the tracer; negative where there is none.
 static LINE: AtomicI32 = AtomicI32::new(-1);
+/// The process that has said hello. What it forks has the line as well, and would take its answers.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+/// A question is on its way. A signal's handler that interrupts it asks nothing itself.
+static ASKING: AtomicBool = AtomicBool::new(false);
 /// Which tasks the tracer holds for CRIU, a bit for each PID.
 static HELD: [AtomicU64; PIDS / 64] = [const { AtomicU64::new(0) }; PIDS / 64];
 static HOLDS_ANY: AtomicBool = AtomicBool::new(false);
@@ -112,6 +119,7 @@ unsafe extern "C" fn start(_count: c_int, _arguments: *const *const c_char, mut 
         if line < 0 {
             return;
         }
+        OWNER.store(process(), Relaxed);
         system_call(number::FCNTL, line as usize, SET_DESCRIPTOR_FLAGS, CLOSE_ON_EXEC, 0);
         let hello = question(HELLO, 0, 0, 0, 0, NOTHING);
         if ask(&hello, null(), null(), null_mut()).result != 0 {
@@ -141,6 +149,16 @@ fn decimal(text: &[u8]) -> i32 {
     number
 }
 
+fn process() -> c_int {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { system_call(number::GET_PID, 0, 0, 0, 0) as c_int }
+}
+
+/// Whether this process may ask now.
+fn may_ask() -> bool {
+    LINE.load(Relaxed) >= 0 && !ASKING.load(Relaxed) && OWNER.load(Relaxed) == process()
+}
+
 fn place(pid: c_int) -> Option<(&'static AtomicU64, u64)> {
     let pid = usize::try_from(pid).ok()?;
     Some((HELD.get(pid / 64)?, 1 << (pid % 64)))
@@ -162,6 +180,14 @@ fn note(pid: c_int, held: bool) {
 
 /// Asks, with what is at `addr` and `data`; the answer's bytes go to `out`. A tracer that is gone is an I/O error.
 unsafe fn ask(question: &Question, addr: *const c_void, data: *const c_void, out: *mut c_void) -> Answer {
+    ASKING.store(true, Relaxed);
+    // SAFETY: as here.
+    let answer = unsafe { exchange(question, addr, data, out) };
+    ASKING.store(false, Relaxed);
+    answer
+}
+
+unsafe fn exchange(question: &Question, addr: *const c_void, data: *const c_void, out: *mut c_void) -> Answer {
     let line = LINE.load(Relaxed) as usize;
     let shape = question.shape;
     // The kernel looks at addresses also where nothing is; here these may be words of CRIU's.
@@ -223,7 +249,7 @@ pub unsafe extern "C" fn ptrace(kind: u32, pid: c_int, addr: *mut c_void, data: 
     let peeks = (request::PEEK_TEXT..=request::PEEK_USER).contains(&kind);
     let mut word = 0u64;
     let data = if peeks { core::ptr::from_mut(&mut word).cast() } else { data };
-    let traced = LINE.load(Relaxed) >= 0 && (kind == request::SEIZE || is_held(pid));
+    let traced = (kind == request::SEIZE || is_held(pid)) && may_ask();
     // SAFETY: the caller's arguments, as the kind of request demands.
     let result = unsafe {
         match traced.then(|| ask_tracer(kind, pid, addr, data)).flatten() {
@@ -276,25 +302,32 @@ unsafe fn ask_tracer(kind: u64, pid: c_int, addr: *mut c_void, data: *mut c_void
     Some(answer.result as isize)
 }
 
+unsafe fn ask_for_stop(pid: c_int, status: *mut c_int, options: c_int) -> isize {
+    let question = question(WAIT, pid, options as u64, 0, 0, NOTHING);
+    // SAFETY: nothing travels beside it.
+    let answer = unsafe { ask(&question, null(), null(), null_mut()) };
+    if answer.result > 0 && !status.is_null() {
+        // SAFETY: the caller's place for it.
+        unsafe { *status = answer.status };
+    }
+    answer.result as isize
+}
+
 /// Stands in for the C library's.
 ///
 /// # Safety
 /// As for the C library's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wait4(pid: c_int, status: *mut c_int, options: c_int, usage: *mut c_void) -> c_int {
-    let tracees = options & WAITS_FOR_TRACEES != 0 && usage.is_null();
-    let result = if tracees && (is_held(pid) || pid == -1 && HOLDS_ANY.load(Relaxed)) {
-        let question = question(WAIT, pid, options as u64, 0, 0, NOTHING);
-        // SAFETY: nothing travels beside it.
-        let answer = unsafe { ask(&question, null(), null(), null_mut()) };
-        if answer.result > 0 && !status.is_null() {
-            // SAFETY: the caller's place for it.
-            unsafe { *status = answer.status };
+    let any = pid == -1 && HOLDS_ANY.load(Relaxed);
+    let news = any && options == WANTS_NEWS;
+    let tracees = news || options & WAITS_FOR_TRACEES != 0 && (any || is_held(pid));
+    // SAFETY: the caller's arguments.
+    let result = unsafe {
+        match (tracees && usage.is_null() && may_ask()).then(|| ask_for_stop(pid, status, options)) {
+            Some(result) if !news || result > 0 => result,
+            _ => system_call(number::WAIT4, pid as usize, status as usize, options as usize, usage as usize),
         }
-        answer.result as isize
-    } else {
-        // SAFETY: the caller's arguments.
-        unsafe { system_call(number::WAIT4, pid as usize, status as usize, options as usize, usage as usize) }
     };
     // SAFETY: see there.
     unsafe { returned(result) as c_int }

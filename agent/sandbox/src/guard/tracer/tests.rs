@@ -2,9 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use super::calls::{Answer, HELLO, PTRACE, Question, ROOM, WAIT, request};
+use super::service::Service;
 use super::*;
+use crate::guard::Kind;
 
 struct Criu {
     line: OwnedFd,
@@ -14,6 +20,11 @@ struct Criu {
 
 impl Criu {
     fn start(kind: Kind) -> Criu {
+        // Somebody who lives, and whose child nobody here is.
+        Criu::stand_in(kind, nix::unistd::getppid().as_raw())
+    }
+
+    fn stand_in(kind: Kind, criu_pid: i32) -> Criu {
         let flags = SockFlag::SOCK_CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -27,8 +38,7 @@ impl Criu {
             groups: Vec::new(),
             freezer: None,
             beside: None,
-            // Somebody who lives, and whose child nobody here is.
-            criu_pid: nix::unistd::getppid().as_raw(),
+            criu_pid,
         };
         // Who is traced tells only a process without other threads that it has stopped.
         // SAFETY: the child does what a program with one thread may, and ends.
@@ -83,6 +93,18 @@ impl Criu {
         answer.status
     }
 
+    /// Wherever it has stopped: it stands only because it was asked to.
+    fn stands(&self, pid: i32) {
+        self.does(pid, request::INTERRUPT, 0, 0, &[]);
+        self.does(pid, request::CONT, 0, 0, &[]);
+        assert_eq!(self.waits(pid) >> 16, libc::PTRACE_EVENT_STOP);
+    }
+
+    fn sets_options(&self, pid: i32, more: i32) {
+        let options = libc::PTRACE_O_TRACESYSGOOD | more;
+        self.does(pid, request::SET_OPTIONS, 0, options as u64, &[]);
+    }
+
     fn seize(&self, pid: i32) {
         self.does(pid, request::SEIZE, 0, 0, &[]);
         self.does(pid, request::INTERRUPT, 0, 0, &[]);
@@ -111,11 +133,25 @@ struct Busy {
 
 impl Busy {
     fn start() -> Busy {
+        Busy::run("sh", "n=0; while :; do n=$((n+1)); echo $n > count || exit; done")
+    }
+
+    fn start_by(python: &str) -> Busy {
+        Busy::run("python3", python)
+    }
+
+    fn run(program: &str, script: &str) -> Busy {
         let dir = tempfile::tempdir().unwrap();
-        let script = "n=0; while :; do n=$((n+1)); echo $n > count || exit; done";
         let child =
-            Command::new("sh").args(["-c", script]).current_dir(dir.path()).stderr(Stdio::null()).spawn().unwrap();
+            Command::new(program).args(["-c", script]).current_dir(dir.path()).stderr(Stdio::null()).spawn().unwrap();
         Busy { child, dir }
+    }
+
+    /// Whether it has no descriptor of CRIU's.
+    fn is_clean(&self) -> bool {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let mut links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links.all(|link| !link.to_string_lossy().contains("CRIUMFD"))
     }
 
     fn pid(&self) -> i32 {
@@ -185,9 +221,7 @@ fn a_criu_that_dies_at_any_step_leaves_the_process_as_it_was() {
         assert_eq!(criu.dies(), 0);
         assert!(busy.goes_on(), "after {steps} steps");
         assert!(!crate::process::is_traced(pid));
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
-        assert!(links.into_iter().all(|link| !link.to_string_lossy().contains("CRIUMFD")), "after {steps} steps");
+        assert!(busy.is_clean(), "after {steps} steps");
     }
 }
 
@@ -220,6 +254,7 @@ fn a_restore_whose_criu_dies_in_the_middle_leaves_nobody_or_all() {
         criu.ask(HELLO, 0, 0, 0, 0, &[]);
         two.iter().for_each(|busy| criu.seize(busy.pid()));
         if let_go {
+            two.iter().for_each(|busy| criu.sets_options(busy.pid(), 0));
             criu.does(two[0].pid(), request::DETACH, 0, 0, &[]);
         }
         assert_eq!(criu.dies(), code);
@@ -240,7 +275,7 @@ fn a_tracer_that_is_killed_takes_an_unfinished_restore_with_it_and_no_dump() {
         let criu = Criu::start(kind);
         criu.ask(HELLO, 0, 0, 0, 0, &[]);
         criu.seize(busy.pid());
-        criu.does(busy.pid(), request::SET_OPTIONS, 0, libc::PTRACE_O_TRACESYSGOOD as u64, &[]);
+        criu.sets_options(busy.pid(), 0);
         nix::sys::signal::kill(criu.tracer, Signal::SIGKILL).unwrap();
         assert_eq!(reap::await_end(criu.tracer).unwrap(), Exit::Signal(9));
         if survives {
@@ -274,4 +309,161 @@ fn who_is_not_held_cannot_be_changed() {
     let (answer, _) = criu.ask(PTRACE, busy.pid(), request::POKE_DATA, 0x1000, 1, &[]);
     assert_eq!(answer.result, -i64::from(libc::ESRCH));
     criu.dies();
+}
+
+#[test]
+fn who_was_held_before_a_restore_was_complete_was_not_let_go() {
+    let two = [Busy::start(), Busy::start()];
+    let criu = Criu::start(Kind::Restore);
+    criu.ask(HELLO, 0, 0, 0, 0, &[]);
+    // To unlock its shadow stack.
+    criu.seize(two[0].pid());
+    criu.does(two[0].pid(), request::DETACH, 0, 0, &[]);
+    criu.seize(two[1].pid());
+    assert_eq!(criu.dies(), KILLED);
+}
+
+#[test]
+fn who_was_killed_by_one_that_runs_already_needs_no_letting_go() {
+    let two = [Busy::start(), Busy::start()];
+    let criu = Criu::start(Kind::Restore);
+    criu.ask(HELLO, 0, 0, 0, 0, &[]);
+    for busy in &two {
+        criu.seize(busy.pid());
+        criu.sets_options(busy.pid(), 0);
+    }
+    criu.does(two[0].pid(), request::DETACH, 0, 0, &[]);
+    nix::sys::signal::kill(Pid::from_raw(two[1].pid()), Signal::SIGKILL).unwrap();
+    criu.does(two[1].pid(), request::DETACH, 0, 0, &[]);
+    assert_eq!(criu.dies(), LET_GO);
+    assert!(two[0].goes_on());
+}
+
+#[test]
+fn what_a_failed_criu_says_counts_only_where_its_tracer_can_say_so() {
+    let code = |code| Some(Exit::Code(code));
+    let killed = Exit::Signal(9);
+    assert_eq!(
+        [code(LET_GO), code(KILLED), code(0), None].map(|tracer| understood(killed, tracer)),
+        [Exit::Code(0), Exit::Code(1), killed, killed]
+    );
+    assert_eq!([code(0), code(KILLED)].map(|tracer| understood(Exit::Code(1), tracer)), [Exit::Code(1); 2]);
+    for doubtful in [code(LET_GO), code(NOT_MENDED), Some(killed), None] {
+        assert_eq!(understood(Exit::Code(1), doubtful), killed, "{doubtful:?}");
+        assert_eq!(understood(Exit::Code(0), doubtful), Exit::Code(0));
+    }
+}
+
+#[test]
+fn a_tracer_that_does_not_end_is_killed() {
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let tracer = Tracer { child: Pid::from_raw(child.id() as i32) };
+    assert_eq!(tracer.conclude(Exit::Code(1)), Exit::Signal(9));
+}
+
+#[test]
+fn a_filter_of_the_workload_does_not_hinder_mending() {
+    let busy = Busy::start_by("import ctypes, sys
+libc = ctypes.CDLL(None)
+# Whoever closes a descriptor or makes a memory file is killed.
+code = [(0x20, 0, 0, 0), (0x15, 1, 0, 3), (0x15, 0, 1, 319), (6, 0, 0, 0x80000000), (6, 0, 0, 0x7fff0000)]
+class Rule(ctypes.Structure): _fields_ = [('code', ctypes.c_ushort), ('jt', ctypes.c_ubyte), ('jf', ctypes.c_ubyte), ('k', ctypes.c_uint)]
+class Program(ctypes.Structure): _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.POINTER(Rule))]
+out = open('count', 'w')
+rules = (Rule * len(code))(*[Rule(*rule) for rule in code])
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(Program(len(code), rules)), 0, 0) == 0
+n = 0
+while True:
+    n += 1
+    out.seek(0), out.write(str(n)), out.flush()");
+    assert!(busy.goes_on());
+    for stands in [false, true] {
+        let criu = Criu::start(Kind::Dump);
+        criu.ask(HELLO, 0, 0, 0, 0, &[]);
+        criu.seize(busy.pid());
+        criu.sets_options(busy.pid(), libc::PTRACE_O_SUSPEND_SECCOMP);
+        inject(&criu, busy.pid(), 7);
+        if stands {
+            criu.stands(busy.pid());
+        }
+        assert_eq!(criu.dies(), 0);
+        assert!(busy.goes_on(), "stands: {stands}");
+        assert!(busy.is_clean(), "stands: {stands}");
+    }
+}
+
+#[test]
+fn a_signal_to_stop_that_criu_kept_stops_the_process_afterwards() {
+    for is_changed in [false, true] {
+        let busy = Busy::start();
+        let pid = busy.pid();
+        assert!(busy.goes_on());
+        let criu = Criu::start(Kind::Dump);
+        criu.ask(HELLO, 0, 0, 0, 0, &[]);
+        criu.seize(pid);
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        criu.does(pid, request::CONT, 0, 0, &[]);
+        assert_eq!(criu.waits(pid) >> 8, libc::SIGSTOP);
+        if is_changed {
+            criu.stands(pid);
+            inject(&criu, pid, 7);
+        }
+        assert_eq!(criu.dies(), 0);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while crate::process::Stat::read(pid).unwrap().state != 'T' {
+            assert!(Instant::now() < deadline, "changed: {is_changed}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_breakpoint_of_its_own_is_not_taken_from_a_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "trap 'echo heard > heard; exit' TRAP; echo ready > ready; while :; do :; done";
+    let mut child = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
+    while !dir.path().join("ready").exists() {
+        std::thread::yield_now();
+    }
+    let pid = child.id() as i32;
+    let criu = Criu::start(Kind::Dump);
+    criu.ask(HELLO, 0, 0, 0, 0, &[]);
+    criu.seize(pid);
+    criu.does(pid, request::CONT, 0, 0, &[]);
+    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTRAP).unwrap();
+    assert_eq!(criu.waits(pid) >> 8, libc::SIGTRAP);
+    assert_eq!(criu.dies(), 0);
+    child.wait().unwrap();
+    assert!(dir.path().join("heard").exists());
+}
+
+#[test]
+fn criu_is_told_of_a_halt_that_it_does_not_wait_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "trap 'echo told > told' CHLD; echo ready > ready; while :; do :; done";
+    let mut stand_in = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let await_file = |name: &str| {
+        while !dir.path().join(name).exists() {
+            assert!(Instant::now() < deadline, "{name}");
+            std::thread::yield_now();
+        }
+    };
+    await_file("ready");
+    let busy = Busy::start();
+    let criu = Criu::stand_in(Kind::Dump, stand_in.id() as i32);
+    criu.ask(HELLO, 0, 0, 0, 0, &[]);
+    criu.seize(busy.pid());
+    criu.does(busy.pid(), request::CONT, 0, 0, &[]);
+    // Of the halt that it waited for it may have been told, too.
+    let _ = std::fs::remove_file(dir.path().join("told"));
+    nix::sys::signal::kill(Pid::from_raw(busy.pid()), Signal::SIGSTOP).unwrap();
+    await_file("told");
+    // As its handler asks.
+    let (answer, _) = criu.ask(WAIT, -1, libc::WNOHANG as u64, 0, 0, &[]);
+    assert_eq!((answer.result, answer.status >> 8), (i64::from(busy.pid()), libc::SIGSTOP));
+    assert_eq!(criu.ask(WAIT, -1, libc::WNOHANG as u64, 0, 0, &[]).0.result, 0);
+    criu.dies();
+    stand_in.kill().unwrap();
+    stand_in.wait().unwrap();
 }

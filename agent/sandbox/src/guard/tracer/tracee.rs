@@ -7,10 +7,16 @@ use super::kernel::{self, Waited};
 
 /// `NT_PRSTATUS`: the general registers.
 pub(super) const GENERAL: u64 = 1;
-/// `NT_X86_XSTATE`: all others.
+/// `NT_X86_XSTATE`: all others but the next.
 const EXTENDED: u64 = 0x202;
+/// `NT_X86_SHSTK`: where the shadow stack is, for whom there is one.
+const SHADOW_STACK: u64 = 0x204;
 /// The kernel's signal mask.
 const MASK_BYTES: u64 = 8;
+/// Where a thread has its `struct rseq`, and three numbers more.
+const RSEQ_BYTES: u64 = 24;
+/// Where in that stands which sequence it is in.
+const RSEQ_SEQUENCE: u64 = 8;
 
 /// What a thread does, as far as CRIU was told.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,10 @@ pub(super) enum Doing {
 pub(super) struct Tracee {
     /// What it does.
     pub(super) doing: Doing,
+    /// What CRIU has set by `PTRACE_SETOPTIONS`: that no filter of its own concerns it meanwhile, say.
+    pub(super) options: u64,
+    /// A signal that was to stop the process, and that CRIU has kept for the time of its work.
+    pub(super) withheld: Option<i32>,
     before: Option<Before>,
     /// Words that CRIU changed, in order.
     pokes: Vec<Poke>,
@@ -40,7 +50,10 @@ pub(super) struct Tracee {
 struct Before {
     general: Vec<u8>,
     extended: Vec<u8>,
+    shadow_stack: Option<Vec<u8>>,
     mask: Vec<u8>,
+    /// The restartable sequence that it is in: where that is noted, and what stands there.
+    sequence: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +80,9 @@ impl Tracee {
             self.before = Some(Before {
                 general: kernel::registers(pid, GENERAL)?,
                 extended: kernel::registers(pid, EXTENDED)?,
+                shadow_stack: kernel::registers(pid, SHADOW_STACK).ok(),
                 mask: kernel::read(request::GET_SIG_MASK, pid, MASK_BYTES, MASK_BYTES as usize)?,
+                sequence: sequence(pid),
             });
         }
         if matches!(kind, POKE_TEXT | POKE_DATA | POKE_USER) {
@@ -81,9 +96,18 @@ impl Tracee {
     }
 
     /// CRIU has made a call that may let it run.
-    pub(super) fn did(&mut self, kind: u64) {
-        if matches!(kind, request::CONT | request::SYSCALL | request::SINGLE_STEP) {
-            self.doing = Doing::Runs;
+    pub(super) fn did(&mut self, kind: u64, data: u64) {
+        match kind {
+            request::CONT | request::SYSCALL | request::SINGLE_STEP => {
+                if let Doing::Signalled(signal @ (libc::SIGSTOP | libc::SIGTSTP)) = self.doing
+                    && data == 0
+                {
+                    self.withheld = Some(signal);
+                }
+                self.doing = Doing::Runs;
+            }
+            request::SET_OPTIONS => self.options = data,
+            _ => {}
         }
     }
 
@@ -102,11 +126,35 @@ impl Tracee {
                 outcome = outcome.and(kernel::plain(poke.poke, pid, poke.addr, poke.before));
             }
         }
+        if let Some((place, _)) = before.sequence {
+            // What it has yet to do for us is not in it.
+            outcome = outcome.and(kernel::plain(request::POKE_DATA, pid, place, 0));
+        }
+        if let Some(shadow_stack) = &before.shadow_stack {
+            outcome = outcome.and(kernel::set_registers(pid, SHADOW_STACK, shadow_stack));
+        }
         outcome
             .and(kernel::set_registers(pid, EXTENDED, &before.extended))
             .and(kernel::set_registers(pid, GENERAL, &before.general))
             .and(kernel::write(request::SET_SIG_MASK, pid, MASK_BYTES, &before.mask))
     }
+
+    /// The last thing before it runs: the kernel, which has seen it elsewhere meanwhile, is to see to the sequence that it was in.
+    pub(super) fn put_back_sequence(&self, pid: i32) -> io::Result<()> {
+        match self.before.as_ref().and_then(|before| before.sequence) {
+            Some((place, sequence)) => kernel::plain(request::POKE_DATA, pid, place, sequence),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The restartable sequence that a thread is in, which the kernel forgets as soon as the thread runs elsewhere.
+fn sequence(pid: i32) -> Option<(u64, u64)> {
+    let configuration = kernel::read(request::GET_RSEQ, pid, RSEQ_BYTES, RSEQ_BYTES as usize).ok()?;
+    // An older kernel cannot tell; most threads are in none.
+    let place = word(&configuration, 0).checked_add(RSEQ_SEQUENCE).filter(|place| *place != RSEQ_SEQUENCE)?;
+    let sequence = kernel::peek(request::PEEK_DATA, pid, place).ok().filter(|sequence| *sequence != 0)?;
+    Some((place, sequence))
 }
 
 /// Why a thread has stopped.
