@@ -2,6 +2,7 @@
 //! decision the workload stays where it was and the reason is told; after it, nobody but its two sides has a say.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -30,18 +31,17 @@ fn counting() -> Field {
     field
 }
 
-/// Has `work` done while somebody stands on the way to node3 and changes what is said.
-fn on_the_way<T>(field: &Field, tamper: &mut Tamper<'_>, work: impl FnOnce() -> T) -> T {
-    let (ready, stands) = std::sync::mpsc::channel();
+/// Has `work` done while somebody attacks, who tells when it can begin.
+fn meanwhile<T>(field: &Field, attack: impl AsyncFnOnce(Sender<()>) + Send, work: impl FnOnce() -> T) -> T {
+    let (ready, stands) = channel();
     let (end, ended) = oneshot::channel::<()>();
     std::thread::scope(|scope| {
+        // Dropped however this ends: then the attack is over.
         let end = end;
         scope.spawn(move || {
             field.attack(async move || {
-                let between = Between::stand(field).await;
-                ready.send(()).unwrap();
                 tokio::select! {
-                    () = between.pass_on(tamper) => {}
+                    () = attack(ready) => {}
                     _ = ended => {}
                 }
             });
@@ -51,6 +51,16 @@ fn on_the_way<T>(field: &Field, tamper: &mut Tamper<'_>, work: impl FnOnce() -> 
         drop(end);
         result
     })
+}
+
+/// Has `work` done while somebody stands on the way to node3 and changes what is said.
+fn on_the_way<T>(field: &Field, tamper: &mut Tamper<'_>, work: impl FnOnce() -> T) -> T {
+    let stand = async |ready: Sender<()>| {
+        let between = Between::stand(field).await;
+        ready.send(()).unwrap();
+        between.pass_on(tamper).await;
+    };
+    meanwhile(field, stand, work)
 }
 
 fn is_image(message: &Message) -> bool {
@@ -166,40 +176,25 @@ fn a_manifest_of_another_epoch() {
 fn an_incompatible_protocol_version() {
     let field = counting();
     let newer = Versions { min: SPOKEN.max + 1, max: SPOKEN.max + 2 };
-    let (ready, stands) = std::sync::mpsc::channel();
-    let (end, ended) = oneshot::channel::<()>();
-    std::thread::scope(|scope| {
-        let (end, field) = (end, &field);
-        scope.spawn(move || {
-            field.attack(async move || {
-                let host = Fake::listening(field, "node3", PORT).await;
-                let mut acceptor = Acceptor::start(host.transport.clone(), TIMING);
-                ready.send(()).unwrap();
-                let answering = async {
-                    while let Some(session) = acceptor.next().await {
-                        let mut talk = Talk::of(session);
-                        let Some((Message::Hello { offer, .. }, _)) = talk.hear().await else { continue };
-                        let refusal = newer.choose(offer).unwrap_err();
-                        talk.say(&Message::Refused(refusal)).await;
-                        let _ = tokio::time::timeout(TIMING.silence, talk.sender.close()).await;
-                    }
-                };
-                tokio::select! {
-                    () = answering => {}
-                    _ = ended => {}
-                }
-            });
-        });
-        stands.recv().unwrap();
-        let expected = Refusal {
-            code: "peer-version",
-            exit: 1,
-            says: &["no common protocol version", "2 to 3", "1 to 1"],
-            hint: "upgrade the agent",
-        };
-        field.lab.assert_stays("count", "node1", "node3", &expected);
-        drop(end);
-    });
+    let answer = async |ready: Sender<()>| {
+        let host = Fake::listening(&field, "node3", PORT).await;
+        let mut acceptor = Acceptor::start(host.transport.clone(), TIMING);
+        ready.send(()).unwrap();
+        while let Some(session) = acceptor.next().await {
+            let mut talk = Talk::of(session);
+            let Some((Message::Hello { offer, .. }, _)) = talk.hear().await else { continue };
+            let refusal = newer.choose(offer).unwrap_err();
+            talk.say(&Message::Refused(refusal)).await;
+            let _ = tokio::time::timeout(TIMING.silence, talk.sender.close()).await;
+        }
+    };
+    let expected = Refusal {
+        code: "peer-version",
+        exit: 1,
+        says: &["no common protocol version", "2 to 3", "1 to 1"],
+        hint: "upgrade the agent",
+    };
+    meanwhile(&field, answer, || field.lab.assert_stays("count", "node1", "node3", &expected));
     field.lab.force("count", "node2");
     field.lab.assert_goes_on("count", "node2");
     field.lab.assert_clean();

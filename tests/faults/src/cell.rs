@@ -11,7 +11,7 @@ use crate::harm::{self, Harm};
 use crate::journal::{Pause, Proof};
 use crate::matrix::{Cell, Fault, Moment, Side};
 use crate::report::{Row, Settled};
-use crate::stage::{Ordered, Stage, soon};
+use crate::stage::{Ordered, Process, Stage, soon};
 use crate::wire::{End, Wire};
 
 const SOURCE: &str = "node1";
@@ -117,17 +117,19 @@ fn fire(stage: &Stage, cell: Cell, ordered: &mut Ordered, halt: &Halt, wire: Opt
     let Ok(Some(held)) = held else {
         return Fired::No(format!("the move did not come to {} of the {}", cell.phase, cell.side.as_str()));
     };
-    if cell.fault.needs_criu() && stage.criu(node(cell.side)).is_none() {
+    let criu = cell.fault.needs_criu().then(|| stage.criu(node(cell.side)));
+    if criu == Some(None) {
         return fire_at_criu(stage, cell, ordered, held);
     }
-    let fired = strike(stage, cell, wire);
+    let fired = strike(stage, cell, criu.flatten(), wire);
     drop(held);
     fired
 }
 
-fn strike(stage: &Stage, cell: Cell, wire: Option<&Wire>) -> Fired {
+fn strike(stage: &Stage, cell: Cell, criu: Option<Process>, wire: Option<&Wire>) -> Fired {
     let at = now();
-    match harm::strike(stage, cell.fault, node(cell.side), TARGET, wire) {
+    let whom = (node(cell.side), criu.map(|criu| criu.pid));
+    match harm::strike(stage, cell.fault, whom, TARGET, wire) {
         Some(harm) => Fired::Yes(Box::new(harm), at),
         None => Fired::No(format!("there was nothing to harm in {} of the {}", cell.phase, cell.side.as_str())),
     }
@@ -143,7 +145,7 @@ fn fire_at_criu(stage: &Stage, cell: Cell, ordered: &mut Ordered, held: Held) ->
         let gone_on = next.as_ref().and_then(|next| next.take().ok().flatten());
         // In this order: what is there after the phase may have come in it, unseen.
         match (stage.criu(node(cell.side)), gone_on) {
-            (Some(_), None) => return strike(stage, cell, None),
+            (criu @ Some(_), None) => return strike(stage, cell, criu, None),
             (Some(_), Some(_held)) => return Fired::No(format!("CRIU came, and {} was over", cell.phase)),
             (None, None) if !is_over => {}
             (None, _) => {

@@ -32,8 +32,15 @@ pub struct Harm {
     over: bool,
 }
 
-/// Does it to `node`, which is `side`'s; `target` is the other's or the same. `None` where there was nothing to do it to.
-pub fn strike(stage: &Stage, fault: Fault, node: &str, target: &str, wire: Option<&Wire>) -> Option<Harm> {
+/// Does it to `node`, which is `side`'s and where `criu` runs, if it does; `target` is the other's or the same. `None` where there was
+/// nothing to do it to.
+pub fn strike(
+    stage: &Stage,
+    fault: Fault,
+    (node, criu): (&str, Option<i32>),
+    target: &str,
+    wire: Option<&Wire>,
+) -> Option<Harm> {
     let node = if fault == Fault::OutOfMemory { target } else { node };
     let mut harm =
         Harm { fault, node: node.to_owned(), begun: Instant::now(), stopped: None, limit: None, over: false };
@@ -44,8 +51,8 @@ pub fn strike(stage: &Stage, fault: Fault, node: &str, target: &str, wire: Optio
         Fault::LinkCut | Fault::LinkHealed => stage.done(&["lab", "cut", "node1:node2"]),
         Fault::DiskFull => stage.done(&["lab", "fill", node]),
         Fault::CorruptBytes => wire.into_iter().for_each(|wire| wire.damage(PIECES)),
-        Fault::CriuKilled => drop(signal(stage.criu(node)?.pid, Signal::KILL)?),
-        Fault::CriuHangs => drop(signal(stage.criu(node)?.pid, Signal::STOP)?),
+        Fault::CriuKilled => drop(signal(criu?, Signal::KILL)?),
+        Fault::CriuHangs => drop(signal(criu?, Signal::STOP)?),
         Fault::OutOfMemory => harm.limit = Some(squeeze(&stage.group(node))?),
     }
     Some(harm)

@@ -112,10 +112,21 @@ impl Witness {
 
     fn write_down(&mut self) -> io::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let line = format!("{} {} {} {now}\n", self.number, namespace("pid")?, namespace("net")?);
+        let (sandbox, node) = place()?;
+        let line = format!("{} {sandbox} {node} {now}\n", self.number);
         self.journal.write_all(line.as_bytes())?;
         self.journal.sync_data()?;
         self.acknowledged.write_all_at(format!("{:020}", self.number).as_bytes(), 0)
+    }
+}
+
+/// Sandbox and node as they were at one instant: a move may come between two looks.
+fn place() -> io::Result<(String, String)> {
+    loop {
+        let (sandbox, node) = (namespace("pid")?, namespace("net")?);
+        if namespace("pid")? == sandbox {
+            return Ok((sandbox, node));
+        }
     }
 }
 
