@@ -63,6 +63,8 @@ bugs! {
     DecisionGuessed = "decision-guessed" is caught by NothingLost;
     /// The decision is acted upon before it is on the platter.
     DecisionNotSynced = "decision-not-synced" is caught by EventuallySettled;
+    /// A restarted source acts upon a decision that the agent before it had not synced yet.
+    FoundDecisionNotSynced = "found-decision-not-synced" is caught by NothingLost;
     /// The target adopts the workload in the source's epoch.
     EpochNotRaised = "epoch-not-raised" is caught by EpochsOnlyRise;
     /// The target does not write down that it is the owner.

@@ -19,6 +19,7 @@ use migrate_proto::phase::Phase;
 
 use crate::bug::Bug;
 use crate::disk::Doing;
+use crate::faults::Fault;
 use crate::ledger::Handover;
 use crate::node::{Body, Departure, Dumping, Side};
 use crate::sides::Flow;
@@ -300,6 +301,10 @@ impl World {
             let decision = &mut self.nodes[whom.node].places[load].decision;
             if !decision.exists() && self.random.one_in(2) {
                 decision.link_soon(wish);
+                if self.random.one_in(2) {
+                    // Between the name and its sync.
+                    self.kill_agent(whom.node, Fault::AgentDies);
+                }
             }
             return None;
         }

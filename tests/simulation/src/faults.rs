@@ -171,8 +171,9 @@ impl World {
                 guard.agent = None;
                 let call = guard.call;
                 // While CRIU works, it finds its pipes broken when it wants to use them.
+                // On a busy machine the next agent may be there before the guard has noticed.
                 if guard.dumping != Dumping::Working {
-                    self.later(1, 40, Happening::Guard { node, load, boot, call });
+                    self.later(1, 200, Happening::Guard { node, load, boot, call });
                 }
             }
         }

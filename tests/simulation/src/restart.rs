@@ -96,6 +96,11 @@ impl World {
         let Some(whom) = self.whom_of(node, entry.terms.handover) else { return };
         let now = self.nodes[node].clock.at(self.now);
         let decision = self.nodes[node].places[load].decision.whole().copied();
+        // Whoever wrote it may have died before it was on the platter.
+        let decision = match decision {
+            Some(found) if !self.has(Bug::FoundDecisionNotSynced) => Some(self.decide(node, load, found)),
+            found => found,
+        };
         let guessed = self.has(Bug::DecisionGuessed).then_some(Decision::Abort);
         let decision = guessed.or(decision);
         let (machine, commands) = Source::recover((*entry).clone(), decision, self.budgets.clone(), now);

@@ -18,8 +18,16 @@ fn word(decision: Decision) -> &'static str {
     }
 }
 
-/// What was decided, if anything.
+/// What was decided, if anything; it is durable then. Whoever decided may have died between the name and its sync.
 pub fn read(dir: &Path) -> io::Result<Option<Decision>> {
+    let decided = look(dir)?;
+    if decided.is_some() {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(decided)
+}
+
+fn look(dir: &Path) -> io::Result<Option<Decision>> {
     match fs::read_to_string(dir.join(NAME)) {
         Ok(text) if text == word(Decision::Commit) => Ok(Some(Decision::Commit)),
         Ok(text) if text == word(Decision::Abort) => Ok(Some(Decision::Abort)),
@@ -72,7 +80,6 @@ pub fn decide(dir: &Path, wish: Decision) -> io::Result<Decision> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => without_draft(dir, wish)?,
         Err(error) => return Err(error),
     }
-    File::open(dir)?.sync_all()?;
     read(dir)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the decision file vanished"))
 }
 
