@@ -41,6 +41,8 @@
 //!
 //! An event that a state does not expect changes nothing.
 
+mod problems;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Budgets, Decision, Millis, Terms, Timeline, Watch, abort_message};
@@ -49,6 +51,7 @@ use crate::error::{Code, Problem};
 use crate::manifest::Manifest;
 use crate::message::{Message, Offer};
 use crate::phase::Phase;
+use problems::{contradictory, ended, lost_to_guard, restarted, unanswered};
 
 /// What the source writes down before the effect of each phase, and what it starts from after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -514,13 +517,13 @@ impl Source {
                 self.peer_has_it = true;
                 self.ended = true;
                 self.problem =
-                    Some(self.unanswered().hint(format!("`migrate ps` shows it once {} answers", self.terms.to)));
+                    Some(unanswered(&self.terms).hint(format!("`migrate ps` shows it once {} answers", self.terms.to)));
             }
             Event::LinkBack if !self.peer_has_it => self.tell_commit(out),
             Event::Tick if self.watch.expired(now) => {
                 self.watch.start(now, self.budgets.again);
                 if !self.peer_has_it {
-                    out.push(Command::SayWaiting(self.unanswered()));
+                    out.push(Command::SayWaiting(unanswered(&self.terms)));
                 }
                 if !self.peer_has_it && self.linked {
                     self.tell_commit(out);
@@ -535,15 +538,6 @@ impl Source {
             self.enter(Phase::CleanUp, now, out);
             self.clean_up(out);
         }
-    }
-
-    fn unanswered(&self) -> Problem {
-        let Terms { workload, from, to, .. } = &self.terms;
-        let message = format!("{workload} was given to {to}, which has not said yet that it runs there");
-        let hint = format!(
-            "make {to} reachable; if it is lost for good: `migrate --node {from} rm -f {workload}` forgets it here, with its files"
-        );
-        Problem::new(Code::Unknown, message).hint(hint)
     }
 
     fn clean_up(&mut self, out: &mut Vec<Command>) {
@@ -577,30 +571,9 @@ impl Source {
 
     /// Journal and decision file exclude each other: nobody may guess.
     fn contradiction(&mut self, out: &mut Vec<Command>) {
-        let message = format!(
-            "the journal says that {} was given to {}, the decision file says abort; nothing was touched",
-            self.terms.workload, self.terms.to
-        );
-        self.problem =
-            Some(Problem::new(Code::Unknown, message).hint("look on both nodes before starting it anywhere"));
+        self.problem = Some(contradictory(&self.terms));
         self.finish(Outcome::Unknown, out);
     }
-}
-
-fn ended(terms: &Terms, phase: Phase) -> Problem {
-    Problem::new(Code::WorkloadEnded, format!("{} ended on {} by itself (phase {phase})", terms.workload, terms.from))
-}
-
-fn restarted() -> Problem {
-    Problem::new(Code::Internal, "the agent was restarted while the workload was being moved; the workload stays")
-}
-
-fn lost_to_guard(terms: &Terms) -> Problem {
-    let message = format!(
-        "the agent lost its hold on the frozen workload before the commit; {} stays on {}",
-        terms.workload, terms.from
-    );
-    Problem::new(Code::Internal, message)
 }
 
 #[cfg(test)]
