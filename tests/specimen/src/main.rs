@@ -6,6 +6,7 @@
 
 mod backlog;
 mod blocks;
+mod code;
 mod family;
 mod kinds;
 mod mapping;

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use crate::code::Code;
 use crate::verdict::{MustSucceed, Verdict, Violation};
 
 /// One sort of state, with the knowledge of how it was left.
@@ -28,11 +29,13 @@ pub(crate) struct Rhythm {
 /// The first cycle that meets sabotaged state.
 const SABOTAGED_CYCLE: u64 = 3;
 
-/// Checks all parts for ever, one `ok` line a cycle; returns at the first violation.
+/// Checks all parts and the program's code for ever, one `ok` line a cycle; returns at the first violation.
 pub(crate) fn run(parts: &mut [Box<dyn Part>], rhythm: &Rhythm) -> Verdict<std::convert::Infallible> {
     let mut cycle = 0;
+    let code = Code::now()?;
     loop {
         cycle += 1;
+        code.check()?;
         if cycle == SABOTAGED_CYCLE
             && let Some(victim) = &rhythm.sabotage
         {

@@ -1,5 +1,5 @@
 //! Proves that a process tree arrives with its shape: parents, process groups, sessions, a token that goes down and up
-//! through pipes three levels deep, zombies with their wait status, and an orphan under the subreaper.
+//! through pipes three levels deep, unchanged code, zombies with their wait status, and an orphan under the subreaper.
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid, getpid, getppid, getsid, setpgid, setsid};
 
 use super::Parts;
+use crate::code::Code;
 use crate::family::{Child, finish, fork};
 use crate::part::Part;
 use crate::verdict::{MustSucceed, Verdict, Violation, holds, same};
@@ -74,8 +75,9 @@ fn grow(depth: usize) -> Verdict<Vec<Child>> {
                     Start::OwnSession => drop(setsid().must("setsid")?),
                 }
                 let mut branches = grow(depth + 1)?;
-                let place = Place::of_this_process()?;
+                let (place, code) = (Place::of_this_process()?, Code::now()?);
                 parent.serve(|question| {
+                    code.check()?;
                     same(format_args!("place in the tree at depth {depth}"), &place, &Place::of_this_process()?)?;
                     well(&mut branches, question).map(|processes| processes + 1)
                 })
