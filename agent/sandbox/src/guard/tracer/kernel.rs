@@ -1,6 +1,8 @@
 //! The kernel's `ptrace` and `wait4`, raw: as CRIU calls them, and a few of our own.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::calls::{self, Question, ROOM, Shape, request};
 
@@ -109,4 +111,11 @@ pub(super) fn has_news() -> bool {
         let mut info: libc::siginfo_t = std::mem::zeroed();
         libc::waitid(libc::P_ALL, 0, &raw mut info, flags) == 0 && info.si_pid() != 0
     }
+}
+
+/// A number that `status` tells of a task, of which this is the directory below a `/proc`.
+pub(super) fn status(task: &Path, name: &str) -> Option<i32> {
+    let status = fs::read(task.join("status")).ok()?;
+    // The task's name may be any bytes.
+    String::from_utf8_lossy(&status).lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }

@@ -46,25 +46,25 @@ pub(super) fn mend(tracees: &BTreeMap<i32, Tracee>, proc: &Path, stops: &Stops) 
     let mut changed = BTreeMap::new();
     for (pid, tracee) in tracees.iter().filter(|(_, tracee)| tracee.is_changed()) {
         let finished = finish(*pid, tracee, proc, stops, until);
-        changed.insert(*pid, finished.as_ref().copied().unwrap_or(None));
+        changed.insert(*pid, finished.as_ref().copied().unwrap_or_default());
         complain(*pid, "let CRIU's code in it come to its end", finished.map(drop));
     }
     changed.retain(|pid, _| proc.join(pid.to_string()).exists());
-    for pid in changed.keys() {
+    for (pid, finished) in &changed {
         if let Some(tracee) = tracees.get(pid) {
-            complain(*pid, "put back what it was", tracee.put_back(*pid));
+            complain(*pid, "put back what it was", tracee.put_back(*pid, !finished.went_on));
         }
     }
     let mut cleaned = BTreeSet::new();
     for pid in changed.keys() {
-        let process = leader(*pid, proc);
+        let process = kernel::status(&proc.join(pid.to_string()), "Tgid:").unwrap_or(*pid);
         if cleaned.insert(process) {
             complain(*pid, "remove what is CRIU's", remove_foreign(*pid, process, proc, stops, until));
         }
     }
     for (pid, tracee) in tracees {
         let let_go = match changed.get(pid) {
-            Some(stop) => let_go_changed(*pid, tracee, *stop),
+            Some(finished) => let_go_changed(*pid, tracee, *finished),
             None => let_go(*pid, tracee),
         };
         complain(*pid, "let it go", let_go);
@@ -84,44 +84,59 @@ fn let_go(pid: i32, tracee: &Tracee) -> io::Result<()> {
     kernel::plain(request::DETACH, pid, 0, signal as u64)
 }
 
-/// Lets go of a thread that is again what it was; `stop` is a signal that was to stop its process meanwhile.
-fn let_go_changed(pid: i32, tracee: &Tracee, stop: Option<i32>) -> io::Result<()> {
-    tracee.put_back_sequence(pid)?;
-    if let Some(signal) = stop.or(tracee.withheld).and_then(|signal| Signal::try_from(signal).ok()) {
+/// Lets go of a thread that is again what it was.
+fn let_go_changed(pid: i32, tracee: &Tracee, finished: Finished) -> io::Result<()> {
+    if !finished.went_on {
+        tracee.put_back_sequence(pid)?;
+    }
+    if let Some(signal) = finished.halt.or(tracee.withheld).and_then(|signal| Signal::try_from(signal).ok()) {
         kill(Pid::from_raw(pid), signal)?;
     }
-    kernel::plain(request::DETACH, pid, 0, 0)
+    kernel::plain(request::DETACH, pid, 0, finished.signal as u64)
 }
 
-fn leader(pid: i32, proc: &Path) -> i32 {
-    let status = fs::read(proc.join(pid.to_string()).join("status")).unwrap_or_default();
-    let status = String::from_utf8_lossy(&status);
-    status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok()).unwrap_or(pid)
+/// How CRIU's code in a thread came to its end.
+#[derive(Debug, Default, Clone, Copy)]
+struct Finished {
+    /// It had seen that CRIU is gone, and returned, before the thread could be stopped: the thread has done things of its own since.
+    /// What it was before is past.
+    went_on: bool,
+    /// A signal that was to stop its process meanwhile.
+    halt: Option<i32>,
+    /// A signal that it has to get, or 0.
+    signal: i32,
 }
 
-/// Has a thread stand where no code of CRIU is under way in it. Returns the signal that was to stop its process meanwhile.
-fn finish(pid: i32, tracee: &Tracee, proc: &Path, stops: &Stops, until: Instant) -> io::Result<Option<i32>> {
-    let mut doing = if tracee.doing == Doing::Runs { stop(pid, stops, until)? } else { tracee.doing };
+/// Has a thread stand where no code of CRIU is under way in it.
+fn finish(pid: i32, tracee: &Tracee, proc: &Path, stops: &Stops, until: Instant) -> io::Result<Finished> {
+    let ran = tracee.doing == Doing::Runs;
+    let mut doing = if ran { stop(pid, stops, until)? } else { tracee.doing };
+    let mut finished = Finished::default();
     if doing == Doing::Trapped {
-        return Ok(None);
+        return Ok(finished);
     }
     // Its filters, suspended for CRIU, stay so until it is let go.
     kernel::plain(request::SET_OPTIONS, pid, 0, tracee.options | TRACE_SYSTEM_CALLS)?;
     let foreign = criu_mappings(&proc.join(pid.to_string()));
-    let is_foreign = |at: u64| foreign.iter().any(|range| range.contains(&at));
-    let (mut returning, mut halt) = (false, None);
+    let is_foreign =
+        |at: u64| foreign.iter().any(|range| range.contains(&at)) || ran && tracee.has_changed_code(pid, at);
+    if ran && !is_foreign(stands_at(pid)?.0) {
+        let signal = if let Doing::Signalled(signal) = doing { signal } else { 0 };
+        return Ok(Finished { went_on: true, signal, ..finished });
+    }
+    let mut returning = false;
     loop {
         match doing {
             Doing::Stands | Doing::Runs => {}
             // No other signal reaches it in CRIU's code.
-            Doing::Signalled(libc::SIGSTOP) => halt = Some(libc::SIGSTOP),
+            Doing::Signalled(libc::SIGSTOP) => finished.halt = Some(libc::SIGSTOP),
             // A breakpoint; or it went wrong, and a signal of that is nobody's affair.
-            Doing::Trapped | Doing::Signalled(_) => return Ok(halt),
+            Doing::Trapped | Doing::Signalled(_) => return Ok(finished),
         }
         let (at, call) = stands_at(pid)?;
         // Its last system call returns to where the thread was.
         if returning || !is_foreign(at) {
-            return Ok(halt);
+            return Ok(finished);
         }
         let last = call == libc::SYS_rt_sigreturn;
         kernel::plain(request::SYSCALL, pid, 0, 0)?;

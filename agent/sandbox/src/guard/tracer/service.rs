@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -23,6 +23,8 @@ use crate::init::spawn;
 
 /// A tracee ends with its tracer.
 const ENDS_WITH_US: u64 = libc::PTRACE_O_EXITKILL as u64;
+/// Who is going to wait for a tracee does so sooner.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// All of it; returns what the guard should know.
 pub(super) fn serve(line: OwnedFd, call: &Call) -> i32 {
@@ -95,6 +97,16 @@ pub(super) struct Service<'a> {
 /// CRIU is gone.
 pub(super) struct Gone;
 
+/// Why a wait is over.
+enum Woken {
+    /// CRIU has said something.
+    Line,
+    /// Something has happened to a tracee.
+    Stop,
+    /// It took too long.
+    Nothing,
+}
+
 impl<'a> Service<'a> {
     pub(super) fn new(line: OwnedFd, call: &'a Call) -> Result<Service<'a>> {
         let proc = Path::new("/proc").join(call.init.pid.to_string()).join("root/proc");
@@ -113,46 +125,52 @@ impl<'a> Service<'a> {
     }
 
     fn hear(&mut self) -> std::result::Result<(Question, Vec<u8>), Gone> {
-        self.pass_on_news();
-        while !self.await_line()? {
-            self.stops.drain();
-            self.news = true;
-            self.pass_on_news();
+        loop {
+            match self.await_line(self.news.then_some(QUIET))? {
+                Woken::Line => break,
+                Woken::Stop => self.stop_came(),
+                Woken::Nothing => self.pass_on_news(),
+            }
         }
         let length = recv(self.line.as_raw_fd(), &mut self.buffer, MsgFlags::empty()).map_err(|_| Gone)?;
         let (head, rest) = self.buffer[..length].split_at_checked(size_of::<Question>()).ok_or(Gone)?;
         Ok((calls::question_of(head).ok_or(Gone)?, rest.to_vec()))
     }
 
+    fn stop_came(&mut self) {
+        self.stops.drain();
+        self.news = true;
+    }
+
     /// CRIU that dumps talks with its code in a task, and hears of that task's end, or of its halt, by a signal only: as from the kernel,
     /// were it the tracer.
     fn pass_on_news(&mut self) {
+        self.news = self.call.kind == Kind::Dump && kernel::has_news();
         if let Some(criu) = &self.criu
-            && self.call.kind == Kind::Dump
             && self.news
         {
-            self.news = kernel::has_news();
-            if self.news {
-                let _ = pidfd_send_signal(criu, rustix::process::Signal::CHILD);
-            }
+            let _ = pidfd_send_signal(criu, rustix::process::Signal::CHILD);
         }
     }
 
-    /// Waits for a word of CRIU, or for something to happen to a tracee. Says whether there is a word.
-    fn await_line(&self) -> std::result::Result<bool, Gone> {
+    /// Waits for a word of CRIU, or for something to happen to a tracee, or for a time.
+    fn await_line(&self, time: Option<Duration>) -> std::result::Result<Woken, Gone> {
         let mut fds = vec![PollFd::new(self.line.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.criu.as_ref().map(|criu| PollFd::new(criu.as_fd(), PollFlags::POLLIN)));
         fds.push(PollFd::new(self.stops.0.as_fd(), PollFlags::POLLIN));
-        while let Err(error) = poll(&mut fds, PollTimeout::NONE) {
+        fds.extend(self.criu.as_ref().map(|criu| PollFd::new(criu.as_fd(), PollFlags::POLLIN)));
+        let timeout = time.and_then(|time| PollTimeout::try_from(time).ok()).unwrap_or(PollTimeout::NONE);
+        while let Err(error) = poll(&mut fds, timeout) {
             if error != nix::Error::EINTR {
                 return Err(Gone);
             }
         }
-        let woken = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
-        if self.criu.is_some() && fds.get(1).is_some_and(woken) {
-            return Err(Gone);
+        let mut woken = fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+        match (woken.next(), woken.next(), woken.next()) {
+            (_, _, Some(true)) => Err(Gone),
+            (Some(true), _, _) => Ok(Woken::Line),
+            (_, Some(true), _) => Ok(Woken::Stop),
+            _ => Ok(Woken::Nothing),
         }
-        Ok(fds.first().is_some_and(woken))
     }
 
     fn answer(&mut self, question: &Question, mut bytes: Vec<u8>) -> std::result::Result<(), Gone> {
@@ -222,8 +240,8 @@ impl<'a> Service<'a> {
 
     /// Whether CRIU only wants to know what the kernel can do, and tries it on a child of its own.
     fn is_a_trial(&self, pid: i32) -> bool {
-        let stat = std::fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).unwrap_or_default();
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        // Not its `stat`, which takes the longer the more threads there are.
+        let parent = kernel::status(&self.proc.join(pid.to_string()), "PPid:");
         // What CRIU restores are children of CRIU, too; but their PIDs are far below.
         parent == Some(self.call.criu_pid) && (self.call.kind == Kind::Dump || pid > self.call.criu_pid)
     }
@@ -255,13 +273,12 @@ impl<'a> Service<'a> {
                 Ok(None) if options & libc::WNOHANG == 0 => {}
                 other => return Ok(other),
             }
-            if self.await_line()? {
+            if let Woken::Line = self.await_line(None)? {
                 // It is interrupted; there is nothing else that CRIU could say.
                 self.hear()?;
                 return Ok(Err(io::Error::from_raw_os_error(libc::EINTR)));
             }
-            self.stops.drain();
-            self.news = true;
+            self.stop_came();
         }
     }
 

@@ -64,6 +64,12 @@ struct Poke {
     before: u64,
 }
 
+impl Poke {
+    fn is_there(self, pid: i32) -> bool {
+        kernel::peek(self.peek, pid, self.addr).is_ok_and(|now| now != self.before)
+    }
+}
+
 impl Tracee {
     /// Whether anything in it may not be as it was.
     pub(super) fn is_changed(&self) -> bool {
@@ -116,15 +122,25 @@ impl Tracee {
         self.doing = doing(waited);
     }
 
-    /// Puts back what was noted. It must stand.
-    pub(super) fn put_back(&self, pid: i32) -> io::Result<()> {
+    /// Whether a thread that is about to execute what is at `at` executes what CRIU has put there.
+    pub(super) fn has_changed_code(&self, pid: i32, at: u64) -> bool {
+        let mut words = self.pokes.iter().filter(|poke| poke.poke != request::POKE_USER);
+        // Also where it is just past that.
+        words.any(|poke| (0..=8).contains(&at.wrapping_sub(poke.addr)) && poke.is_there(pid))
+    }
+
+    /// Puts back what was noted, and with `all` of it what it was about to do. It must stand.
+    pub(super) fn put_back(&self, pid: i32, all: bool) -> io::Result<()> {
         let Some(before) = &self.before else { return Ok(()) };
         let mut outcome = Ok(());
         for poke in self.pokes.iter().rev() {
             // Memory that CRIU had mapped may be gone again.
-            if kernel::peek(poke.peek, pid, poke.addr).is_ok_and(|now| now != poke.before) {
+            if poke.is_there(pid) {
                 outcome = outcome.and(kernel::plain(poke.poke, pid, poke.addr, poke.before));
             }
+        }
+        if !all {
+            return outcome;
         }
         if let Some((place, _)) = before.sequence {
             // What it has yet to do for us is not in it.
