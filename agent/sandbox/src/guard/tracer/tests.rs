@@ -225,6 +225,35 @@ fn a_criu_that_dies_at_any_step_leaves_the_process_as_it_was() {
     }
 }
 
+/// CRIU's code sees by itself that CRIU is gone. It may return before the tracer looks.
+#[test]
+fn a_thread_that_went_on_by_itself_is_not_sent_back() {
+    let mut child =
+        Command::new("sh").args(["-c", "read word; exec sleep 1000"]).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = child.id() as i32;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let await_call = |call: libc::c_long| {
+        let is_in = |text: String| text.starts_with(&format!("{call} "));
+        while !std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(is_in) {
+            assert!(Instant::now() < deadline, "it is not in {call}");
+            std::thread::yield_now();
+        }
+    };
+    await_call(libc::SYS_read);
+    let criu = Criu::start(Kind::Dump);
+    criu.ask(HELLO, 0, 0, 0, 0, &[]);
+    criu.seize(pid);
+    criu.does(pid, request::SET_SIG_MASK, 8, 0, &0u64.to_ne_bytes());
+    criu.does(pid, request::CONT, 0, 0, &[]);
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"word\n").unwrap();
+    await_call(libc::SYS_clock_nanosleep);
+    assert_eq!(criu.dies(), 0);
+    // It has been stopped meanwhile.
+    await_call(libc::SYS_restart_syscall);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_signal_that_came_before_criu_died_is_not_lost() {
     let dir = tempfile::tempdir().unwrap();
@@ -355,6 +384,7 @@ fn what_a_failed_criu_says_counts_only_where_its_tracer_can_say_so() {
 }
 
 #[test]
+#[allow(clippy::zombie_processes, reason = "it is waited for by what is tested")]
 fn a_tracer_that_does_not_end_is_killed() {
     let child = Command::new("sleep").arg("1000").spawn().unwrap();
     let tracer = Tracer { child: Pid::from_raw(child.id() as i32) };
