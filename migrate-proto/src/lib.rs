@@ -3,6 +3,7 @@
 //! Nothing in here does I/O, reads a clock, draws a random number or waits: time and randomness come in as arguments.
 
 pub mod api;
+pub mod cluster;
 pub mod codec;
 pub mod error;
 pub mod frame;
