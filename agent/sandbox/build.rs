@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-const SOURCES: [&str; 2] = ["src/guard/tracer/shim.rs", "src/guard/tracer/calls.rs"];
+const SOURCES: [&str; 3] = ["src/guard/tracer/shim.rs", "src/guard/tracer/calls.rs", "src/guard/tracer/drained.rs"];
 
 fn main() {
     for source in SOURCES {

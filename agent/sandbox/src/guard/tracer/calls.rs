@@ -39,6 +39,8 @@ pub(super) fn answer_bytes(answer: &Answer) -> &[u8] {
 
 /// The shim is there. Not answered before the tracer can follow CRIU's life.
 pub(super) const HELLO: u32 = 0;
+/// The status in the answer to [`HELLO`], where CRIU is to dump.
+pub(super) const DUMPS: i32 = 1;
 /// `ptrace`.
 pub(super) const PTRACE: u32 = 1;
 /// `wait4`.
@@ -52,7 +54,7 @@ pub(super) const INTERRUPTED: u32 = 3;
 pub(super) struct Answer {
     /// What the call returned, or a negative error number; [`YOURS`].
     pub(super) result: i64,
-    /// Of `wait4`.
+    /// Of `wait4`; [`DUMPS`] or 0.
     pub(super) status: i32,
     /// How many bytes the kernel wrote.
     pub(super) written: u32,

@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use super::calls::{self, Answer, HELLO, PTRACE, Question, ROOM, WAIT, YOURS, request};
+use super::calls::{self, Answer, DUMPS, HELLO, PTRACE, Question, ROOM, WAIT, YOURS, request};
 use super::kernel::{self, Waited};
 use super::tracee::Tracee;
 use super::{KILLED, LET_GO, NOT_MENDED, mending};
@@ -175,7 +175,7 @@ impl<'a> Service<'a> {
 
     fn answer(&mut self, question: &Question, mut bytes: Vec<u8>) -> std::result::Result<(), Gone> {
         let (result, status) = match question.call {
-            HELLO => (self.meet().map(|()| 0), 0),
+            HELLO => (self.meet().map(|()| 0), if self.call.kind == Kind::Dump { DUMPS } else { 0 }),
             PTRACE => (self.trace(question, &mut bytes), 0),
             WAIT => match self.wait(question)? {
                 Ok(Some(waited)) => (Ok(i64::from(waited.pid)), waited.status),

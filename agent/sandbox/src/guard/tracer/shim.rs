@@ -1,4 +1,5 @@
-//! The shim: preloaded into CRIU, it has `ptrace` and `wait4` carried out by the tracer.
+//! The shim: preloaded into CRIU, it has `ptrace` and `wait4` carried out by the tracer, and holds a dump back until the pages
+//! of a task have been read ([`drained`]).
 //!
 //! A shared object of its own, made by the build script, without a standard library and without any library at all: it has
 //! to load into whatever CRIU there is. Where it finds no tracer it makes the calls itself.
@@ -8,21 +9,26 @@
 #[path = "calls.rs"]
 #[allow(dead_code)]
 mod calls;
+#[path = "drained.rs"]
+mod drained;
 
 use core::arch::asm;
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
-use calls::{Answer, HELLO, INTERRUPTED, LINE_VARIABLE, PTRACE, Question, Shape, WAIT, YOURS, request};
+use calls::{Answer, DUMPS, HELLO, INTERRUPTED, LINE_VARIABLE, PTRACE, Question, Shape, WAIT, YOURS, request};
 
 mod number {
+    pub const IOCTL: usize = 16;
     pub const SENDMSG: usize = 46;
     pub const RECVMSG: usize = 47;
     pub const WAIT4: usize = 61;
     pub const FCNTL: usize = 72;
     pub const PTRACE: usize = 101;
     pub const CLOSE: usize = 3;
+    pub const PPOLL: usize = 271;
+    pub const SPLICE: usize = 275;
     pub const GET_PID: usize = 39;
 }
 
@@ -75,11 +81,16 @@ struct Datagram {
 }
 
 unsafe fn system_call(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
+    // SAFETY: see there.
+    unsafe { long_system_call(number, [a, b, c, d, 0, 0]) }
+}
+
+unsafe fn long_system_call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the convention of x86-64 Linux; the callers answer for the arguments.
     unsafe {
         asm!("syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
-            lateout("rcx") _, lateout("r11") _, options(nostack));
+            in("r8") e, in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     result
 }
@@ -122,8 +133,11 @@ unsafe extern "C" fn start(_count: c_int, _arguments: *const *const c_char, mut 
         OWNER.store(process(), Relaxed);
         system_call(number::FCNTL, line as usize, SET_DESCRIPTOR_FLAGS, CLOSE_ON_EXEC, 0);
         let hello = question(HELLO, 0, 0, 0, 0, NOTHING);
-        if ask(&hello, null(), null(), null_mut()).result != 0 {
+        let answer = ask(&hello, null(), null(), null_mut());
+        if answer.result != 0 {
             LINE.store(-1, Relaxed);
+        } else if answer.status == DUMPS {
+            drained::watch();
         }
     }
 }

@@ -12,6 +12,8 @@ use super::service::Service;
 use super::*;
 use crate::guard::Kind;
 
+mod drained;
+
 struct Criu {
     line: OwnedFd,
     tracer: Pid,
