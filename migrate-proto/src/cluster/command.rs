@@ -177,6 +177,8 @@ pub enum Command {
     Wish {
         /// The workload.
         load: WorkloadName,
+        /// Its epoch.
+        epoch: Epoch,
         /// Of the present wish.
         since: u64,
         /// What is wanted.

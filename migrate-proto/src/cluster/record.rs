@@ -235,7 +235,7 @@ impl Record {
             Command::Ended { load, epoch, by, exit } => self.ended(load, *epoch, by, *exit),
             Command::Broke { load, epoch, by, reason } => self.broke(load, *epoch, by, reason),
             Command::Lose { load, epoch, owner, reason } => self.lose(load, *epoch, owner, reason),
-            Command::Wish { load, since, wish } => self.wish(revision, load, *since, *wish),
+            Command::Wish { load, epoch, since, wish } => self.wish(revision, load, *epoch, *since, *wish),
             Command::Gone { load, epoch, owner, session } => self.gone(revision, load, *epoch, owner, *session),
             Command::Kept { load, epoch, by, checkpoint } => self.kept(revision, load, *epoch, by, checkpoint),
             Command::Held { load, checkpoint, since, holders } => {

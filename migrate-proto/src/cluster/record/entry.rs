@@ -227,6 +227,8 @@ impl fmt::Display for Wanted {
 }
 
 /// What is wished for a workload and only the record needs to know.
+///
+/// New wishes go here and not into the spec: that crosses the wire in an offer, field by field without names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoadPolicy {

@@ -79,11 +79,13 @@ impl Record {
         Ok(Applied::Changed)
     }
 
-    /// Only if: nobody has wished anything else meanwhile; it is not to be removed. What nobody owns follows at once.
+    /// Only if: it is in this epoch, and nobody has wished anything else meanwhile; it is not to be removed. What nobody owns
+    /// follows at once.
     pub(super) fn wish(
         &mut self,
         revision: u64,
         load: &WorkloadName,
+        epoch: Epoch,
         since: u64,
         wish: Wanted,
     ) -> Result<Applied, Refusal> {
@@ -98,6 +100,7 @@ impl Record {
         if entry.wish == Wanted::Remove {
             return Err(Refusal::Wished { load: load.clone(), wish: entry.wish });
         }
+        let entry = self.in_epoch(load, epoch)?;
         entry.wished.must_be(since, EntryKey::Load(load.clone()))?;
         (entry.wish, entry.wished) = (wish, revision);
         if let Some(life) = follows {

@@ -118,8 +118,8 @@ pub(super) fn lose(epoch: u64, owner: Claim) -> Command {
     Command::Lose { load: web(), epoch: Epoch(epoch), owner, reason: "nothing was kept".to_owned() }
 }
 
-pub(super) fn wish(since: u64, wish: Wanted) -> Command {
-    Command::Wish { load: web(), since, wish }
+pub(super) fn wish(epoch: u64, since: u64, wish: Wanted) -> Command {
+    Command::Wish { load: web(), epoch: Epoch(epoch), since, wish }
 }
 
 pub(super) fn gone(epoch: u64, owner: &str, session: Option<u64>) -> Command {

@@ -11,7 +11,7 @@ use super::fixtures::*;
 use crate::cluster::Claim;
 use crate::cluster::command::{Begin, Command};
 use crate::cluster::record::{Applied, Life, Proof, Record, Standing, Wanted};
-use crate::id::Epoch;
+use crate::id::{Epoch, HandoverId, StateMark};
 use crate::name::NodeName;
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
@@ -96,8 +96,10 @@ impl Dice {
             12 => ended(epoch, by),
             13 => broke(epoch, by),
             14 => lose(epoch, by),
-            15 => wish(self.near(entry.wished).min(book.at), [Wanted::Run, Wanted::Stop][usize::from(number % 2)]),
-            16 => wish(entry.wished, if number == 0 { Wanted::Remove } else { Wanted::Run }),
+            15 => {
+                wish(epoch, self.near(entry.wished).min(book.at), [Wanted::Run, Wanted::Stop][usize::from(number % 2)])
+            }
+            16 => wish(entry.epoch.0, entry.wished, if number == 0 { Wanted::Remove } else { Wanted::Run }),
             17 => gone(epoch, owner, self.often().then_some(by.session)),
             18..=19 => kept(epoch, by, newest.saturating_add(1)),
             20 => book.dropped(newest.saturating_sub(number)),
@@ -158,7 +160,8 @@ struct Seen {
     owners: BTreeMap<Epoch, Option<NodeName>>,
     highest: u64,
     fenced: BTreeSet<Claim>,
-    machines: BTreeMap<Claim, crate::id::StateMark>,
+    machines: BTreeMap<Claim, StateMark>,
+    refused: BTreeSet<HandoverId>,
     changed: Vec<Command>,
 }
 
@@ -211,9 +214,12 @@ impl Seen {
             let begins = parts(command).into_iter().filter(|part| may_begin_an_epoch(part)).count();
             assert!(begins > 0, "{command:?} has begun epoch {}", entry.epoch);
             self.highest = entry.epoch.0;
+            assert!(!entry.via.is_some_and(|via| self.refused.contains(&via)), "{command:?} was refused");
+            self.refused.clear();
             let fenced = |name: &NodeName| after.nodes[name].fenced;
             assert!(!entry.owner.as_ref().is_some_and(fenced), "{command:?} has given it to a fenced node");
         }
+        self.refused.extend(&entry.refused);
         // Nobody loses a workload who could still run it: it gives it away itself, has failed, or is fenced.
         if let Some(old) = before.loads.get(&web())
             && let Some(owner) = &old.owner

@@ -145,7 +145,7 @@ fn the_owner_begins_again_only_what_is_wanted() {
     let entry = book.web();
     assert_eq!((entry.epoch, &entry.life, entry.restarts.revived), (Epoch(2), &Life::Starting, 1));
     let since = entry.wished;
-    book.must(wish(since, Wanted::Stop));
+    book.must(wish(2, since, Wanted::Stop));
     assert_eq!(refused(&mut book, revive(2, claim("a", 1), None)), "'web' is wanted to stop");
 }
 
@@ -175,7 +175,7 @@ fn what_has_ended_or_is_not_wanted_does_not_run_elsewhere() {
 
     let mut book = Book::running();
     let since = book.web().wished;
-    book.must(wish(since, Wanted::Stop)).must(fence("a", 1)).must(elsewhere());
+    book.must(wish(1, since, Wanted::Stop)).must(fence("a", 1)).must(elsewhere());
     assert_eq!(book.web().life, Life::Stopped(None));
 }
 
@@ -184,8 +184,8 @@ fn under_one_name_epochs_rise_for_ever() {
     let mut book = Book::running();
     book.must(transfer(1, claim("a", 1), "b", 1)).must(transfer(2, claim("b", 1), "c", 2));
     let since = book.web().wished;
-    book.must(wish(since, Wanted::Remove));
-    assert_eq!(refused(&mut book, wish(since, Wanted::Run)), "'web' is wanted to be removed");
+    book.must(wish(3, since, Wanted::Remove));
+    assert_eq!(refused(&mut book, wish(3, since, Wanted::Run)), "'web' is wanted to be removed");
     assert_eq!(refused(&mut book, gone(3, "c", None)), "session 1 of 'c' is not fenced");
     book.must(gone(3, "c", Some(1)));
     assert_eq!(book.record.loads.len(), 0);
@@ -202,7 +202,7 @@ fn under_one_name_epochs_rise_for_ever() {
 fn a_dead_nodes_workload_can_be_removed() {
     let mut book = Book::running();
     let since = book.web().wished;
-    book.must(wish(since, Wanted::Remove)).must(fence("a", 1)).must(gone(1, "a", None));
+    book.must(wish(1, since, Wanted::Remove)).must(fence("a", 1)).must(gone(1, "a", None));
     assert_eq!(book.record.nodes[&node("a")].owns, 0);
 }
 
@@ -210,12 +210,12 @@ fn a_dead_nodes_workload_can_be_removed() {
 fn a_wish_that_is_late_does_not_undo_a_later_one() {
     let mut book = Book::running();
     let first = book.web().wished;
-    book.must(wish(first, Wanted::Stop));
+    book.must(wish(1, first, Wanted::Stop));
     let second = book.web().wished;
-    book.must(wish(second, Wanted::Run));
+    book.must(wish(1, second, Wanted::Run));
     let third = book.web().wished;
     assert_eq!(
-        refused(&mut book, wish(first, Wanted::Stop)),
+        refused(&mut book, wish(1, first, Wanted::Stop)),
         format!("load/web has changed meanwhile, with command {third}")
     );
 }
@@ -264,4 +264,17 @@ fn who_holds_a_checkpoint_is_compared() {
     let since = book.web().checkpoints[0].since;
     book.must(proved(since, sound));
     assert_eq!(book.web().checkpoints[0].sound_ms, Some(5));
+}
+
+/// It would run a second time.
+#[test]
+fn a_wish_that_came_true_does_not_begin_anew_what_has_ended_since() {
+    let mut book = Book::running();
+    let run = wish(1, book.web().wished, Wanted::Run);
+    assert_eq!(book.apply(&run), Ok(Applied::AlreadySo));
+    book.must(ended(1, claim("a", 1))).must(fence("a", 1)).must(reassign(1, "a", None, Begin::Afresh));
+    assert!(matches!(book.apply(&run), Err(Refusal::OtherEpoch { .. })));
+    let since = book.web().wished;
+    book.must(wish(2, since, Wanted::Run));
+    assert_eq!(book.web().life, Life::Queued);
 }

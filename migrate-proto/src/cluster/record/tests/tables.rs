@@ -68,7 +68,7 @@ fn a_workload_in_every_life() {
     let back = after(lost.clone(), vec![open("a", 1)]);
     let waiting = after(fenced.clone(), vec![reassign(1, "a", None, Begin::Checkpoint(checkpoint_id(2)))]);
     let wished = running.web().wished;
-    let removing = after(running.clone(), vec![wish(wished, Wanted::Remove)]);
+    let removing = after(running.clone(), vec![wish(1, wished, Wanted::Remove)]);
     let states = [
         ("absent", Book::company()),
         ("queued", queued),
@@ -103,9 +103,9 @@ fn a_workload_in_every_life() {
             ("kept", kept(epoch, a(), 3)),
             ("drop old", book.dropped(1)),
             ("drop new", book.dropped(2)),
-            ("run", wish(since, Wanted::Run)),
-            ("stop", wish(since, Wanted::Stop)),
-            ("remove", wish(since, Wanted::Remove)),
+            ("run", wish(epoch, since, Wanted::Run)),
+            ("stop", wish(epoch, since, Wanted::Stop)),
+            ("remove", wish(epoch, since, Wanted::Remove)),
             ("gone", gone(epoch, "a", Some(1))),
             ("gone (led)", gone(epoch, "a", None)),
         ]
