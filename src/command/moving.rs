@@ -17,6 +17,10 @@ use crate::show::{answer, table};
 /// How long to wait for a move to settle whose connection is gone.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a workload may stand still before that counts as where the move has ended: an agent that has just come back asks
+/// others first, and then most often knows.
+const STANDING_STILL: Duration = Duration::from_secs(5);
+
 /// How often to look meanwhile.
 const SETTLE_LOOK: Duration = Duration::from_millis(200);
 
@@ -140,12 +144,18 @@ async fn limit(limit: Option<Duration>) {
 async fn settle(session: &Session, before: &WorkloadView) -> Option<WorkloadView> {
     session.remarks.say(format_args!("waiting for the move of {} to settle (^C: do not wait)", before.name));
     let look = async {
+        let mut frozen_since = None;
         loop {
             if let Ok(agent) = session.agent().await
                 && let Ok(views) = workloads::all(&agent).await
                 && let Some(view) = settled(views, &before.name)
             {
-                return view;
+                let since = *frozen_since.get_or_insert_with(Instant::now);
+                if view.state != State::Frozen || since.elapsed() >= STANDING_STILL {
+                    return view;
+                }
+            } else {
+                frozen_since = None;
             }
             tokio::time::sleep(SETTLE_LOOK).await;
         }
