@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bug::Bug;
 use super::chance::Clock;
-use super::world::{Event, Who, World};
+use super::world::{Event, RHO_PPM, Who, World};
 use crate::cluster::Claim;
 use crate::cluster::lease::{Electors, Gather, Lapse, LogId, Nanos, Terms};
 
@@ -70,10 +70,14 @@ impl World {
                 continue;
             }
             let terms = match self.bug {
-                Some(Bug::GatherWithoutWindow) => Terms::new(300 * self.terms.lease(), 0).unwrap(),
+                Some(Bug::GatherWithoutWindow) => Terms::new(300 * self.terms.lease(), RHO_PPM).unwrap(),
                 _ => self.terms,
             };
-            let known = if self.bug == Some(Bug::JustOpenedIsOver) { Nanos(0) } else { *at };
+            let known = match self.bug {
+                Some(Bug::JustOpenedIsOver) => Nanos(0),
+                // With the terms of this gather it would wait for longer.
+                _ => Nanos(at.0 - (terms.promise() - self.terms.promise())),
+            };
             let mut ask = here.gathers.entry(node).or_insert_with(|| Gather::new(claim, known, terms)).ask(now);
             ask.terms = self.terms;
             for voter in here.electors.everyone(now) {
@@ -81,7 +85,7 @@ impl World {
                 self.send(false, Event::Ask { leader, voter, ask: ask.clone() });
             }
         }
-        let soon = self.terms.lease() / 80 + self.random.below(self.terms.lease() / 40);
+        let soon = self.terms.lease() / 50 + self.random.below(self.terms.lease() / 30);
         self.at(self.now + soon, Event::Asking { leader });
     }
 
@@ -91,7 +95,7 @@ impl World {
         let Some(node) = self.nodes.iter().position(|node| node.name == lapse.claim.node) else { return };
         let Some(gather) = here.gathers.get_mut(&node) else { return };
         if self.bug == Some(Bug::GatherWithoutWindow) {
-            lapse.terms = Terms::new(300 * self.terms.lease(), 0).unwrap();
+            lapse.terms = Terms::new(300 * self.terms.lease(), RHO_PPM).unwrap();
         }
         gather.heard(&lapse);
         let session = lapse.claim.session;

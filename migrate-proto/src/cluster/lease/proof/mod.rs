@@ -22,7 +22,7 @@ const LONG: u64 = 20_000 * MS;
 
 #[test]
 fn nothing_runs_in_a_session_that_is_over() {
-    for seed in 0..400 {
+    for seed in 0..150 {
         let mut world = World::troubled(seed, None);
         world.live(LONG).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
@@ -30,7 +30,7 @@ fn nothing_runs_in_a_session_that_is_over() {
 
 #[test]
 fn every_rule_is_needed() {
-    let caught = |bug| (0..3_000).find(|seed| World::troubled(*seed, Some(bug)).live(LONG).is_err());
+    let caught = |bug| (0..1_000).find(|seed| World::troubled(*seed, Some(bug)).live(LONG).is_err());
     let missed: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| caught(*bug).is_none()).collect();
     assert!(missed.is_empty(), "in none of the histories anything went wrong without these rules: {missed:?}");
 }
@@ -38,14 +38,14 @@ fn every_rule_is_needed() {
 #[test]
 #[ignore = "long: many more histories than a test should need"]
 fn nothing_runs_in_a_session_that_is_over_in_many_histories() {
-    for seed in 400..20_000 {
+    for seed in 150..20_000 {
         let mut world = World::troubled(seed, None);
         world.live(LONG).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
 }
 
 /// How much later than by the terms something may happen in a calm world: messages under way, and the time between two looks.
-const SLACK: u64 = 250 * MS;
+const SLACK: u64 = 350 * MS;
 
 fn runs(world: &World) -> bool {
     world.nodes[0].bodies.values().any(|body| body.running)

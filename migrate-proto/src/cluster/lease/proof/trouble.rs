@@ -2,11 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use super::bug::Bug;
 use super::world::{Event, Who, World};
 use crate::cluster::VoterId;
 
 /// How many kinds of trouble there are.
-pub(super) const TROUBLES: u64 = 12;
+const TROUBLES: u64 = 13;
+
+/// Voters forget, one link after another is cut, and leaders sleep.
+const GATHERS: [u64; 5] = [0, 11, 11, 11, 10];
+/// Agents stand still, and the voters change.
+const OPENINGS: [u64; 5] = [3, 3, 6, 7, 0];
+/// Agents die, and voters forget or change.
+const AGENTS: [u64; 5] = [4, 4, 0, 0, 6];
 
 impl World {
     /// One more thing goes wrong.
@@ -32,13 +40,35 @@ impl World {
             8 => self.fork(),
             9 => self.restart_leader(leader),
             10 => {
-                let long = self.random.below(4 * lease);
+                let long = self.random.below(6 * lease);
                 self.stop(Who::Leader(leader), long);
             }
+            11 => self.cut_one(node, voter),
             _ => self.spread(),
         }
         let soon = lease / 20 + self.random.below(lease / 2);
         self.at(self.now + soon, Event::Trouble);
+    }
+
+    /// What goes wrong in one world: some of everything, or what one part of the proof is about. If a rule of that part is left out,
+    /// that.
+    pub(super) fn any_menu(&mut self) -> Vec<u64> {
+        let theme = self.random.of(&[&GATHERS, &OPENINGS, &AGENTS]);
+        match self.bug {
+            Some(Bug::GatherWithoutWindow | Bug::WindowWithoutSleep) => GATHERS.to_vec(),
+            Some(Bug::JustOpenedIsOver | Bug::OpeningFromTheAnswer | Bug::OpeningWithoutEnd) => OPENINGS.to_vec(),
+            Some(Bug::PageForgotten | Bug::LapsedHolderHears) => AGENTS.to_vec(),
+            _ if self.random.one_in(2) => theme.to_vec(),
+            _ => (0..2 + self.random.below(8)).map(|_| self.random.below(TROUBLES)).collect(),
+        }
+    }
+
+    /// One voter and the node hear nothing of each other, for long.
+    fn cut_one(&mut self, node: usize, voter: usize) {
+        self.cut_to.insert((node, voter));
+        self.cut_back.insert((node, voter));
+        let long = self.random.below(4 * self.terms.lease());
+        self.at(self.now + long, Event::Heal { node, voter: Some(voter) });
     }
 
     /// The agent dies, and comes back.
@@ -61,7 +91,7 @@ impl World {
             }
         }
         let long = self.random.below(4 * self.terms.lease());
-        self.at(self.now + long, Event::Heal { node });
+        self.at(self.now + long, Event::Heal { node, voter: None });
     }
 
     /// Replaces the voters by others: any of those that there are.

@@ -14,6 +14,8 @@ pub(super) struct Voter {
     pub(super) promiser: Promiser,
     /// How much of the log it has.
     pub(super) learned: usize,
+    /// How much of that it has carried out: a configuration counts from when it is written, a session from then on.
+    pub(super) applied: usize,
     /// What it has instead of the rest, and will lose.
     pub(super) fork: Option<Voters>,
 }
@@ -34,7 +36,7 @@ impl World {
         let translated = self.translated();
         let here = &mut self.voters[voter];
         if self.sole {
-            here.learned = self.log.len();
+            (here.learned, here.applied) = (self.log.len(), self.log.len());
         }
         let now = here.clock.at(self.now);
         let history: Vec<&Voters> = self.log.configurations(here.learned).collect();
@@ -45,7 +47,7 @@ impl World {
             _ => self.sole && history.iter().all(only),
         };
         let voters = here.fork.as_ref().unwrap_or(history[history.len() - 1]);
-        let seat = Seat { voters, known: Some(self.log.known(here.learned, node)), alone };
+        let seat = Seat { voters, known: Some(self.log.known(here.applied, node)), alone };
         if translated {
             renew.terms = here.terms;
         }

@@ -7,14 +7,13 @@ use super::chance::{Clock, Random};
 use super::leader::Leader;
 use super::log::Log;
 use super::node::Node;
-use super::trouble::TROUBLES;
 use super::voter::Voter;
 use crate::cluster::VoterId;
 use crate::cluster::lease::{Ack, Ask, Lapse, LogId, Nanos, Page, Promiser, Renew, Terms};
 
 pub(super) const MS: u64 = 1_000_000;
 /// The stated bound, and what clocks are really wrong by: a little less, for nanoseconds are rounded.
-const RHO_PPM: u32 = 10_000;
+pub(super) const RHO_PPM: u32 = 10_000;
 const RATES_PPM: u64 = 9_999;
 
 /// Who can stand still.
@@ -43,7 +42,7 @@ pub(super) enum Event {
     Learn { who: Who, len: usize },
     Wake { who: Who },
     StartAgent { node: usize },
-    Heal { node: usize },
+    Heal { node: usize, voter: Option<usize> },
     Unfork { voter: usize },
     Trouble,
 }
@@ -111,10 +110,12 @@ impl World {
             sole: false,
         };
         shape.sole = shape.voters == 1 && random.one_in(2);
+        if bug == Some(Bug::GatherOutlivesTheVoter) {
+            (shape.voters, shape.sole) = (1, true);
+        }
         let mut world = World::new(random, shape, bug);
         world.faults = true;
-        let kinds = 2 + world.random.below(8);
-        world.menu = (0..kinds).map(|_| world.random.below(TROUBLES)).collect();
+        world.menu = world.any_menu();
         if world.random.one_in(4) {
             let half = Terms::new(world.terms.lease() / 2, RHO_PPM).unwrap();
             world.voters[0].terms = half;
@@ -145,7 +146,7 @@ impl World {
         let voters = (0..shape.voters + spare).map(|index| {
             let (id, clock) = (VoterId(index as u64), Clock::new(&mut random, RATES_PPM));
             let promiser = Promiser::new(id, clock.at(0), promised);
-            Voter { id, clock, terms: promised, promiser, learned, fork: None }
+            Voter { id, clock, terms: promised, promiser, learned, applied: learned, fork: None }
         });
         let voters = voters.collect();
         let mut world = World {
@@ -269,7 +270,9 @@ impl World {
         match who {
             Who::Voter(voter) if self.voters[voter].fork.is_none() => {
                 let here = &mut self.voters[voter];
-                here.learned = here.learned.max(len);
+                if len > here.learned {
+                    (here.applied, here.learned) = (here.learned, len);
+                }
             }
             Who::Leader(leader) => self.learn_as_leader(leader, len),
             _ => {}
@@ -316,9 +319,10 @@ impl World {
             Event::Wake { who } => self.wake(who, false),
             Event::StartAgent { node } if self.nodes[node].holder.is_none() => self.start_agent(node),
             Event::StartAgent { .. } => {}
-            Event::Heal { node } => {
-                self.cut_to.retain(|(other, _)| *other != node);
-                self.cut_back.retain(|(other, _)| *other != node);
+            Event::Heal { node, voter } => {
+                let stays = |(other, to): &(usize, usize)| *other != node || voter.is_some_and(|voter| voter != *to);
+                self.cut_to.retain(stays);
+                self.cut_back.retain(stays);
             }
             Event::Unfork { voter } => self.voters[voter].fork = None,
             Event::Trouble => self.trouble(),
