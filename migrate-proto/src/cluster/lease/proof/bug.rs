@@ -56,6 +56,4 @@ bugs! {
     StrangersTermsHeard,
     /// A voter that has become the only one does not wait when it starts anew.
     AloneTooSoon,
-    /// The only voter is started anew, and what its leader had gathered remains.
-    GatherOutlivesTheVoter,
 }

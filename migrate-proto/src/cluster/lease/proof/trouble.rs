@@ -15,6 +15,8 @@ const GATHERS: [u64; 5] = [0, 11, 11, 11, 10];
 const OPENINGS: [u64; 5] = [3, 3, 6, 7, 0];
 /// Agents die, and voters forget or change.
 const AGENTS: [u64; 5] = [4, 4, 0, 0, 6];
+/// The voters change and forget, one link after another is cut.
+const VOTERS: [u64; 5] = [0, 0, 6, 7, 11];
 
 impl World {
     /// One more thing goes wrong.
@@ -53,11 +55,12 @@ impl World {
     /// What goes wrong in one world: some of everything, or what one part of the proof is about. If a rule of that part is left out,
     /// that.
     pub(super) fn any_menu(&mut self) -> Vec<u64> {
-        let theme = self.random.of(&[&GATHERS, &OPENINGS, &AGENTS]);
+        let theme = self.random.of(&[&GATHERS, &OPENINGS, &AGENTS, &VOTERS]);
         match self.bug {
             Some(Bug::GatherWithoutWindow | Bug::WindowWithoutSleep) => GATHERS.to_vec(),
             Some(Bug::JustOpenedIsOver | Bug::OpeningFromTheAnswer | Bug::OpeningWithoutEnd) => OPENINGS.to_vec(),
             Some(Bug::PageForgotten | Bug::LapsedHolderHears) => AGENTS.to_vec(),
+            Some(Bug::AloneTooSoon) => VOTERS.to_vec(),
             _ if self.random.one_in(2) => theme.to_vec(),
             _ => (0..2 + self.random.below(8)).map(|_| self.random.below(TROUBLES)).collect(),
         }

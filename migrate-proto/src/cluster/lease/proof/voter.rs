@@ -27,7 +27,7 @@ impl World {
         let forgets = self.bug != Some(Bug::RestartedVoterAnswers);
         let started = if forgets { here.clock.at(self.now) } else { Nanos(0) };
         here.promiser = Promiser::new(here.id, started, here.terms);
-        if self.sole && voter == 0 && self.bug != Some(Bug::GatherOutlivesTheVoter) {
+        if self.sole && voter == 0 {
             self.restart_leader(0);
         }
     }

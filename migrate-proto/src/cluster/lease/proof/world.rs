@@ -110,9 +110,6 @@ impl World {
             sole: false,
         };
         shape.sole = shape.voters == 1 && random.one_in(2);
-        if bug == Some(Bug::GatherOutlivesTheVoter) {
-            (shape.voters, shape.sole) = (1, true);
-        }
         let mut world = World::new(random, shape, bug);
         world.faults = true;
         world.menu = world.any_menu();
