@@ -4,6 +4,7 @@
 //!   the same bytes on every node.
 //! - [`command`]: how it changes. Every command says what it expects, and is refused where something else is true.
 //! - [`place`]: which node a workload should go to.
+//! - [`lease`]: whether a node may let its workloads run, by a majority of voters and without the record.
 //!
 //! Nothing in here knows how the commands get their order: raft, etcd or a test hand them to [`record::Record::apply`].
 
