@@ -48,6 +48,8 @@ bugs! {
     OpeningWithoutEnd,
     /// A holder's time for its first deadline begins when it hears that its session is open.
     OpeningFromTheAnswer,
+    /// A node takes up a session although it has proposed to open the one after it.
+    GivenUpIsTakenUp,
     /// Init begins to freeze at the deadline.
     LeashWithoutMargin,
     /// Init lets its workload run in whatever session the page is.

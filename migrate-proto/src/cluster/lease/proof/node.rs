@@ -19,6 +19,8 @@ pub(super) struct Node {
     pub(super) agent: u64,
     /// The newest session that it knows of.
     after: u64,
+    /// The newest one that this node has given up: it has proposed to open the one after it.
+    given_up: u64,
     pub(super) bodies: BTreeMap<u64, Body>,
 }
 
@@ -41,6 +43,7 @@ impl Node {
             holder: None,
             agent: 0,
             after: 1,
+            given_up: 0,
             bodies: BTreeMap::from([(0, body)]),
         }
     }
@@ -82,6 +85,7 @@ impl World {
             None => {
                 here.after = here.after.max(holder.claim().session);
                 let after = here.after;
+                here.given_up = after;
                 // In a troubled world the record may be reached by ways that renewals do not take.
                 if self.faults || (0..self.voters.len()).any(|voter| !self.cut_to.contains(&(node, voter))) {
                     self.propose(Event::Open { node, agent, after, proposed: now });
@@ -113,6 +117,9 @@ impl World {
         let Some(holder) = here.holder.as_mut() else { return };
         here.after = here.after.max(session);
         if granted.is_err() || session <= holder.claim().session {
+            return;
+        }
+        if session <= here.given_up && self.bug != Some(Bug::GivenUpIsTakenUp) {
             return;
         }
         let proposed = match self.bug {
