@@ -151,7 +151,13 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
             }
             tokio::spawn(arrival::recover(ground.clone(), workload, turn, entry));
         }
-        Ok((None, None)) if record.owned => go_on(ground, &workload, &record, status),
+        Ok((None, None)) if record.owned => {
+            // The agent died between removing a departure's entry and its decision.
+            if let Err(error) = sandbox::remove_dir(&place.dump()) {
+                tracing::warn!(%error, "what an earlier move left could not be removed");
+            }
+            go_on(ground, &workload, &record, status);
+        }
         // It was being received, and nothing was promised yet.
         Ok((None, None)) => {
             let dropped = workload.drop_sandbox(host).and_then(|()| {

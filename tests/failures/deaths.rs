@@ -137,3 +137,18 @@ fn both_agents_die_in_transfer() {
     lab.assert_goes_on("bulk", "node1");
     lab.assert_clean();
 }
+
+/// An agent that dies between removing what a move had written down and removing its decision leaves the latter.
+#[test]
+fn a_decision_whose_move_is_over_does_not_stay() {
+    let lab = Lab::up(1);
+    lab.specimen("count", "node1", &["counter"]);
+    lab.wait_for_more_ok("count", 1);
+    let decision = lab.directory().join("node1/state/workloads/count/dump");
+    std::fs::create_dir(&decision).unwrap();
+    std::fs::write(decision.join("decision"), "abort\n").unwrap();
+    lab.done(["lab", "crash", "node1"]);
+    assert!(eventually(|| !decision.exists()), "the next agent left it");
+    lab.wait_for_more_ok("count", 1);
+    lab.assert_clean();
+}

@@ -15,6 +15,7 @@ use migrate_proto::message::Message;
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Order, decision};
+use migrate_sandbox::sandbox;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -425,7 +426,8 @@ impl Departure {
             }
             (Outcome::Stayed, error) => {
                 let _ = durable::remove(&place.departure());
-                let _ = std::fs::remove_dir_all(place.dump());
+                // Its guard may just be writing down how CRIU ended.
+                let _ = tokio::task::block_in_place(|| sandbox::remove_dir(&place.dump()));
                 let why = error.as_ref().map_or(String::new(), |problem| format!(": {problem}"));
                 self.note(Kind::Stayed, None, format!("did not move to {}{why}", self.terms().to));
                 self.note_own_end();
