@@ -1,4 +1,4 @@
-//! What the processes of a node carry with them. Looked at while a move stands still, with CRIU and its guard on both sides.
+//! What the processes of a node carry with them. Looked at while a move stands still, with CRIU, its guard and its tracer on both sides.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -36,8 +36,9 @@ impl Seen {
         let text = |file: &str| String::from_utf8_lossy(&read(file)).into_owned();
         let command = words("cmdline");
         let name = Path::new(&command[0]).file_name().unwrap().to_str().unwrap().to_owned();
-        let role = match name.as_str() {
-            "migrate-init" => command[1].clone(),
+        let role = match (name.as_str(), text("comm").trim_end()) {
+            (_, "migrate-tracer") => "tracer".to_owned(),
+            ("migrate-init", _) => command[1].clone(),
             _ => name,
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|entry| {
@@ -107,13 +108,15 @@ fn nothing_carries_what_it_was_not_given() {
 
     assert!(agents.iter().all(|agent| agent.environment.iter().any(|word| word.starts_with(OF_THE_AGENT))));
     let roles = |role: &str| seen.iter().filter(|process| process.role == role).count();
-    assert_eq!((roles("init"), roles("guard"), roles("criu"), roles("specimen")), (2, 2, 2, 1), "{seen:#?}");
+    let counted = ["init", "guard", "tracer", "criu", "specimen"].map(roles);
+    assert_eq!(counted, [2, 2, 2, 2, 1], "{seen:#?}");
     for process in seen.iter().chain(&restored) {
         let environment: Vec<&str> = process.environment.iter().map(|word| word.split('=').next().unwrap()).collect();
         let (given, held): (&[&str], &[&str]) = match process.role.as_str() {
             "init" => (&["MIGRATE_DESCRIPTORS"], &["/", "anon_inode", "socket"]),
             "guard" => (&["MIGRATE_DESCRIPTORS"], &["anon_inode", "socket"]),
-            "criu" => (&["PATH"], &[]),
+            "tracer" => (&["MIGRATE_DESCRIPTORS"], &["anon_inode", "socket"]),
+            "criu" => (&["PATH", "MIGRATE_TRACER", "LD_PRELOAD"], &[]),
             "gate" => (&["PATH", "CRTOOLS_IMAGE_DIR", "CRTOOLS_SCRIPT_ACTION", "CRTOOLS_INIT_PID"], &["socket"]),
             "specimen" => (&["PATH", "HOME", "LANG", "MIGRATE_NAME"], &["pipe"]),
             other => panic!("what is {other}? {process:#?}"),

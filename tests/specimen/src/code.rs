@@ -16,7 +16,9 @@ pub(crate) struct Code(Vec<(usize, Vec<u8>)>);
 impl Code {
     /// What it is now.
     pub(crate) fn now() -> Verdict<Code> {
-        let maps = std::fs::read_to_string("/proc/self/maps").must("reading /proc/self/maps")?;
+        let maps = std::fs::read("/proc/self/maps").must("reading /proc/self/maps")?;
+        // Paths may be any bytes.
+        let maps = String::from_utf8_lossy(&maps);
         let pages = executable(&maps).map(|at| Ok((at, page(at)?)));
         pages.collect::<Verdict<_>>().map(Code)
     }

@@ -107,25 +107,28 @@ unsafe fn returned(result: isize) -> c_long {
 
 #[used]
 #[unsafe(link_section = ".init_array")]
-static START: unsafe extern "C" fn(c_int, *const *const c_char, *const *mut c_char) = start;
+static START: unsafe extern "C" fn(c_int, *const *const c_char, *mut *const c_char) = start;
 
-/// Runs before CRIU does: finds the line, and hides what only this process should see.
-unsafe extern "C" fn start(_count: c_int, _arguments: *const *const c_char, mut environment: *const *mut c_char) {
-    // SAFETY: the loader gives the environment, a list of C strings that ends with null; their bytes are writable.
+/// Runs before CRIU does: finds the line, and takes away from what CRIU starts what only this process should have.
+unsafe extern "C" fn start(_count: c_int, _arguments: *const *const c_char, mut environment: *mut *const c_char) {
+    // SAFETY: the loader gives the environment, a list of C strings that ends with null; the list is writable.
     unsafe {
+        let mut kept = environment;
         while !(*environment).is_null() {
-            let entry = *environment;
-            let text = CStr::from_ptr(entry).to_bytes();
+            let text = CStr::from_ptr(*environment).to_bytes();
             if let Some(value) = value_of(text, LINE_VARIABLE.as_bytes()) {
                 LINE.store(decimal(value), Relaxed);
             } else if let Some(value) = value_of(text, b"LD_PRELOAD") {
-                // "/proc/self/fd/N": what CRIU starts can do without it.
+                // "/proc/self/fd/N": loaded is loaded.
                 let descriptor = value.rsplit(|byte| *byte == b'/').next().map_or(-1, decimal);
-                *entry = b'X' as c_char;
                 system_call(number::CLOSE, descriptor as usize, 0, 0, 0);
+            } else {
+                *kept = *environment;
+                kept = kept.add(1);
             }
             environment = environment.add(1);
         }
+        *kept = null();
         let line = LINE.load(Relaxed);
         if line < 0 {
             return;
