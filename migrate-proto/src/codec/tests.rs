@@ -163,7 +163,7 @@ fn every_message_has_a_sample_and_survives() {
 
 #[test]
 fn every_code_has_its_place() {
-    let codes = [(Code::Usage, 0), (Code::PeerVersion, 9), (Code::LinkLost, 19), (Code::Unknown, 24), (Code::Lost, 26)];
+    let codes = [(Code::Usage, 0), (Code::PeerVersion, 9), (Code::LinkLost, 19), (Code::Unknown, 24), (Code::Lost, 25)];
     for (code, position) in codes {
         let frame = encode(&Message::Failed(Problem::new(code, ""))).unwrap();
         assert_eq!(frame[HEADER_BYTES + 1], position, "{code:?}");
