@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Far more than any of this takes; ends a test whose specimen hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -73,7 +73,7 @@ const KINDS: &[(&[&str], &[&str])] = &[
 struct Specimen {
     process: Child,
     lines: Receiver<String>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Specimen {
@@ -93,7 +93,7 @@ impl Specimen {
                 }
             }
         });
-        Self { process, lines, _directory: directory }
+        Self { process, lines, directory }
     }
 
     fn line(&self) -> String {
@@ -111,6 +111,13 @@ impl Drop for Specimen {
         // Its children ask the kernel to be killed with it.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // Who is just being killed may write once more: then it is not empty when it is to go.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::fs::remove_dir_all(self.directory.path()).is_err_and(|error| error.kind() != ErrorKind::NotFound)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
