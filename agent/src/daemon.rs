@@ -9,6 +9,7 @@ use migrate_proto::handover::target;
 use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::control::Status;
+use migrate_sandbox::guard::decision;
 use migrate_sandbox::{Sandbox, sandbox};
 use migrate_transport::session::Acceptor;
 use migrate_transport::zmq::ZmqTransport;
@@ -153,7 +154,7 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
         }
         Ok((None, None)) if record.owned => {
             // The agent died between removing a departure's entry and its decision.
-            if let Err(error) = sandbox::remove_dir(&place.dump()) {
+            if let Err(error) = decision::clear(&place.dump()) {
                 tracing::warn!(%error, "what an earlier move left could not be removed");
             }
             go_on(ground, &workload, &record, status);

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 /// A process that cannot be mistaken for a later one with the same PID.
@@ -91,6 +94,20 @@ impl Stat {
 /// A figure that grows while any of these processes does anything: computes, or waits for memory that comes from a disk.
 pub fn activity(pids: &[i32]) -> u64 {
     pids.iter().flat_map(|pid| threads(*pid)).filter_map(activity_of).sum()
+}
+
+/// Waits for the end of a process, which is there as a descriptor. Says whether it came in that time.
+pub(crate) fn ends_within(process: &OwnedFd, time: Duration) -> bool {
+    let deadline = Instant::now() + time;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) | Err(_) if left.is_zero() => return false,
+            Ok(0) | Err(_) => {}
+            Ok(_) => return true,
+        }
+    }
 }
 
 /// Whether somebody holds a process by ptrace.

@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use migrate_proto::api::Exit;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
@@ -20,7 +19,7 @@ use crate::guard::Call;
 use crate::init::{EXIT_FILE, IDENTITY, Launched, SOCKET};
 use crate::layer::Mounted;
 use crate::plan::{Output, Plan};
-use crate::process::{self, Identity};
+use crate::process::{self, Identity, ends_within};
 use crate::{beneath, descriptors, nearby, wire};
 
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -234,19 +233,11 @@ impl Sandbox {
             return Ok(());
         }
         let _ = pidfd_send_signal(&init, rustix::process::Signal::KILL);
-        let deadline = Instant::now() + ENDING_TIME;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], timeout) {
-                Ok(0) | Err(_) if left.is_zero() => {
-                    let (dir, seconds) = (self.dir.clone(), ENDING_TIME.as_secs());
-                    return Err(SandboxError::DoesNotEnd { dir, pid: self.init.pid, seconds });
-                }
-                Ok(0) | Err(_) => {}
-                Ok(_) => return Ok(()),
-            }
+        if ends_within(&init, ENDING_TIME) {
+            return Ok(());
         }
+        let (dir, seconds) = (self.dir.clone(), ENDING_TIME.as_secs());
+        Err(SandboxError::DoesNotEnd { dir, pid: self.init.pid, seconds })
     }
 
     fn connect(&self) -> Result<UnixStream> {

@@ -28,12 +28,11 @@ mod tests;
 mod tracee;
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use migrate_proto::api::Exit;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -45,6 +44,7 @@ pub use self::mending::criu_mappings;
 use super::Call;
 use crate::error::{Result, SandboxError};
 use crate::init::spawn;
+use crate::process::ends_within;
 use crate::reap;
 
 /// What is preloaded into CRIU; empty for processors for which there is none.
@@ -126,18 +126,9 @@ impl Tracer {
     fn await_end(&self) -> bool {
         let Some(child) = rustix::process::Pid::from_raw(self.child.as_raw()) else { return false };
         let Ok(process) = pidfd_open(child, PidfdFlags::empty()) else { return false };
-        let ends_by = |deadline: Instant| {
-            while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-                if let Ok(1) = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
-                    return true;
-                }
-            }
-            false
-        };
-        ends_by(Instant::now() + PATIENCE) || {
+        ends_within(&process, PATIENCE) || {
             let _ = kill(self.child, Signal::SIGKILL);
-            ends_by(Instant::now() + PATIENCE / 8)
+            ends_within(&process, PATIENCE / 8)
         }
     }
 }

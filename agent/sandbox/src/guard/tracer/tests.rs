@@ -4,6 +4,7 @@
 
 use std::io;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use nix::sys::socket::{MsgFlags, recv, send};
 
@@ -256,11 +257,11 @@ fn a_thread_that_went_on_by_itself_is_not_sent_back() {
     child.wait().unwrap();
 }
 
-#[test]
-fn a_signal_that_came_before_criu_died_is_not_lost() {
+/// A signal stops a thread, CRIU is told of it and dies: the thread must get it all the same. `name` is the shell's for it.
+fn hears_after_criu_died(signal: Signal, name: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let script = "trap 'echo heard > heard; exit' USR1; echo ready > ready; while :; do :; done";
-    let mut child = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
+    let script = format!("trap 'echo heard > heard; exit' {name}; echo ready > ready; while :; do :; done");
+    let mut child = Command::new("sh").args(["-c", &script]).current_dir(dir.path()).spawn().unwrap();
     while !dir.path().join("ready").exists() {
         std::thread::yield_now();
     }
@@ -269,11 +270,21 @@ fn a_signal_that_came_before_criu_died_is_not_lost() {
     criu.ask(HELLO, 0, 0, 0, 0, &[]);
     criu.seize(pid);
     criu.does(pid, request::CONT, 0, 0, &[]);
-    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGUSR1).unwrap();
-    assert_eq!(criu.waits(pid) >> 8, libc::SIGUSR1);
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).unwrap();
+    assert_eq!(criu.waits(pid) >> 8, signal as i32);
     assert_eq!(criu.dies(), 0);
     child.wait().unwrap();
     assert!(dir.path().join("heard").exists());
+}
+
+#[test]
+fn a_signal_that_came_before_criu_died_is_not_lost() {
+    hears_after_criu_died(Signal::SIGUSR1, "USR1");
+}
+
+#[test]
+fn a_breakpoint_of_its_own_is_not_taken_from_a_thread() {
+    hears_after_criu_died(Signal::SIGTRAP, "TRAP");
 }
 
 #[test]
@@ -447,26 +458,6 @@ fn a_signal_to_stop_that_criu_kept_stops_the_process_afterwards() {
             std::thread::yield_now();
         }
     }
-}
-
-#[test]
-fn a_breakpoint_of_its_own_is_not_taken_from_a_thread() {
-    let dir = tempfile::tempdir().unwrap();
-    let script = "trap 'echo heard > heard; exit' TRAP; echo ready > ready; while :; do :; done";
-    let mut child = Command::new("sh").args(["-c", script]).current_dir(dir.path()).spawn().unwrap();
-    while !dir.path().join("ready").exists() {
-        std::thread::yield_now();
-    }
-    let pid = child.id() as i32;
-    let criu = Criu::start(Kind::Dump);
-    criu.ask(HELLO, 0, 0, 0, 0, &[]);
-    criu.seize(pid);
-    criu.does(pid, request::CONT, 0, 0, &[]);
-    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTRAP).unwrap();
-    assert_eq!(criu.waits(pid) >> 8, libc::SIGTRAP);
-    assert_eq!(criu.dies(), 0);
-    child.wait().unwrap();
-    assert!(dir.path().join("heard").exists());
 }
 
 #[test]

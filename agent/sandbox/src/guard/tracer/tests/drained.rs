@@ -1,6 +1,7 @@
 //! The shim in something that writes pages as CRIU does.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
