@@ -1,0 +1,4 @@
+//! Who owns which workload.
+
+mod store;
+mod types;
