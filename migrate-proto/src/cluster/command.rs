@@ -11,6 +11,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::LogId;
 use super::record::{CheckpointEntry, ClusterPolicy, LoadPolicy, Proof, Wanted};
 use super::{CheckpointId, Claim, Ticket};
 use crate::api::Exit;
@@ -67,7 +68,12 @@ pub enum Command {
         draining: bool,
     },
     /// The lease of a node has lapsed for ever. By a leader that holds the lapses of a majority of voters.
-    Fence(Claim),
+    Fence {
+        /// Whose lease.
+        lapsed: Claim,
+        /// The configuration by which these voters are a majority: a leader that was deposed does not know of a newer one.
+        voters: LogId,
+    },
 
     /// A workload is to run. By anybody.
     Declare {
@@ -326,7 +332,7 @@ impl Command {
             | Command::Leave(_)
             | Command::Forget { .. }
             | Command::Drain { .. }
-            | Command::Fence(_)
+            | Command::Fence { .. }
             | Command::SetPolicy { .. }
             | Command::Many(_) => None,
         }
@@ -339,7 +345,7 @@ impl Command {
             | Command::OpenSession { node, .. }
             | Command::Forget { node, .. }
             | Command::Drain { node, .. } => vec![node],
-            Command::Leave(by) | Command::Fence(by) => vec![&by.node],
+            Command::Leave(by) | Command::Fence { lapsed: by, .. } => vec![&by.node],
             Command::Transfer { from, to, .. } => vec![&from.node, to],
             Command::Revive { by, .. }
             | Command::Began { by, .. }
@@ -361,12 +367,13 @@ impl Command {
         }
     }
 
-    /// Whether it reads or writes what there is once: the policy, the epochs and marks that never come back.
+    /// Whether it reads or writes what there is once: the policy, who votes, the epochs and marks that never come back.
     pub(super) fn concerns_cluster(&self) -> bool {
         matches!(
             self,
             Command::Admit { .. }
                 | Command::Forget { .. }
+                | Command::Fence { .. }
                 | Command::Declare { .. }
                 | Command::Wish { wish: Wanted::Remove, .. }
                 | Command::Gone { .. }

@@ -8,6 +8,7 @@
 //!   version of this program. Times of day come in commands and are for people.
 //! - It says who *owns*, never where a sandbox is or how much memory is free, and holds a bounded number of checkpoints.
 //! - `AlreadySo` is a statement about the record and no permission: what may run is said by leases.
+//! - Who votes is agreed about by whatever orders the commands, and is told to the record in that order: [`Record::set_voters`].
 //! - A command reads and writes the entries that [`Record::entries_of`] names and no others: it is carried out on copies of
 //!   those alone. So it can be stored entry by entry, and `Many` is all or nothing.
 //! - As JSON it lives on disk for years. A field that is not known is refused: dropping what newer agents have agreed on would
@@ -20,6 +21,7 @@ mod lives;
 mod nodes;
 mod owners;
 mod refusal;
+mod voters;
 
 #[cfg(test)]
 mod tests;
@@ -34,9 +36,10 @@ pub use entry::{
     RestartPolicy, Restarts, Restored, Standing, Wanted,
 };
 pub use refusal::Refusal;
+pub use voters::VoterHistory;
 
 use super::command::{Command, EntryKey};
-use super::{ClusterId, VoterId};
+use super::ClusterId;
 use crate::id::{Epoch, StateMark};
 use crate::name::{NodeName, WorkloadName};
 use crate::version::Version;
@@ -61,9 +64,6 @@ pub struct Record {
     pub nodes: BTreeMap<NodeName, NodeEntry>,
     /// Every workload that has not been removed.
     pub loads: BTreeMap<WorkloadName, LoadEntry>,
-    /// Who votes.
-    #[serde(default)]
-    pub voters: VoterHistory,
     /// The number of the last command that changed something.
     pub revision: u64,
 }
@@ -86,6 +86,9 @@ pub struct ClusterEntry {
     pub policy: ClusterPolicy,
     /// When that was last set.
     pub policy_since: u64,
+    /// Who votes.
+    #[serde(default, skip_serializing_if = "VoterHistory::is_empty")]
+    pub voters: VoterHistory,
 }
 
 /// What holds for the whole cluster.
@@ -108,18 +111,6 @@ impl Default for ClusterPolicy {
     }
 }
 
-/// Who votes, and who did before. Leases are gathered from majorities of both until the change is old enough.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VoterHistory {
-    /// Who votes.
-    pub now: BTreeSet<VoterId>,
-    /// Who voted before.
-    pub before: BTreeSet<VoterId>,
-    /// When it changed.
-    pub since: u64,
-}
-
 /// Why bytes are no record.
 #[derive(Debug, Error)]
 pub enum RecordError {
@@ -135,9 +126,9 @@ impl Record {
     /// Of a cluster that has no node yet.
     pub fn new(id: ClusterId, policy: ClusterPolicy) -> Record {
         let (floor, removed, forgotten, policy_since) = (Epoch(0), 0, Vec::new(), 0);
-        let cluster = ClusterEntry { id, floor, removed, forgotten, policy, policy_since };
-        let (nodes, loads, voters) = (BTreeMap::new(), BTreeMap::new(), VoterHistory::default());
-        Record { cluster, nodes, loads, voters, revision: 0 }
+        let voters = VoterHistory::default();
+        let cluster = ClusterEntry { id, floor, removed, forgotten, policy, policy_since, voters };
+        Record { cluster, nodes: BTreeMap::new(), loads: BTreeMap::new(), revision: 0 }
     }
 
     /// Carries out `command`, the one with the number `revision` in the order that everybody agrees about.
@@ -190,18 +181,6 @@ impl Record {
         }
     }
 
-    /// The voters have changed, by whatever agrees about them. Says whether they are others than before.
-    pub fn set_voters(&mut self, revision: u64, voters: BTreeSet<VoterId>) -> bool {
-        if self.voters.now == voters || revision <= self.revision {
-            return false;
-        }
-        let before = std::mem::replace(&mut self.voters.now, voters);
-        self.voters.before = before;
-        self.voters.since = revision;
-        self.revision = revision;
-        true
-    }
-
     /// As it is stored, and sent to those who have nothing yet.
     pub fn to_json(&self) -> Result<Vec<u8>, RecordError> {
         serde_json::to_vec(self).map_err(RecordError::Write)
@@ -222,7 +201,7 @@ impl Record {
             Command::Leave(by) => self.leave(revision, by),
             Command::Forget { node, mark } => self.forget(revision, node, *mark),
             Command::Drain { node, since, draining } => self.drain(revision, node, *since, *draining),
-            Command::Fence(lapsed) => self.fence(lapsed),
+            Command::Fence { lapsed, voters } => self.fence(lapsed, *voters),
             Command::Declare { ticket, since, spec, policy, owner, priority } => {
                 self.declare(revision, *since, LoadEntry::asked(*ticket, spec, policy, *priority), owner.as_ref())
             }

@@ -9,6 +9,7 @@ use crate::cluster::VoterId;
 
 /// The place of an entry in the log of the record. The term counts before the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogId {
     /// Of the leader that wrote it.
     pub term: u64,
@@ -17,7 +18,8 @@ pub struct LogId {
 }
 
 /// The voters according to one entry: one set, or two while they change from one to the other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Voters {
     /// The entry. Of two that a node hears of, the higher one counts.
     pub config: LogId,
@@ -26,6 +28,11 @@ pub struct Voters {
 }
 
 impl Voters {
+    /// Whether nobody votes.
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
     /// Whether `voter` is one of them.
     pub fn contain(&self, voter: VoterId) -> bool {
         self.sets.iter().any(|set| set.contains(&voter))

@@ -3,6 +3,7 @@
 use super::{Applied, NodeEntry, Record, Refusal, Since, Standing};
 use crate::cluster::Claim;
 use crate::cluster::command::EntryKey;
+use crate::cluster::lease::LogId;
 use crate::id::StateMark;
 use crate::name::NodeName;
 use crate::version::Versions;
@@ -153,9 +154,11 @@ impl Record {
         Ok(Applied::Changed)
     }
 
-    /// Only if: the session is the node's, and has an end. That it has lapsed is known to whoever proposes this.
-    pub(super) fn fence(&mut self, lapsed: &Claim) -> Result<Applied, Refusal> {
+    /// Only if: the session is the node's, and has an end; who votes has not changed since the lapses were judged. That it has
+    /// lapsed is known to whoever proposes this.
+    pub(super) fn fence(&mut self, lapsed: &Claim, voters: LogId) -> Result<Applied, Refusal> {
         let node = lapsed.node.clone();
+        let now = self.cluster.voters.now.config;
         let entry = self.node_mut(&node)?;
         if entry.session != lapsed.session {
             return Err(Refusal::OtherSession { node, session: entry.session });
@@ -165,6 +168,9 @@ impl Record {
         }
         if !entry.finite {
             return Err(Refusal::Endless { node, session: entry.session });
+        }
+        if now != voters {
+            return Err(Refusal::OtherVoters { now });
         }
         entry.fenced = true;
         Ok(Applied::Changed)

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::{Life, MAX_CHECKPOINTS, Standing, Wanted};
 use crate::cluster::CheckpointId;
+use crate::cluster::lease::LogId;
 use crate::id::{Epoch, HandoverId, StateMark};
 use crate::name::{NodeName, WorkloadName};
 use crate::version::{Version, Versions};
@@ -45,6 +46,9 @@ pub enum Refusal {
     /// The node's lease has no end.
     #[error("session {session} of '{node}' does not end")]
     Endless { node: NodeName, session: u64 },
+    /// Others vote by now, so that those who were asked may not be a majority.
+    #[error("who votes has changed: since entry {} of term {}", .now.index, .now.term)]
+    OtherVoters { now: LogId },
     /// The node is no member, or takes nothing.
     #[error("'{node}' is {standing}")]
     Standing { node: NodeName, standing: Standing },

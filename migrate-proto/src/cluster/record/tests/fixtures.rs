@@ -5,7 +5,8 @@ use crate::cluster::command::{Begin, Command, Reassignment};
 use crate::cluster::record::{
     Applied, CheckpointEntry, CheckpointKind, ClusterPolicy, LoadEntry, LoadPolicy, Record, Refusal, Wanted,
 };
-use crate::cluster::{CheckpointId, Claim, ClusterId, Ticket};
+use crate::cluster::lease::{LogId, Voters};
+use crate::cluster::{CheckpointId, Claim, ClusterId, Ticket, VoterId};
 use crate::id::{Epoch, HandoverId, StateMark};
 use crate::name::{NodeName, WorkloadName};
 use crate::spec::WorkloadSpec;
@@ -63,8 +64,16 @@ pub(super) fn open(name: &str, after: u64) -> Command {
     Command::OpenSession { node: node(name), mark: mark(name), after, finite: true }
 }
 
+/// The configuration of voters in all tables: there is none.
+pub(super) const VOTERS: LogId = LogId { term: 0, index: 0 };
+
+pub(super) fn voters(index: u64, sets: &[&[u64]]) -> Voters {
+    let set = |numbers: &&[u64]| numbers.iter().copied().map(VoterId).collect();
+    Voters { config: LogId { term: 1, index }, sets: sets.iter().map(set).collect() }
+}
+
 pub(super) fn fence(name: &str, session: u64) -> Command {
-    Command::Fence(claim(name, session))
+    Command::Fence { lapsed: claim(name, session), voters: VOTERS }
 }
 
 pub(super) fn leave(name: &str, session: u64) -> Command {

@@ -58,7 +58,7 @@ impl Dice {
                 }
                 other => other,
             },
-            4..=6 => Command::Fence(self.claim(&book.record, name)),
+            4..=6 => Command::Fence { lapsed: self.claim(&book.record, name), voters: VOTERS },
             7 => Command::Leave(self.claim(&book.record, name)),
             8 if self.below(4) == 0 => Command::Forget { node: node(name), mark: entry.map_or(mark(name), |e| e.mark) },
             _ => Command::Drain { node: node(name), since, draining: self.below(3) == 0 },

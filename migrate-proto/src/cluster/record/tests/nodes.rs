@@ -1,11 +1,10 @@
 //! Histories of nodes, step by step, with the exact words.
 
-use std::collections::BTreeSet;
-
 use super::fixtures::*;
-use crate::cluster::VoterId;
 use crate::cluster::command::{Begin, Command, EntryKey};
-use crate::cluster::record::{Applied, ClusterPolicy, Record, Refusal, Standing};
+use crate::cluster::lease::{LogId, Nanos, Terms, Voters};
+use crate::cluster::record::{Applied, ClusterPolicy, Record, Refusal, Standing, VoterHistory};
+use crate::cluster::{ClusterId, VoterId};
 use crate::version::Versions;
 
 #[test]
@@ -96,14 +95,49 @@ fn an_older_command_changes_nothing() {
 }
 
 #[test]
+fn who_does_not_know_who_votes_cannot_fence() {
+    let mut book = Book::company();
+    book.at += 1;
+    assert!(book.record.set_voters(book.at, voters(book.at, &[&[1], &[1, 2, 3]])));
+    let now = LogId { term: 1, index: book.at };
+    assert_eq!(book.apply(&fence("a", 1)), Err(Refusal::OtherVoters { now }));
+    book.must(Command::Fence { lapsed: claim("a", 1), voters: now });
+    assert_eq!(book.apply(&fence("a", 1)), Ok(Applied::AlreadySo), "what is fenced is fenced");
+}
+
+#[test]
 fn the_voters_before_the_last_change_are_known() {
-    let set = |numbers: &[u64]| -> BTreeSet<VoterId> { numbers.iter().copied().map(VoterId).collect() };
-    let mut record = Book::empty().record;
-    assert!(record.set_voters(1, set(&[1])));
-    assert!(record.set_voters(5, set(&[1, 2, 3])));
-    assert!(!record.set_voters(6, set(&[1, 2, 3])), "said again");
-    let voters = &record.voters;
-    assert_eq!((&voters.now, &voters.before, voters.since), (&set(&[1, 2, 3]), &set(&[1]), 5));
+    let mut record = Record::new(ClusterId([7; 16]), ClusterPolicy::default());
+    let [alone, both, three, said_again] = [
+        voters(1, &[&[1]]),
+        voters(5, &[&[1], &[1, 2, 3]]),
+        voters(6, &[&[1, 2, 3]]),
+        // A node that has no vote was admitted to the log.
+        voters(9, &[&[1, 2, 3]]),
+    ];
+    assert!(record.set_voters(1, alone.clone()));
+    assert!(!record.set_voters(2, alone.clone()), "said again");
+    assert!(record.cluster.voters.are_only(VoterId(1)) && !record.cluster.voters.are_only(VoterId(2)));
+    assert!(record.set_voters(5, both.clone()));
+    assert_eq!(record.cluster.voters, VoterHistory { now: both.clone(), before: alone.clone() });
+    assert!(record.set_voters(6, three.clone()) && record.set_voters(9, said_again.clone()));
+    assert!(!record.set_voters(9, alone.clone()), "that is over");
+    assert_eq!(record.cluster.voters, VoterHistory { now: said_again.clone(), before: both.clone() });
+    assert!(!record.cluster.voters.are_only(VoterId(1)));
+
+    let terms = Terms::new(1_000_000_000, 0).unwrap();
+    let (now, later) = (Nanos(0), Nanos(terms.promise()));
+    let electors = record.cluster.voters.electors(now, said_again, terms);
+    let two_and_three = |voter: VoterId| voter.0 > 1;
+    assert_eq!(electors.config().index, 9);
+    assert!(!electors.agree(now, two_and_three), "of those before, 1 must agree");
+    assert!(electors.agree(later, two_and_three));
+    let first = VoterHistory { now: alone.clone(), before: Voters::default() };
+    assert!(first.electors(now, alone, terms).agree(now, |voter| voter.0 == 1), "there was nobody before");
+
+    // A leader that has become the only one and was it before a change still is not the only one there was.
+    assert!(record.set_voters(10, voters(10, &[&[1, 2, 3], &[1]])) && record.set_voters(11, voters(11, &[&[1]])));
+    assert!(!record.cluster.voters.are_only(VoterId(1)));
     assert_eq!(VoterId::from(mark("a")), VoterId(0x6161_6161_6161_6161));
 }
 
@@ -111,9 +145,9 @@ fn the_voters_before_the_last_change_are_known() {
 fn commands_name_their_entries() {
     let keys =
         |command: &Command| -> Vec<String> { Record::entries_of(command).iter().map(EntryKey::to_string).collect() };
-    assert_eq!(keys(&fence("a", 1)), ["node/a"]);
+    assert_eq!(keys(&fence("a", 1)), ["cluster", "node/a"]);
     assert_eq!(keys(&transfer(1, claim("a", 1), "b", 1)), ["node/a", "node/b", "load/web"]);
     assert_eq!(keys(&declare(1, 0, Some(claim("a", 1)))), ["cluster", "node/a", "load/web"]);
     let recovery = Command::Many(vec![fence("a", 1), reassign(1, "a", Some("c"), Begin::Afresh)]);
-    assert_eq!(keys(&recovery), ["node/a", "node/c", "load/web"]);
+    assert_eq!(keys(&recovery), ["cluster", "node/a", "node/c", "load/web"]);
 }

@@ -13,6 +13,8 @@ fn something_of_everything() -> Record {
     let mut book = Book::running();
     book.must(refuse(1, 1)).must(transfer(1, claim("a", 1), "b", 2)).must(fence("a", 1)).must(forget("a"));
     book.must(revive(2, claim("b", 1), Some(2))).must(refuse(3, 3));
+    assert!(book.record.set_voters(book.at + 1, voters(1, &[&[1, 2, 3], &[3]])));
+    assert!(book.record.set_voters(book.at + 2, voters(book.at + 2, &[&[3]])));
     book.record
 }
 
