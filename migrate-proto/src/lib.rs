@@ -3,8 +3,10 @@
 //! Nothing in here does I/O, reads a clock, draws a random number or waits: time and randomness come in as arguments.
 
 pub mod api;
+pub mod care;
 pub mod cluster;
 pub mod codec;
+pub mod datagram;
 pub mod error;
 pub mod frame;
 pub mod handover;
