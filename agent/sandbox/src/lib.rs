@@ -37,6 +37,7 @@ pub mod nearby;
 pub mod outside;
 pub mod plan;
 pub mod process;
+pub mod pulse;
 mod reap;
 pub mod sandbox;
 mod wire;

@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::notify::Notify;
 use super::{EXIT_FILE, Parts, requests, spawn};
 use crate::control::{Reply, Status};
 use crate::{reap, wire};
@@ -25,6 +26,8 @@ pub(super) struct Keeper {
     pub(super) house: super::mounts::House,
     directory: File,
     pub(super) status: Status,
+    /// Where the workload may send signs of life; from the layer on.
+    pub(super) notify: Option<Notify>,
 }
 
 impl Keeper {
@@ -48,14 +51,17 @@ impl Keeper {
 
 pub(super) fn run(parts: Parts) -> ! {
     let Parts { listener, directory, house } = parts;
-    let mut keeper = Keeper { house, directory, status: Status::Empty };
+    let mut keeper = Keeper { house, directory, status: Status::Empty, notify: None };
     let _ = listener.set_nonblocking(true);
     let mut connections: HashMap<RawFd, Connection> = HashMap::new();
     let children = child_signals();
     loop {
-        let ready = wait_for_something(&children, &listener, &connections);
+        let ready = wait_for_something(&children, &listener, &keeper.notify, &connections);
         if let Some(children) = &children {
             while let Ok(Some(_)) = children.read_signal() {}
+        }
+        if let Some(notify) = &keeper.notify {
+            notify.listen();
         }
         if take_ended(&mut keeper) {
             tell_watchers(&mut connections, keeper.status);
@@ -92,11 +98,15 @@ fn child_signals() -> Option<SignalFd> {
 fn wait_for_something(
     children: &Option<SignalFd>,
     listener: &std::os::unix::net::UnixListener,
+    notify: &Option<Notify>,
     connections: &HashMap<RawFd, Connection>,
 ) -> Vec<RawFd> {
     let mut polled: Vec<PollFd<'_>> =
         connections.values().map(|c| PollFd::new(c.stream.as_fd(), PollFlags::POLLIN)).collect();
     polled.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+    if let Some(notify) = notify {
+        polled.push(PollFd::new(notify.as_fd(), PollFlags::POLLIN));
+    }
     if let Some(children) = children {
         polled.push(PollFd::new(children.as_fd(), PollFlags::POLLIN));
     }

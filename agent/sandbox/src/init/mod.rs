@@ -7,6 +7,7 @@
 mod hidden;
 mod main_loop;
 mod mounts;
+mod notify;
 mod powers;
 mod requests;
 pub(crate) mod spawn;

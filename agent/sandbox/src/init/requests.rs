@@ -6,6 +6,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::main_loop::{Connection, Keeper, MESSAGE_TIME};
+use super::notify::Notify;
 use super::spawn;
 use crate::control::{Reply, Request, Status};
 use crate::error::SandboxError;
@@ -41,6 +42,7 @@ fn answer(
         Request::AttachLayer => {
             let Some(device) = descriptors.into_iter().next() else { return Err(protocol("no device came along")) };
             keeper.house.attach_layer(&device)?;
+            keeper.notify = Notify::open();
         }
         Request::Start(command) => {
             if let Status::Running { .. } = keeper.status {
