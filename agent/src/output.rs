@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use migrate_proto::api::{ExecLine, ExecRequest, Exit};
 use migrate_proto::error::{Code, Problem};
-use migrate_sandbox::errand::{ERRAND, Errand};
+use migrate_proto::text::Text;
+use migrate_sandbox::errand::{ERRAND, Errand, Letter};
 use migrate_sandbox::plan::Output;
 use migrate_sandbox::{Sandbox, descriptors};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -199,6 +201,39 @@ async fn start_of_last_lines(source: &Source, end: u64, count: u64) -> Option<u6
     Some(0)
 }
 
+/// Starts a command beside a workload. The letter is to be kept until it has ended; dropped, it is killed with all that it has started.
+pub fn beside(
+    host: &Host,
+    workload: &Workload,
+    argv: Vec<Text>,
+    stdin: Stdio,
+) -> Result<(tokio::process::Child, Letter), Problem> {
+    let not_running = || Problem::new(Code::WrongState, format!("{} does not run here", workload.name()));
+    let sandbox = workload.sandbox().ok_or_else(not_running)?;
+    let cgroup = host.cgroup(workload.name().as_str())?;
+    let errand = Errand {
+        init: sandbox.init().pid,
+        main: workload.pid().ok_or_else(not_running)?,
+        groups: cgroup.side_procs(),
+        beside: cgroup.beside(),
+        command: workload.command_beside(argv),
+    };
+    let internal = |error: String| Problem::new(Code::Internal, error);
+    let letter = errand.letter().map_err(|error| internal(error.to_string()))?;
+    let child = tokio::process::Command::new(&host.init_program)
+        .arg("exec")
+        .env_clear()
+        .envs(descriptors::for_helpers())
+        .env(ERRAND, letter.address())
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| internal(format!("cannot run a command beside {}: {error}", workload.name())))?;
+    Ok((child, letter))
+}
+
 /// Runs a command beside a workload.
 pub fn exec(
     host: &Host,
@@ -206,27 +241,7 @@ pub fn exec(
     request: ExecRequest,
     stdin: ByteStream,
 ) -> Result<Lines<ExecLine>, Problem> {
-    let not_running = || Problem::new(Code::WrongState, format!("{} does not run here", workload.name()));
-    let sandbox = workload.sandbox().ok_or_else(not_running)?;
-    let errand = Errand {
-        init: sandbox.init().pid,
-        main: workload.pid().ok_or_else(not_running)?,
-        groups: host.cgroup(workload.name().as_str())?.side_procs(),
-        command: workload.command_beside(request.argv),
-    };
-    let internal = |error: String| Problem::new(Code::Internal, error);
-    let letter = errand.letter().map_err(|error| internal(error.to_string()))?;
-    let mut child = tokio::process::Command::new(&host.init_program)
-        .arg("exec")
-        .env_clear()
-        .envs(descriptors::for_helpers())
-        .env(ERRAND, letter.address())
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| internal(format!("cannot run a command beside {}: {error}", workload.name())))?;
+    let (mut child, letter) = beside(host, workload, request.argv, Stdio::piped())?;
     let (tell, receiver) = mpsc::channel(QUEUE);
     if let Some(pipe) = child.stdin.take() {
         tokio::spawn(feed(stdin, pipe));
@@ -267,7 +282,8 @@ async fn feed(mut stdin: ByteStream, mut pipe: tokio::process::ChildStdin) {
     }
 }
 
-fn exit_of(status: std::process::ExitStatus) -> Exit {
+/// How a command beside a workload ended.
+pub fn exit_of(status: std::process::ExitStatus) -> Exit {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         // As `migrate-init exec` passes the signal of its command on.
