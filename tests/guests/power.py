@@ -64,6 +64,27 @@ def settled(cluster, deadline):
         time.sleep(0.5)
 
 
+def rests_at(cluster, copies, deadline):
+    """How many copies have processes; another number than that may only be what a move leaves until its link has been given up."""
+    while True:
+        found = sum(1 for node in cluster.nodes if node.processes(NAME))
+        if found == copies or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+def clear(cluster):
+    """Removes the workload, and waits until nothing of it or of its move is left anywhere."""
+    deadline = time.monotonic() + PATIENCE
+    for node in cluster.nodes:
+        if node.view(NAME):
+            node.migrate(f"rm -f {NAME}")
+    while left := {node.name: found for node in cluster.nodes if (found := node.leftovers(NAME))}:
+        if time.monotonic() > deadline:
+            raise Failure(f"left behind: {left}")
+        time.sleep(0.5)
+
+
 def advances(cluster, patience=PATIENCE):
     """Whether the witness is heard, by whom it is told."""
     before, deadline = len(cluster.told()), time.monotonic() + patience
@@ -144,11 +165,12 @@ def play(cluster, cell, source, target):
     cell.found = ", ".join(f"{view['state']} on {node.name}" for node, view in views) or "nowhere"
     where = sides[cell.where]
     speaker = advances(cluster, PATIENCE if cell.fate == RUNS else 3)
-    cell.copies = sum(1 for node in cluster.nodes if node.processes(NAME))
+    wanted = 1 if cell.fate == RUNS else 0
+    cell.copies = rests_at(cluster, wanted, time.monotonic() + PATIENCE)
     expected = "running" if cell.fate == RUNS else "lost"
     if [(node, view["state"]) for node, view in views] != [(where, expected)]:
         raise Failure(f"it should be {expected} on {where.name}")
-    if speaker != (where.name if cell.fate == RUNS else None) or cell.copies != (1 if cell.fate == RUNS else 0):
+    if speaker != (where.name if cell.fate == RUNS else None) or cell.copies != wanted:
         raise Failure(f"{cell.copies} copies have processes, and {speaker} speaks")
     fault = wire.fault(cluster.told()[earlier:])
     if fault:
@@ -167,14 +189,15 @@ def run(cluster, say, phases=()):
             play(cluster, cell, source, target)
         except (Failure, GuestError) as failure:
             cell.fault = str(failure)
-        say(f"{cell.phase}, {cell.off} off: {cell.found or '-'} (while it was off: {cell.while_off or '-'})"
-            + (f" FAILED: {cell.fault}" if cell.fault else ""))
         for node in cluster.nodes:
             if not node.machine.is_on:
                 node.switch_on(cluster.other(node))
-        for node in cluster.nodes:
-            if node.view(NAME):
-                node.migrate(f"rm -f {NAME}")
+        try:
+            clear(cluster)
+        except (Failure, GuestError) as failure:
+            cell.fault = cell.fault or str(failure)
+        say(f"{cell.phase}, {cell.off} off: {cell.found or '-'} (while it was off: {cell.while_off or '-'})"
+            + (f" FAILED: {cell.fault}" if cell.fault else ""))
         source, target = target, source
     return cells
 
