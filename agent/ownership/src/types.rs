@@ -4,8 +4,10 @@ use std::fmt;
 use std::io::Cursor;
 
 use migrate_proto::cluster::command::Command;
+use migrate_proto::cluster::lease;
 use migrate_proto::cluster::record::{Applied, Refusal};
 use migrate_proto::name::NodeName;
+use openraft::LogId;
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
@@ -28,7 +30,7 @@ pub enum Answer {
     /// It was a command, and the record is as it was.
     Refused(Refusal),
     /// It was none: raft's own entry, or the voters.
-    NoCommand,
+    Nothing,
 }
 
 /// Where a node is.
@@ -52,4 +54,11 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "'{}' at {}", self.name, self.address)
     }
+}
+
+/// The place of an entry in the log, as leases and the record name it. Two nodes may lead in one term, the one with the higher
+/// number after the other; so the first digits of the leader's number count with the term.
+pub fn config_id(entry: &LogId<u64>) -> lease::LogId {
+    let leader = entry.leader_id;
+    lease::LogId { term: leader.term << 24 | leader.node_id >> 40, index: entry.index }
 }
