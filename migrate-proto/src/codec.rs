@@ -1,8 +1,10 @@
-//! Messages to bytes and back: the only place that knows bincode.
+//! Messages to bytes and back, and [datagrams](datagram): the only place that knows bincode.
 //!
 //! A frame is a [header](crate::frame) whose `type` is the message's number, and a body in bincode's standard
 //! configuration (little-endian, variable-length integers). What arrives is not trusted: the length is judged before the
 //! body is read, decoding is bounded, nothing may follow the message, and the number in the header must be the message's.
+
+pub mod datagram;
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use thiserror::Error;

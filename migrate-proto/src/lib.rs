@@ -7,6 +7,7 @@ pub mod care;
 pub mod cluster;
 pub mod codec;
 pub mod datagram;
+pub mod datagram;
 pub mod error;
 pub mod frame;
 pub mod handover;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::care::Chart;
 use crate::error::{Code, Problem};
 use crate::handover::{Decision, Terms};
 use crate::id::{Digest, Epoch, HandoverId};
@@ -362,6 +363,32 @@ pub enum Message {
         /// Why, and what to do.
         problem: Problem,
     },
+
+    /// One member of a cluster → another: do this, and say what came of it. Several can be under way at once.
+    Call {
+        /// Tells it from the caller's other calls in this conversation.
+        id: u64,
+        /// What is to be done; the members' affair.
+        what: u8,
+        /// With what.
+        body: Vec<u8>,
+    },
+    /// It was done.
+    Reply {
+        /// Which call.
+        id: u64,
+        /// What came of it.
+        body: Vec<u8>,
+    },
+    /// It was not done.
+    CallFailed {
+        /// Which call.
+        id: u64,
+        /// Why.
+        problem: Problem,
+    },
+    /// Source → target, before an `Offer`: what is done when the workload ends or is ill, and what was done until now.
+    Care(Box<Chart>),
 }
 
 impl Message {
@@ -396,9 +423,13 @@ impl Message {
             Message::Demands(_) => 26,
             Message::Considered(_) => 27,
             Message::Lost { .. } => 28,
+            Message::Call { .. } => 29,
+            Message::Reply { .. } => 30,
+            Message::CallFailed { .. } => 31,
+            Message::Care(_) => 32,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 28;
+    pub const LAST_KIND: u16 = 32;
 }

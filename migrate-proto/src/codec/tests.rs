@@ -4,9 +4,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::care::health::Word;
+use crate::care::restart::{End, Policy};
+use crate::care::{Chart, Page, Watch, Wish};
 use crate::error::{Code, Problem};
 use crate::frame::MAGIC;
-use crate::handover::Decision;
+use crate::handover::{Decision, Millis};
 use crate::id::{Digest, Epoch, HandoverId};
 use crate::manifest::{Manifest, Stream, StreamName};
 use crate::message::{
@@ -86,6 +89,15 @@ fn demands() -> Demands {
     }
 }
 
+fn chart() -> Chart {
+    let watch = Watch::Http(Page { host: "::1".to_owned(), port: 8080, path: "/".to_owned() });
+    let wish = Wish { restart: Policy::OnFailure(Some(3)), watch: Some(watch), ..Wish::default() };
+    let mut chart = Chart::new(wish);
+    chart.past.ended(Millis(1_795_255_872_123), Policy::Always, &End::Ill("hung".to_owned()));
+    (chart.health, chart.ill) = (Word::Unhealthy, Some("refused".to_owned()));
+    chart
+}
+
 fn manifest() -> Manifest {
     let stream = |name, length| Stream { name, length, digest: Digest([3; 32]) };
     let streams = vec![stream(StreamName::image("inventory.img").unwrap(), 60), stream(StreamName::layer(), 1 << 33)];
@@ -135,6 +147,10 @@ fn samples() -> Vec<Message> {
             clock_ms: 1_795_255_872_123,
         })),
         Message::Lost { handover, problem: Problem::new(Code::Lost, "gone") },
+        Message::Call { id: 7, what: 3, body: b"x".to_vec() },
+        Message::Reply { id: 300, body: Vec::new() },
+        Message::CallFailed { id: 7, problem: Problem::new(Code::PeerDown, "") },
+        Message::Care(Box::new(chart())),
     ]
 }
 
@@ -192,7 +208,7 @@ fn the_number_in_the_header_must_be_the_messages() {
     let body = [Message::Prepared.kind() as u8 - 1];
     assert!(matches!(decode(&frame(13, &body)), Err(CodecError::WrongType { said: 13, found: 11 })));
     assert!(matches!(decode(&frame(0, &body)), Err(CodecError::UnknownType { kind: 0 })));
-    assert!(matches!(decode(&frame(29, &[28])), Err(CodecError::UnknownType { kind: 29 })));
+    assert!(matches!(decode(&frame(33, &[32])), Err(CodecError::UnknownType { kind: 33 })));
 }
 
 #[test]
