@@ -4,14 +4,18 @@
 //!   the same bytes on every node.
 //! - [`command`]: how it changes. Every command says what it expects, and is refused where something else is true.
 //! - [`place`]: which node a workload should go to.
+//! - [`steward`]: what the leader does: it fences, brings back, assigns, and says who votes.
+//! - [`drain`]: what a node does that is to be empty by some time.
 //! - [`lease`]: whether a node may let its workloads run, by a majority of voters and without the record.
 //!
 //! Nothing in here knows how the commands get their order: raft, etcd or a test hand them to [`record::Record::apply`].
 
 pub mod command;
+pub mod drain;
 pub mod lease;
 pub mod place;
 pub mod record;
+pub mod steward;
 
 use std::fmt;
 

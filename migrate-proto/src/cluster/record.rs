@@ -38,8 +38,8 @@ pub use entry::{
 pub use refusal::Refusal;
 pub use voters::VoterHistory;
 
-use super::command::{Command, EntryKey};
 use super::ClusterId;
+use super::command::{Command, EntryKey};
 use crate::id::{Epoch, StateMark};
 use crate::name::{NodeName, WorkloadName};
 use crate::version::Version;

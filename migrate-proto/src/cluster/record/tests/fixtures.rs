@@ -2,10 +2,10 @@
 
 use crate::api::Exit;
 use crate::cluster::command::{Begin, Command, Reassignment};
+use crate::cluster::lease::{LogId, Voters};
 use crate::cluster::record::{
     Applied, CheckpointEntry, CheckpointKind, ClusterPolicy, LoadEntry, LoadPolicy, Record, Refusal, Wanted,
 };
-use crate::cluster::lease::{LogId, Voters};
 use crate::cluster::{CheckpointId, Claim, ClusterId, Ticket, VoterId};
 use crate::id::{Epoch, HandoverId, StateMark};
 use crate::name::{NodeName, WorkloadName};

@@ -1,0 +1,311 @@
+//! What becomes of workloads whose owner cannot have them any more: it is fenced, or has said that it could not run them.
+
+use super::queue::by_urgency;
+use super::seats::Origin;
+use super::{Act, Health, Note, Round, Steward, Subject};
+use crate::cluster::Claim;
+use crate::cluster::command::{Begin, Command, Reassignment};
+use crate::cluster::record::{CheckpointEntry, Life, LoadEntry, Origin as Begun, Standing, Wanted};
+use crate::handover::Millis;
+use crate::name::{NodeName, WorkloadName};
+
+/// What there is to begin from.
+enum Source<'a> {
+    Checkpoint(&'a CheckpointEntry),
+    /// The newest one is on nodes that may answer in a moment.
+    Later(Vec<NodeName>),
+    /// There are some, on nodes that do not answer.
+    Away(Vec<NodeName>),
+    Nothing,
+}
+
+/// A step, and the words for it.
+type Step = (Command, Option<Note>);
+
+impl Steward {
+    pub(super) fn recovery(&mut self, round: &mut Round<'_>) {
+        let record = round.record;
+        let bereft = record.loads.iter().filter(|(_, load)| {
+            let fenced = load.owner.as_ref().and_then(|owner| record.nodes.get(owner)).is_some_and(|node| node.fenced);
+            load.owner.is_some() && (fenced || matches!(load.life, Life::Failed(_)))
+        });
+        // Each alone: what is refused of one must not hold up the others.
+        let commands = self.steps(round, by_urgency(bereft), None);
+        round.acts.extend(commands.into_iter().map(Act::Propose));
+        self.prepare(round);
+    }
+
+    /// What is proposed together with the fence of their owner.
+    pub(super) fn bring_back_all_of(&mut self, round: &mut Round<'_>, owner: &NodeName) -> Vec<Command> {
+        let record = round.record;
+        let owned = record.loads.iter().filter(|(_, load)| load.owner.as_ref() == Some(owner));
+        let mut owned = by_urgency(owned);
+        owned.truncate(self.limits.at_once);
+        self.steps(round, owned, Some(owner))
+    }
+
+    /// The next step of each, where there is one and nothing was proposed about it a moment ago.
+    fn steps(
+        &mut self,
+        round: &mut Round<'_>,
+        loads: Vec<(&WorkloadName, &LoadEntry)>,
+        fenced: Option<&NodeName>,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for (name, load) in loads {
+            let Some(owner) = &load.owner else { continue };
+            let subject = Subject::Load(name.clone(), load.epoch);
+            if !self.is_due(round.now, &subject) {
+                continue;
+            }
+            let over = fenced == Some(owner) || round.record.nodes.get(owner).is_some_and(|node| node.fenced);
+            let Some((command, note)) = self.next(round, name, load, owner, over) else { continue };
+            if self.may_propose(round.now, subject.clone()).is_some() {
+                commands.push(command);
+                if let Some(note) = note {
+                    self.say(round, subject, note);
+                }
+            }
+        }
+        commands
+    }
+
+    /// Whether nothing about this was proposed a moment ago.
+    pub(super) fn is_due(&mut self, now: Millis, subject: &Subject) -> bool {
+        let Some(at) = self.proposed.get(subject).map(|proposed| proposed.at.plus(self.limits.again)) else {
+            return true;
+        };
+        if now < at {
+            self.look_at(at);
+        }
+        now >= at
+    }
+
+    /// The next step for a workload whose owner is fenced, or will be by the time this is carried out, or has failed with it.
+    fn next(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+        fenced: bool,
+    ) -> Option<Step> {
+        let standing = round.record.nodes.get(owner).map(|node| node.standing);
+        let never_returns = matches!(standing, Some(Standing::Left | Standing::Forgotten));
+        match (load.wish, &load.life) {
+            (Wanted::Remove, _) => fenced.then(|| {
+                let (load, epoch, owner) = (name.clone(), load.epoch, owner.clone());
+                (Command::Gone { load, epoch, owner, session: None }, None)
+            }),
+            // Its files are there, and it has nothing to do: who comes back finds it.
+            (Wanted::Stop, _) | (_, Life::Stopped(_)) => {
+                (fenced && never_returns).then(|| (reassign(name, load, owner, None, Begin::Afresh, None), None))
+            }
+            (Wanted::Run, Life::Failed(_)) => self.try_elsewhere(round, name, load, owner),
+            (Wanted::Run, _) if fenced => self.bring_back(round, name, load, owner, never_returns),
+            (Wanted::Run, _) => None,
+        }
+    }
+
+    fn bring_back(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+        never_returns: bool,
+    ) -> Option<Step> {
+        if let Some(step) = self.out_of_an_image(round, name, load, owner) {
+            return step;
+        }
+        match self.source(load) {
+            Source::Checkpoint(from) => self.out_of_a_checkpoint(round, name, load, owner, from, never_returns),
+            Source::Later(holders) => {
+                let subject = Subject::Load(name.clone(), load.epoch);
+                self.wait(round, subject, Note::Waits { load: name.clone(), holders });
+                None
+            }
+            // What has never said that it runs has done nothing that could be missed.
+            _ if load.policy.afresh || has_not_begun(load) => self.afresh(round, name, load, owner, false),
+            Source::Away(holders) => {
+                let names: Vec<&str> = holders.iter().map(NodeName::as_str).collect();
+                lose(round, name, load, owner, format!("its checkpoints are on {}", names.join(", ")))
+            }
+            Source::Nothing => lose(round, name, load, owner, "there is no checkpoint of it".to_owned()),
+        }
+    }
+
+    /// From the image of a move, if somebody has one that no checkpoint is newer than. The outer `None`: nobody has.
+    fn out_of_an_image(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+    ) -> Option<Option<Step>> {
+        let held = self.held.get(name).filter(|held| held.epoch == load.epoch)?.clone();
+        let overtaken = load.newest_sound().is_some_and(|checkpoint| checkpoint.number > held.numbered);
+        let refused = load.refused.contains(&held.handover);
+        if overtaken || refused || held.node == *owner || !round.takes(&held.node) {
+            return None;
+        }
+        match self.health(&held.node) {
+            Some(Health::Alive) => {
+                let (from, to) = (owner.clone(), held.node.clone());
+                let note = Note::TakenOver { load: name.clone(), from, to };
+                let begin = Begin::Image(held.handover);
+                Some(Some((reassign(name, load, owner, Some(held.node), begin, None), Some(note))))
+            }
+            Some(Health::Suspect) => {
+                let (subject, holders) = (Subject::Load(name.clone(), load.epoch), vec![held.node]);
+                self.wait(round, subject, Note::Waits { load: name.clone(), holders });
+                Some(None)
+            }
+            _ => None,
+        }
+    }
+
+    fn out_of_a_checkpoint(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+        from: &CheckpointEntry,
+        never_returns: bool,
+    ) -> Option<Step> {
+        let prefer = self.prepared.get(name).filter(|(epoch, _)| *epoch == load.epoch).map(|(_, node)| node.clone());
+        let lost_ms = self.ago(round.now, from.taken_ms);
+        let begin = Begin::Checkpoint(from.id);
+        match round.seats.take(&self.needs(load, Origin::Checkpoint(from)), prefer.as_ref()) {
+            Ok(to) => {
+                let (load_name, from_node, checkpoint) = (name.clone(), owner.clone(), Some(from.id));
+                let note = Note::Recovered { load: load_name, from: from_node, to: to.clone(), checkpoint, lost_ms };
+                Some((reassign(name, load, owner, Some(to), begin, lost_ms), Some(note)))
+            }
+            Err(why) => {
+                // Who may come back keeps it until there is room: then it has lost nothing.
+                let subject = Subject::Load(name.clone(), load.epoch);
+                self.wait(round, subject, Note::NoRoom { load: name.clone(), why });
+                never_returns.then(|| (reassign(name, load, owner, None, begin, lost_ms), None))
+            }
+        }
+    }
+
+    fn afresh(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+        again: bool,
+    ) -> Option<Step> {
+        let mut needs = self.needs(load, Origin::Afresh);
+        if again {
+            needs.tried.clear();
+        }
+        match round.seats.take(&needs, None) {
+            Ok(to) => {
+                let (load_name, from) = (name.clone(), owner.clone());
+                let note = Note::Recovered { load: load_name, from, to: to.clone(), checkpoint: None, lost_ms: None };
+                Some((reassign(name, load, owner, Some(to), Begin::Afresh, None), Some(note)))
+            }
+            Err(why) => {
+                let subject = Subject::Load(name.clone(), load.epoch);
+                self.wait(round, subject, Note::NoRoom { load: name.clone(), why });
+                None
+            }
+        }
+    }
+
+    /// It could not be begun where it was: another node, and at last from nothing where that is allowed.
+    fn try_elsewhere(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        owner: &NodeName,
+    ) -> Option<Step> {
+        let from_nothing = load.from.is_none() && load.origin != Begun::Transferred;
+        if load.tried.len() < self.limits.attempts {
+            match self.source(load) {
+                Source::Checkpoint(from) => return self.out_of_a_checkpoint(round, name, load, owner, from, false),
+                Source::Later(holders) => {
+                    let subject = Subject::Load(name.clone(), load.epoch);
+                    self.wait(round, subject, Note::Waits { load: name.clone(), holders });
+                    return None;
+                }
+                _ if load.policy.afresh || from_nothing => return self.afresh(round, name, load, owner, false),
+                _ => {}
+            }
+        } else if load.policy.afresh && !from_nothing {
+            return self.afresh(round, name, load, owner, true);
+        }
+        let subject = Subject::Load(name.clone(), load.epoch);
+        self.say(round, subject, Note::GivenUp { load: name.clone(), tried: load.tried.len() });
+        None
+    }
+
+    /// The newest checkpoint that somebody can give, unless a newer one may turn up in a moment.
+    fn source<'a>(&self, load: &'a LoadEntry) -> Source<'a> {
+        let mut away = Vec::new();
+        for checkpoint in load.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.damaged) {
+            let health = || checkpoint.holders.iter().map(|holder| self.health(holder));
+            if !checkpoint.depots.is_empty() || health().any(|health| health == Some(Health::Alive)) {
+                return Source::Checkpoint(checkpoint);
+            }
+            if health().any(|health| health == Some(Health::Suspect)) {
+                return Source::Later(checkpoint.holders.iter().cloned().collect());
+            }
+            away.extend(checkpoint.holders.iter().cloned());
+        }
+        away.sort();
+        away.dedup();
+        if away.is_empty() { Source::Nothing } else { Source::Away(away) }
+    }
+
+    /// Where the owner is only suspected, everything is made ready where it would go.
+    fn prepare(&mut self, round: &mut Round<'_>) {
+        let record = round.record;
+        let suspected = record.loads.iter().filter(|(_, load)| {
+            let runs = matches!(load.life, Life::Running | Life::Recovering { .. }) && load.wish == Wanted::Run;
+            runs && load.owner.as_ref().is_some_and(|owner| self.health(owner) == Some(Health::Suspect))
+        });
+        for (name, load) in by_urgency(suspected) {
+            if self.prepared.get(name).is_some_and(|(epoch, _)| *epoch == load.epoch) {
+                continue;
+            }
+            let Source::Checkpoint(from) = self.source(load) else { continue };
+            if let Ok(node) = round.seats.take(&self.needs(load, Origin::Checkpoint(from)), None) {
+                self.prepared.insert(name.clone(), (load.epoch, node.clone()));
+                round.acts.push(Act::Prepare { load: name.clone(), node, from: from.id });
+            }
+        }
+    }
+}
+
+fn has_not_begun(load: &LoadEntry) -> bool {
+    load.life == Life::Starting && load.checkpoints.is_empty()
+}
+
+fn lose(round: &Round<'_>, name: &WorkloadName, load: &LoadEntry, owner: &NodeName, why: String) -> Option<Step> {
+    if matches!(load.life, Life::Lost(_)) {
+        return None;
+    }
+    let session = round.record.nodes.get(owner)?.session;
+    let note = Note::Lost { load: name.clone(), owner: owner.clone(), why: why.clone() };
+    let owner = Claim { node: owner.clone(), session };
+    Some((Command::Lose { load: name.clone(), epoch: load.epoch, owner, reason: why }, Some(note)))
+}
+
+fn reassign(
+    name: &WorkloadName,
+    load: &LoadEntry,
+    owner: &NodeName,
+    to: Option<NodeName>,
+    begin: Begin,
+    lost_ms: Option<u64>,
+) -> Command {
+    let (load, epoch, owner) = (name.clone(), load.epoch, owner.clone());
+    Command::Reassign(Reassignment { load, epoch, owner, to, begin, lost_ms })
+}
