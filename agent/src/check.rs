@@ -41,7 +41,7 @@ pub async fn check(ground: &Ground, workload: &Arc<Workload>, to: Option<NodeNam
     };
     let target = match chosen {
         Ok(to) if to == *ground.host.node() => Some(to),
-        Ok(to) => Some(ground.peers.address(&to)?.node.clone()),
+        Ok(to) => Some(ground.peers.address(&to)?.node),
         Err(problem) => {
             findings.push(no(problem));
             None
@@ -109,7 +109,8 @@ pub fn settled(workload: &Workload) -> Result<(), Problem> {
 
 /// The healthiest peer: alive, with the most free memory.
 pub async fn choose_target(ground: &Ground) -> Result<NodeName, Problem> {
-    let asked = join_all(ground.peers.all().iter().map(|peer| elsewhere::node(&ground.peers, &peer.node))).await;
+    let others = ground.peers.all();
+    let asked = join_all(others.iter().map(|peer| elsewhere::node(&ground.peers, &peer.node))).await;
     let free = |view: &NodeView| Some(view.memory_total_bytes?.saturating_sub(view.memory_used_bytes?));
     let candidates =
         asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());

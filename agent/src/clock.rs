@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use migrate_proto::handover::Millis;
+use nix::time::{ClockId, clock_gettime};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -15,6 +16,12 @@ pub fn now() -> Millis {
 /// The same in nanoseconds, for shares of CPU time.
 pub fn now_ns() -> u64 {
     START.elapsed().as_nanos() as u64 + 1
+}
+
+/// The time since this machine began, its sleep included; does not go backwards.
+pub fn boottime() -> Duration {
+    // Linux has this clock since 2.6.39.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }
 
 /// The instant of a deadline.

@@ -4,6 +4,7 @@
 //! the checks are made from it. [`sources`] reads the three places into words, not looking at what they mean;
 //! [`values`] says what a word may be. A mistake is answered with where it is and what would be right, and exit code 2.
 
+pub mod cluster;
 pub mod settings;
 mod sources;
 mod values;
@@ -28,6 +29,7 @@ use settings::Setting;
 use sources::{Given, Origin};
 use values::BadValue;
 
+pub use cluster::ClusterConfig;
 pub use values::Peer;
 
 /// What an agent is told.
@@ -37,8 +39,10 @@ pub struct Config {
     pub node: NodeName,
     /// Where other agents reach this one.
     pub listen: SocketAddr,
-    /// The other agents; never this node.
+    /// The other agents; never this node. Empty in a cluster, which knows its members.
     pub peers: Vec<Peer>,
+    /// How this node is one of a cluster; `None` where it is alone or has peers.
+    pub cluster: Option<ClusterConfig>,
     /// What survives a restart of the machine.
     pub state: PathBuf,
     /// What need not survive it.
@@ -177,6 +181,7 @@ impl Config {
         // So that all nodes of a cluster can be given the same list.
         peers.retain(|peer| peer.node != node);
         Ok(Config {
+            cluster: ClusterConfig::check(given, &node)?,
             listen: given.one(&settings::LISTEN, values::listen)?,
             state: given.one(&settings::STATE, values::path)?,
             key: given.one(&settings::KEY, values::path)?,
@@ -187,10 +192,7 @@ impl Config {
             link_timeout: given.one(&settings::LINK_TIMEOUT, values::duration)?,
             shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
             budgets: Config::budgets(given)?,
-            halts: match given.said(&settings::HALTS) {
-                true => Some(given.one(&settings::HALTS, values::path)?),
-                false => None,
-            },
+            halts: Config::optional(given, &settings::HALTS, values::path)?,
             log_level: given.one(&settings::LOG_LEVEL, values::level)?,
             log_format: given.one(&settings::LOG_FORMAT, values::format)?,
             node,
@@ -198,6 +200,15 @@ impl Config {
             run,
             socket,
         })
+    }
+
+    /// The value of a setting that need not have one.
+    fn optional<T>(
+        given: &Given,
+        setting: &Setting,
+        parse: fn(OsString) -> Result<T, BadValue>,
+    ) -> Result<Option<T>, ConfigError> {
+        given.said(setting).then(|| given.one(setting, parse)).transpose()
     }
 
     fn budgets(given: &Given) -> Result<Budgets, ConfigError> {

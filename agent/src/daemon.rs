@@ -11,12 +11,15 @@ use migrate_proto::phase::Phase;
 use migrate_sandbox::control::Status;
 use migrate_sandbox::guard::decision;
 use migrate_sandbox::{Sandbox, sandbox};
+use migrate_transport::datagram::DatagramKeys;
 use migrate_transport::session::Acceptor;
 use migrate_transport::zmq::ZmqTransport;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::server::Server;
+use crate::care::watchdog::{self, Stamp};
+use crate::cluster::company::Company;
 use crate::config::Config;
 use crate::control::Control;
 use crate::durable;
@@ -47,27 +50,31 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let host = Arc::new(Host::new(config, events, criu)?);
     // The socket comes first: an agent that is there already keeps this one out before it touches anything.
     let server = Server::bind(&host.config.socket, &host.config.cgroup).map_err(|error| internal(error.to_string()))?;
-    let transport = start_transport(&host).await?;
+    let (transport, datagrams) = start_transport(&host).await?;
     let registry = Arc::new(Registry::open(&host.config.state).map_err(|error| internal(error.to_string()))?);
-    let keyring = Keyring::new(host.clone(), transport.clone());
+    let keyring = Keyring::new(host.clone(), transport.clone(), datagrams);
     let following = tokio::spawn(keyring.clone().follow());
-    let peers = Arc::new(Peers::new(host.clone(), transport.clone()));
+    let closing = CancellationToken::new();
+    let company = Company::find(&host, &transport, &registry, &keyring)?;
+    let membership = company.membership(&host);
+    let peers = Arc::new(Peers::new(host.clone(), transport.clone(), membership));
     let ground =
-        Ground { host: host.clone(), peers: peers.clone(), registry, handovers: Arc::new(Handovers::default()) };
+        Ground { host: host.clone(), peers: peers.clone(), registry: registry.clone(), handovers: Arc::new(Handovers::default()) };
     tokio::task::block_in_place(|| take_over(&ground))?;
 
-    let closing = CancellationToken::new();
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
-    let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
+    let acceptor = Acceptor::start(transport.clone(), peers.timing(Purpose::Handover));
     let receiving = tokio::spawn(receive(acceptor, ground, router.clone()));
     host.events.record(Kind::AgentStarted, None, None, started(&host));
     tokio::spawn(close_on_signal(closing.clone()));
     server.serve(router, closing, host.config.shutdown_timeout).await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
     receiving.abort();
+    let living = company.live(host.clone(), transport, registry, closing.clone());
     following.abort();
-    Ok(())
+    let must_not_go_on = living.end().await;
+    must_not_go_on.map_or(Ok(()), Err)
 }
 
 fn started(host: &Host) -> String {
@@ -94,10 +101,11 @@ async fn find_criu(config: &Config) -> Result<migrate_criu::probe::Capabilities,
     migrate_criu::probe::probe(&path).await.map_err(missing)
 }
 
-async fn start_transport(host: &Arc<Host>) -> Result<Arc<ZmqTransport>, Problem> {
-    let identity = keyring::issue(host)?;
+async fn start_transport(host: &Arc<Host>) -> Result<(Arc<ZmqTransport>, DatagramKeys), Problem> {
+    let (identity, datagrams) = keyring::issue(host)?;
     let config = migrate_transport::zmq::Config { identity, run: host.config.run.clone(), listen: host.config.listen };
-    ZmqTransport::start(config).await.map_err(|error| error.problem())
+    let transport = ZmqTransport::start(config).await.map_err(|error| error.problem())?;
+    Ok((transport, datagrams))
 }
 
 /// Everything that ran before this agent did, and every handover that was under way. Blocks.
@@ -270,3 +278,4 @@ async fn close_on_signal(closing: CancellationToken) {
     }
     closing.cancel();
 }
+                    Some(Purpose::Cluster) => tracing::info!(%peer, "a call came, and this node keeps no record"),

@@ -9,7 +9,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, Unsettled, WhyView, WorkloadView};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
-use migrate_transport::link::PeerAddress;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -37,7 +36,8 @@ pub async fn workloads(peers: &Peers, node: &NodeName) -> Result<Vec<WorkloadVie
 
 /// What other nodes have under this name, but for `skipped` ones. Who does not answer soon cannot be asked.
 pub async fn namesakes(peers: &Peers, name: &WorkloadName, skipped: &[&NodeName]) -> Vec<WorkloadView> {
-    let others = peers.all().iter().filter(|peer| !skipped.contains(&&peer.node));
+    let others = peers.all();
+    let others = others.iter().filter(|peer| !skipped.contains(&&peer.node));
     let asked = others.map(|peer| timeout(GLANCE, workloads(peers, &peer.node)));
     let answers = join_all(asked).await.into_iter().flatten().flatten();
     answers.flatten().filter(|view| view.name == *name).collect()
@@ -82,25 +82,6 @@ pub async fn unsettled(peers: &Peers, node: &NodeName, workload: &WorkloadName) 
         // It has nothing of it.
         Err(problem) if problem.code == Code::UnknownWorkload => Ok(Vec::new()),
         Err(problem) => Err(problem),
-    }
-}
-
-/// A node that does not answer.
-pub fn silent(peer: &PeerAddress) -> NodeView {
-    NodeView {
-        name: peer.node.clone(),
-        address: peer.address.clone(),
-        state: NodeState::Suspect,
-        leader: false,
-        voter: false,
-        cpu_percent: None,
-        memory_used_bytes: None,
-        memory_total_bytes: None,
-        disk_free_bytes: None,
-        workloads: None,
-        agent_version: None,
-        criu_version: None,
-        keys: Vec::new(),
     }
 }
 

@@ -112,6 +112,18 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Started => "started",
+    /// This node, or another, has joined the cluster.
+    NodeJoined,
+    /// Another node does not answer.
+    NodeSuspect,
+    /// It answers again.
+    NodeBack,
+    /// It is taken for dead.
+    NodeDead,
+    /// It has said goodbye.
+    NodeLeft,
+    /// Another node leads.
+    Leader,
             Kind::Ended => "ended",
             Kind::Stopped => "stopped",
             Kind::Removed => "removed",
@@ -140,6 +152,12 @@ struct Shared {
     kept: Mutex<Kept>,
     /// The number that the next event will have.
     next: watch::Sender<u64>,
+            Kind::NodeJoined => "node-joined",
+            Kind::NodeSuspect => "node-suspect",
+            Kind::NodeBack => "node-back",
+            Kind::NodeDead => "node-dead",
+            Kind::NodeLeft => "node-left",
+            Kind::Leader => "leader",
 }
 
 struct Kept {

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::key::{Fingerprint, listed};
+use migrate_transport::datagram::DatagramKeys;
 use migrate_transport::keys;
 use migrate_transport::keys::authority::NodeIdentity;
 use migrate_transport::zmq::ZmqTransport;
+use tokio::sync::watch;
 
 use crate::events::Kind;
 use crate::host::Host;
@@ -24,6 +26,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Keyring {
     host: Arc<Host>,
     transport: Arc<ZmqTransport>,
+    datagrams: watch::Sender<DatagramKeys>,
     /// Only one at a time reads the file and puts it in force.
     reading: Mutex<()>,
 }
@@ -36,20 +39,27 @@ struct Stamp {
     length: u64,
 }
 
-/// Reads the file and issues this node's certificate.
-pub fn issue(host: &Host) -> Result<NodeIdentity, Problem> {
+/// Reads the file and issues this node's certificate, and what its datagrams are sealed with.
+pub fn issue(host: &Host) -> Result<(NodeIdentity, DatagramKeys), Problem> {
     let keys = keys::load(&host.config.key).map_err(|error| {
         Problem::new(Code::Usage, error.to_string())
             .hint(format!("`migrate key new {}` makes one", host.config.key.display()))
     })?;
-    NodeIdentity::issue(&keys, host.node().clone())
-        .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))
+    let datagrams = DatagramKeys::of(&keys);
+    let identity = NodeIdentity::issue(&keys, host.node().clone())
+        .map_err(|error| Problem::new(Code::Internal, format!("cannot make this node's certificate: {error}")))?;
+    Ok((identity, datagrams))
 }
 
 impl Keyring {
     /// The keys that this transport was started with.
-    pub fn new(host: Arc<Host>, transport: Arc<ZmqTransport>) -> Arc<Keyring> {
-        Arc::new(Keyring { host, transport, reading: Mutex::new(()) })
+    pub fn new(host: Arc<Host>, transport: Arc<ZmqTransport>, datagrams: DatagramKeys) -> Arc<Keyring> {
+        Arc::new(Keyring { host, transport, datagrams: watch::Sender::new(datagrams), reading: Mutex::new(()) })
+    }
+
+    /// What datagrams are sealed with, now and whenever that changes.
+    pub fn datagrams(&self) -> watch::Receiver<DatagramKeys> {
+        self.datagrams.subscribe()
     }
 
     /// The keys in force; the first one issued this node's certificate.
@@ -61,7 +71,7 @@ impl Keyring {
     pub fn reload(&self) -> Result<(), Problem> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.fingerprints();
-        let identity = issue(&self.host).map_err(|problem| {
+        let (identity, datagrams) = issue(&self.host).map_err(|problem| {
             let kept = format!("{}; the keys in force stay: {}", problem.message, listed(&before));
             Problem { message: kept, hint: "migrate key rotate says what is where".into(), ..problem }
         })?;
@@ -70,6 +80,7 @@ impl Keyring {
             let what = format!("cluster keys in force: {} (before: {})", listed(&now), listed(&before));
             self.host.events.record(Kind::Keys, None, None, what);
             self.transport.replace_identity(identity);
+            self.datagrams.send_replace(datagrams);
         }
         Ok(())
     }

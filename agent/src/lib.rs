@@ -3,6 +3,9 @@
 //! - [`daemon`] starts everything. [`config`], [`logging`], [`host`]: what it is given and what it finds.
 //! - [`api`] turns HTTP into calls of [`control`], which [`node`] implements; [`proxy`] and [`elsewhere`] reach other agents.
 //! - [`registry`] and [`workload`]: what this node has. [`handover`]: how it comes and goes. [`offer`], [`preflight`]: may it?
+//! - [`cluster`]: this node among the others.
+//! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
+//! - [`checkpoint`]: what is kept of workloads, and what is brought back from it.
 //! - [`keyring`]: the cluster's keys, which can change while it runs. [`hygiene`]: what the agent does without.
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
 
@@ -13,6 +16,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod cluster;
 pub mod daemon;
 pub mod durable;
 pub mod elsewhere;

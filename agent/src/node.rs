@@ -18,8 +18,9 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel;
-use crate::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, Health, Lines, Scope};
-use crate::events::Kind;
+use crate::cluster::nodes;
+use crate::control::{ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope};
+use crate::events::{Kind, everywhere};
 use crate::figures::Figures;
 use crate::handover::{Ground, departure, rest};
 use crate::keyring::Keyring;
@@ -107,7 +108,7 @@ impl Node {
         let count = self.ground.registry.all().iter().filter(|workload| workload.record().owned).count();
         NodeView {
             name: self.me().clone(),
-            address: host.config.listen.to_string(),
+            address: self.ground.peers.own_address().unwrap_or_else(|| host.config.listen.to_string()),
             state: NodeState::Alive,
             leader: false,
             voter: false,
@@ -233,7 +234,8 @@ impl Control for Node {
         })
         .await?;
         if scope == Scope::Cluster {
-            let asked = self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
+            let others = self.ground.peers.all();
+            let asked = others.iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
             views.extend(join_all(asked).await.into_iter().flatten().flatten());
         }
         // In doubt a workload is shown on both nodes; what was given away, only until it is seen where it went.
@@ -353,11 +355,10 @@ impl Control for Node {
         if self.own(name).is_ok() {
             return Ok(None);
         }
-        let asked =
-            join_all(self.ground.peers.all().iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node)))
-                .await;
+        let others = self.ground.peers.all();
+        let asked = others.iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
         let mut silent = Vec::new();
-        for (peer, answer) in self.ground.peers.all().iter().zip(asked) {
+        for (peer, answer) in others.iter().zip(join_all(asked).await) {
             match answer {
                 Ok(views) if views.iter().any(|view| view.name == *name) => return Ok(Some(peer.node.clone())),
                 Ok(_) => {}
@@ -373,21 +374,14 @@ impl Control for Node {
     async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem> {
         let mut views = vec![self.own_view().await];
         if scope == Scope::Cluster {
-            let asked = self.ground.peers.all().iter().map(|peer| async move {
-                let answer = elsewhere::node(&self.ground.peers, &peer.node).await;
-                let view = answer.unwrap_or_else(|problem| {
-                    tracing::info!(peer = %peer.node, %problem, "a node does not answer");
-                    elsewhere::silent(peer)
-                });
-                NodeView { address: peer.address.clone(), ..view }
-            });
-            views.extend(join_all(asked).await);
+            views.extend(nodes::others(&self.ground.peers).await);
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
     }
 
     async fn events(
+        nodes::mark_offices(&mut views, &self.ground.peers.offices());
         &self,
         since: Option<Duration>,
         workload: Option<WorkloadName>,

@@ -1,6 +1,4 @@
-//! The other nodes, and how to talk to them.
-//!
-//! Today a list that does not change; membership will come behind the same functions.
+//! The other nodes, and how to talk to them. Who they are is [`Membership`]'s to say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +8,15 @@ use migrate_proto::name::NodeName;
 use migrate_transport::link::{PeerAddress, Transport};
 use migrate_transport::session::{Session, SessionId, Timing};
 
+use crate::cluster::membership::{MemberView, Membership, Offices};
 use crate::host::Host;
 use crate::random;
 use crate::talk::{self, Purpose, Talk};
 
 /// A peer that says nothing for this long has lost the link.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long a member that is called is tried to be reached: who calls again begins anew.
+const CALLS: Duration = Duration::from_secs(1);
 /// How long a question that a person waits for tries to reach a peer.
 const QUESTION: Duration = Duration::from_secs(3);
 
@@ -23,39 +24,45 @@ const QUESTION: Duration = Duration::from_secs(3);
 pub struct Peers {
     host: Arc<Host>,
     transport: Arc<dyn Transport>,
-    known: Vec<PeerAddress>,
+    membership: Arc<dyn Membership>,
 }
 
 impl Peers {
-    /// The nodes of the configuration.
-    pub fn new(host: Arc<Host>, transport: Arc<dyn Transport>) -> Peers {
-        let listed = host.config.peers.iter();
-        let known = listed.map(|peer| PeerAddress { node: peer.node.clone(), address: peer.address.clone() }).collect();
-        Peers { host, transport, known }
+    /// These nodes, reached in this way.
+    pub fn new(host: Arc<Host>, transport: Arc<dyn Transport>, membership: Arc<dyn Membership>) -> Peers {
+        Peers { host, transport, membership }
     }
 
-    /// All other nodes, in the order of the configuration.
-    pub fn all(&self) -> &[PeerAddress] {
-        &self.known
+    /// All other nodes that may answer.
+    pub fn all(&self) -> Vec<PeerAddress> {
+        self.membership.all()
     }
 
     /// Where a node is.
-    pub fn address(&self, node: &NodeName) -> Result<&PeerAddress, Problem> {
-        self.known.iter().find(|peer| peer.node == *node).ok_or_else(|| {
-            let names: Vec<&str> = self.known.iter().map(|peer| peer.node.as_str()).collect();
-            let hint = if names.is_empty() {
-                "this agent has no peers".into()
-            } else {
-                format!("known nodes: {}", names.join(", "))
-            };
-            Problem::new(Code::UnknownNode, format!("there is no node {node}")).hint(hint)
-        })
+    pub fn address(&self, node: &NodeName) -> Result<PeerAddress, Problem> {
+        self.membership.address(node)
+    }
+
+    /// Everybody else that was ever heard of.
+    pub fn views(&self) -> Vec<MemberView> {
+        self.membership.views()
+    }
+
+    /// Where the others reach this node, where they were told.
+    pub fn own_address(&self) -> Option<String> {
+        self.membership.own_address()
+    }
+
+    /// Who leads, and who votes.
+    pub fn offices(&self) -> Offices {
+        self.membership.offices()
     }
 
     /// How sessions of this purpose deal with time.
     pub fn timing(&self, purpose: Purpose) -> Timing {
         let give_up = match purpose {
             Purpose::Request | Purpose::Preflight => QUESTION,
+            Purpose::Cluster => CALLS,
             Purpose::Handover => self.host.config.link_timeout,
         };
         Timing { silence: SILENCE, give_up }
@@ -63,7 +70,12 @@ impl Peers {
 
     /// Begins a conversation with a node.
     pub async fn call(&self, node: &NodeName, purpose: Purpose) -> Result<Talk, Problem> {
-        let peer = self.address(node)?.clone();
+        self.call_at(self.address(node)?, purpose).await
+    }
+
+    /// The same, at this address.
+    pub async fn call_at(&self, peer: PeerAddress, purpose: Purpose) -> Result<Talk, Problem> {
+        let node = peer.node.clone();
         let id = SessionId(random::bytes().map_err(Problem::internal)?);
         let opened = Session::open(self.transport.clone(), peer, id, purpose as u8, self.timing(purpose)).await;
         let session = opened.map_err(|error| match &error {

@@ -25,12 +25,15 @@ pub enum Purpose {
     Handover = 2,
     /// The question whether a handover would be taken.
     Preflight = 3,
+    /// Calls between members of a cluster.
+    Cluster = 4,
 }
 
 impl Purpose {
     /// The purpose of a session that a peer opened.
     pub fn of(number: u8) -> Option<Purpose> {
-        [Purpose::Request, Purpose::Handover, Purpose::Preflight].into_iter().find(|purpose| *purpose as u8 == number)
+        let known = [Purpose::Request, Purpose::Handover, Purpose::Preflight, Purpose::Cluster];
+        known.into_iter().find(|purpose| *purpose as u8 == number)
     }
 }
 

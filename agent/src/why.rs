@@ -41,7 +41,8 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>, scope: Scope) -> Res
     let since = came.map(|event| event.at.clone());
     let came_from = came.and_then(|event| event.message.strip_prefix(CAME_FROM)?.parse().ok());
 
-    let others = if scope == Scope::Cluster { ground.peers.all() } else { &[] };
+    let others = if scope == Scope::Cluster { ground.peers.all() } else { Vec::new() };
+    let query = &query;
     let asked = others.iter().map(|PeerAddress { node, .. }| async move {
         let events = elsewhere::events(&ground.peers, node, name).await?;
         Ok::<_, Problem>((events, elsewhere::unsettled(&ground.peers, node, name).await?))

@@ -361,7 +361,8 @@ pub struct Event {
     pub node: NodeName,
     /// Which workload, where it is about one.
     pub workload: Option<WorkloadName>,
-    /// What: `started ended stopped removed moving moved arrived stayed adopted agent-started agent-stopped warning`.
+    /// What: `started ended stopped removed moving moved arrived stayed adopted agent-started agent-stopped warning`; of nodes:
+    /// `node-joined node-suspect node-back node-dead node-left leader`.
     pub kind: String,
     /// In which phase of a move.
     pub phase: Option<Phase>,

@@ -88,6 +88,9 @@ pub(crate) struct Up {
     /// Give each node a disk of this size of its own; without, they share the host's
     #[arg(long, value_name = "SIZE", value_parser = quantity::size)]
     pub(crate) disk: Option<u64>,
+    /// Make the nodes a cluster that looks after its members; without, each has a list of peers
+    #[arg(long)]
+    pub(crate) cluster: bool,
 }
 
 /// What `lab cut` cuts.

@@ -35,6 +35,9 @@ pub(crate) struct Layout {
     /// The memory of each node, where it is limited.
     #[serde(default)]
     pub(crate) memory: Option<u64>,
+    /// Whether its nodes are a cluster that finds its members; else each has a list of peers.
+    #[serde(default)]
+    pub(crate) cluster: bool,
     /// Faults that are in force.
     #[serde(default)]
     pub(crate) faults: Faults,
@@ -85,6 +88,7 @@ impl Layout {
             nodes: (1..=nodes).map(node).collect::<Result<_, LabError>>()?,
             disk: None,
             memory: None,
+            cluster: false,
             faults: Faults::default(),
         })
     }

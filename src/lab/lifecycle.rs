@@ -18,7 +18,12 @@ use crate::failure::Failure;
 pub(super) fn up(session: &Session, lab: &Path, asked: &Up, deadline: Instant) -> Result<(), Failure> {
     let program = agent::program()?;
     let id = key::hex(&key::random_bytes::<4>().map_err(KeyError::Random)?);
-    let layout = Layout { disk: asked.disk, memory: asked.memory, ..Layout::new(id, program, asked.nodes)? };
+    let layout = Layout {
+        disk: asked.disk,
+        memory: asked.memory,
+        cluster: asked.cluster,
+        ..Layout::new(id, program, asked.nodes)?
+    };
     if asked.disk.is_some_and(|bytes| bytes < disk::LEAST) {
         return Err(LabError::SmallDisk.into());
     }

@@ -28,6 +28,19 @@ pub(crate) const PID_FILE: &str = "agent.pid";
 /// Exists when the agent is not started again.
 pub(crate) const GAVE_UP_FILE: &str = "agent.gave-up";
 
+/// Variables that say where something is, or who the others are: of this lab, its flags say that.
+const MEANT_FOR_OTHERS: [&str; 9] = [
+    "MIGRATE_LAB",
+    "MIGRATE_AGENT_BIN",
+    "MIGRATE_SOCKET",
+    "MIGRATE_PEERS",
+    "MIGRATE_MEMBERS",
+    "MIGRATE_JOIN",
+    "MIGRATE_ADVERTISE",
+    "NODE_ID",
+    "MEMBERS",
+];
+
 /// PID 1's work.
 pub(crate) struct Supervisor {
     program: PathBuf,
@@ -89,7 +102,7 @@ impl Supervisor {
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
         // What was meant for the command, or for another agent, is not meant for this one.
-        for name in ["MIGRATE_LAB", "MIGRATE_AGENT_BIN", "MIGRATE_SOCKET", "MIGRATE_PEERS", "NODE_ID", "MEMBERS"] {
+        for name in MEANT_FOR_OTHERS {
             command.env_remove(name);
         }
         let child = detach::unblock_signals(&mut command).spawn()?;
@@ -170,7 +183,10 @@ fn agent_args(lab: &Path, layout: &Layout, name: &NodeName) -> Vec<OsString> {
     for node in &layout.nodes {
         if node.name == *name {
             add("--listen", node.listen().into());
-        } else {
+        }
+        if layout.cluster {
+            add("--member", format!("{}={}", node.name, node.listen()).into());
+        } else if node.name != *name {
             add("--peer", format!("{}={}", node.name, node.listen()).into());
         }
     }
@@ -191,14 +207,19 @@ mod tests {
 
     #[test]
     fn the_agent_is_told_everything_about_its_place() {
-        let layout = Layout::new("1f".into(), "/agent".into(), 2).unwrap();
-        let args = agent_args(Path::new("/lab"), &layout, &"node2".parse().unwrap());
-        let told = args.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+        let mut layout = Layout::new("1f".into(), "/agent".into(), 2).unwrap();
+        let told = |layout: &Layout| {
+            let args = agent_args(Path::new("/lab"), layout, &"node2".parse().unwrap());
+            args.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        };
         assert_eq!(
-            told,
+            told(&layout),
             "--node node2 --peer node1=10.77.0.1:7700 --listen 10.77.0.2:7700 --state /lab/node2/state \
              --run /run/migrate --key /lab/node2/cluster.key --socket /lab/node2/agent.sock --cgroup migrate-lab-1f/node2 \
              --hide /lab"
         );
+        layout.cluster = true;
+        let members = "--member node1=10.77.0.1:7700 --listen 10.77.0.2:7700 --member node2=10.77.0.2:7700 --state";
+        assert!(told(&layout).contains(members));
     }
 }

@@ -105,7 +105,7 @@ pub(crate) fn workloads(style: Style, views: &[WorkloadView], now: SystemTime) -
 /// `migrate nodes`.
 pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
     let mut table =
-        table(style, &["NAME", "STATE", "ADDRESS", "WORKLOADS", "CPU", "MEMORY", "DISK FREE", "AGENT", "CRIU"]);
+        table(style, &["NAME", "STATE", "ROLE", "ADDRESS", "WORKLOADS", "CPU", "MEMORY", "DISK FREE", "AGENT", "CRIU"]);
     for view in views {
         let memory = match (view.memory_used_bytes, view.memory_total_bytes) {
             (Some(used), Some(total)) => format!("{} of {}", units::size(used), units::size(total)),
@@ -119,6 +119,7 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
             Cell::new(or_dash(view.workloads.map(|n| n.to_string()))),
             Cell::new(or_dash(view.cpu_percent.map(|p| format!("{p:.0}%")))),
             Cell::new(memory),
+            Cell::new(role(view)),
             Cell::new(or_dash(view.disk_free_bytes.map(units::size))),
             Cell::new(or_dash(view.agent_version.as_deref().map(harmless))),
             Cell::new(or_dash(view.criu_version.as_deref().map(harmless))),
@@ -131,6 +132,15 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
 pub(crate) fn keys(style: Style, views: &[NodeView]) -> String {
     let mut table = table(style, &["NAME", "STATE", "PROVES ITSELF WITH", "TRUSTS ALSO"]);
     for view in views {
+/// What a node does for the others.
+fn role(view: &NodeView) -> &'static str {
+    match (view.leader, view.voter) {
+        (true, _) => "leader",
+        (false, true) => "voter",
+        (false, false) => "-",
+    }
+}
+
         let mut keys = view.keys.iter().map(ToString::to_string);
         let color = if view.state == NodeState::Alive { Color::Green } else { Color::Red };
         table.add_row([

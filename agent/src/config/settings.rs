@@ -41,10 +41,13 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 24] = [
+pub const SETTINGS: [&Setting; 34] = [
     &NODE,
     &LISTEN,
     &PEERS,
+    &MEMBERS,
+    &JOIN,
+    &ADVERTISE,
     &STATE,
     &RUN,
     &SOCKET,
@@ -63,6 +66,13 @@ pub const SETTINGS: [&Setting; 24] = [
     &RESTORE_LIMIT,
     &COMMIT_REPEAT,
     &RESUME_REPEAT,
+    &SWIM_PERIOD,
+    &SWIM_RTT,
+    &SWIM_SUSPICION,
+    &LEASE,
+    &CLOCK_BOUND,
+    &RAFT_HEARTBEAT,
+    &RAFT_ELECTION,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -100,11 +110,41 @@ pub(super) const LISTEN: Setting = Setting {
 
 pub(super) const PEERS: Setting = Setting {
     key: "peers",
-    env: &["MIGRATE_PEERS", "MEMBERS"],
+    env: &["MIGRATE_PEERS"],
     flag: "peer",
     value: "NODE=HOST:PORT",
     list: Some(','),
-    help: "The other nodes; this node may be among them",
+    help: "The other nodes, where they are not a cluster that finds its members; this node may be among them",
+    ..PLAIN
+};
+
+pub(super) const MEMBERS: Setting = Setting {
+    key: "members",
+    env: &["MIGRATE_MEMBERS", "MEMBERS"],
+    flag: "member",
+    value: "NODE=HOST:PORT",
+    list: Some(','),
+    help: "The nodes that begin a cluster, this one among them, the same list on all; the first one begins it",
+    ..PLAIN
+};
+
+pub(super) const JOIN: Setting = Setting {
+    key: "join",
+    env: &["MIGRATE_JOIN"],
+    flag: "join",
+    value: "HOST:PORT",
+    list: Some(','),
+    help: "Members of a cluster to join; any one that answers will do",
+    ..PLAIN
+};
+
+pub(super) const ADVERTISE: Setting = Setting {
+    key: "advertise",
+    env: &["MIGRATE_ADVERTISE"],
+    flag: "advertise",
+    value: "HOST:PORT",
+    default: Default::Derived("its entry in `members`, else `listen`, else the address from which it reaches `join`"),
+    help: "Where the others of its cluster reach this node, by TCP and UDP",
     ..PLAIN
 };
 
@@ -285,6 +325,78 @@ pub(super) const RESUME_REPEAT: Setting = Setting {
     value: "DURATION",
     default: Default::Value("5s"),
     help: "How often the commit, and what follows it, is said again until it is answered",
+    ..PLAIN
+};
+
+pub(super) const SWIM_PERIOD: Setting = Setting {
+    key: "swim_period",
+    env: &["MIGRATE_SWIM_PERIOD"],
+    flag: "swim-period",
+    value: "DURATION",
+    default: Default::Value("500ms"),
+    help: "In a cluster: how often a node looks after another one; at least three times `swim_rtt`",
+    ..PLAIN
+};
+
+pub(super) const SWIM_RTT: Setting = Setting {
+    key: "swim_rtt",
+    env: &["MIGRATE_SWIM_RTT"],
+    flag: "swim-rtt",
+    value: "DURATION",
+    default: Default::Value("150ms"),
+    help: "How soon it must answer before it is tried through others",
+    ..PLAIN
+};
+
+pub(super) const SWIM_SUSPICION: Setting = Setting {
+    key: "swim_suspicion",
+    env: &["MIGRATE_SWIM_SUSPICION"],
+    flag: "swim-suspicion",
+    value: "DURATION",
+    default: Default::Value("2s"),
+    help: "How long a node that did not answer has to contradict before it is taken for dead; at least three times \
+           `swim_period`; of a hundred nodes each has twice as long, of a thousand three times",
+    ..PLAIN
+};
+
+pub(super) const LEASE: Setting = Setting {
+    key: "lease",
+    env: &["MIGRATE_LEASE"],
+    flag: "lease",
+    value: "DURATION",
+    default: Default::Value("1500ms"),
+    help: "How long a node may act for its workloads after it was last confirmed; the same on all nodes, at least twice \
+           `swim_period`. Kept and observed only: no workload depends on it yet",
+    ..PLAIN
+};
+
+pub(super) const CLOCK_BOUND: Setting = Setting {
+    key: "clock_bound",
+    env: &["MIGRATE_CLOCK_BOUND"],
+    flag: "clock-bound",
+    value: "PERCENT",
+    default: Default::Value("1%"),
+    help: "By how much the rate of a clock may be wrong, at most 5%; the same on all nodes",
+    ..PLAIN
+};
+
+pub(super) const RAFT_HEARTBEAT: Setting = Setting {
+    key: "raft_heartbeat",
+    env: &["MIGRATE_RAFT_HEARTBEAT"],
+    flag: "raft-heartbeat",
+    value: "DURATION",
+    default: Default::Value("150ms"),
+    help: "How often the leader of a cluster is heard",
+    ..PLAIN
+};
+
+pub(super) const RAFT_ELECTION: Setting = Setting {
+    key: "raft_election",
+    env: &["MIGRATE_RAFT_ELECTION"],
+    flag: "raft-election",
+    value: "DURATION/DURATION",
+    default: Default::Value("400ms/600ms"),
+    help: "How long it may be silent before another is elected, at least and at most; more than twice `raft_heartbeat`",
     ..PLAIN
 };
 

@@ -57,6 +57,7 @@ fn defaults_are_those_of_the_table() {
         node: "host7".parse().unwrap(),
         listen: "0.0.0.0:7700".parse().unwrap(),
         peers: vec![],
+        cluster: None,
         state: "/var/lib/migrate".into(),
         run: "/run/migrate".into(),
         socket: "/run/migrate/agent.sock".into(),
@@ -118,7 +119,7 @@ fn lists_are_arrays_repeated_flags_or_parted_variables() {
     assert_eq!(Case::file(file).load().unwrap().peers, both);
     assert_eq!(Case::file(file).load().unwrap().hide, [Path::new("/a"), Path::new("/b,c")]);
     let environment =
-        Case::file("").variable("MEMBERS", "node2=a.example:1, node3=[::1]:2,").variable("MIGRATE_HIDE", "/a:/b,c");
+        Case::file("").variable("MIGRATE_PEERS", "node2=a.example:1, node3=[::1]:2,").variable("MIGRATE_HIDE", "/a:/b,c");
     assert_eq!(environment.load().unwrap().peers, both);
     assert_eq!(environment.load().unwrap().hide, [Path::new("/a"), Path::new("/b,c")]);
     let flags = Case::file("").flags(&["--peer", "node2=a.example:1", "--peer=node3=[::1]:2"]);
@@ -129,8 +130,8 @@ fn lists_are_arrays_repeated_flags_or_parted_variables() {
 
 #[test]
 fn a_node_is_not_its_own_peer_and_no_peer_comes_twice() {
-    let members = Case::file("").variable("MEMBERS", "node1=a:1,node2=b:2").flags(&["--node", "node1"]);
-    assert_eq!(members.load().unwrap().peers, [peer("node2", "b:2")]);
+    let listed = Case::file("").variable("MIGRATE_PEERS", "node1=a:1,node2=b:2").flags(&["--node", "node1"]);
+    assert_eq!(listed.load().unwrap().peers, [peer("node2", "b:2")]);
     let twice = Case::file("").flags(&["--peer", "n=a:1", "--peer", "n=b:1"]);
     assert_eq!(twice.error(), "--peer: 'peers' names n twice");
 }

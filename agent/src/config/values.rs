@@ -43,6 +43,27 @@ pub enum BadValue {
     /// No peer.
     #[error("is not NODE=HOST:PORT: {0}")]
     NotPeer(String),
+    /// No address.
+    #[error("is not HOST:PORT: {0}")]
+    NotAddress(String),
+    /// A list of all nodes that misses one.
+    #[error("does not name this node, {0}")]
+    WithoutMe(NodeName),
+    /// Two ways of knowing the others.
+    #[error("cannot be said together with 'join' or 'members': a cluster knows its members")]
+    WithCluster,
+    /// A cluster that is begun, and one that there is.
+    #[error("cannot be said together with 'members': a cluster is begun, or it is there and can be joined")]
+    WithMembers,
+    /// Right for itself, and wrong beside what else is said.
+    #[error("does not fit: {0}")]
+    Unfit(String),
+    /// No percentage.
+    #[error("must be a percentage with up to four decimals, as in 1% or 0.5%: {0}")]
+    NotPercentage(String),
+    /// No span.
+    #[error("must be two durations, the shorter one first, as in 400ms/600ms: {0}")]
+    NotSpan(String),
     /// A peer is named twice.
     #[error("names {0} twice")]
     Twice(String),
@@ -98,6 +119,11 @@ pub(super) fn peer(word: OsString) -> Result<Peer, BadValue> {
         return Err(BadValue::NotPeer(word));
     }
     Ok(Peer { node: node.trim().parse()?, address: address.to_owned() })
+}
+
+pub(super) fn address(word: OsString) -> Result<String, BadValue> {
+    let word = text(word)?;
+    if is_address(&word) { Ok(word) } else { Err(BadValue::NotAddress(word)) }
 }
 
 fn is_address(address: &str) -> bool {
@@ -159,6 +185,31 @@ pub(super) fn budget(word: OsString) -> Result<Budget, BadValue> {
         (Ok(total), Ok(stall)) if stall <= total => Ok(Budget { total, stall }),
         _ => Err(BadValue::NotBudget(word)),
     }
+}
+
+/// From the shorter to the longer.
+pub(super) fn span(word: OsString) -> Result<(Duration, Duration), BadValue> {
+    let word = text(word)?;
+    let parts = word.split_once('/').map(|(short, long)| (duration(short.into()), duration(long.into())));
+    match parts {
+        Some((Ok(short), Ok(long))) if short <= long => Ok((short, long)),
+        _ => Err(BadValue::NotSpan(word)),
+    }
+}
+
+/// `1%` is 10000.
+pub(super) fn parts_per_million(word: OsString) -> Result<u32, BadValue> {
+    let word = text(word)?;
+    let parts = word.strip_suffix('%').and_then(|number| {
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) || decimals.len() > 4 {
+            return None;
+        }
+        let decimals: u32 = format!("{decimals:0<4}").parse().ok()?;
+        whole.parse::<u32>().ok()?.checked_mul(10_000)?.checked_add(decimals)
+    });
+    parts.ok_or(BadValue::NotPercentage(word))
 }
 
 pub(super) fn level(word: OsString) -> Result<Level, BadValue> {

@@ -1,0 +1,91 @@
+//! What company this node keeps: a list of peers that does not change, or a cluster that it joins.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use migrate_proto::error::Problem;
+use migrate_transport::zmq::ZmqTransport;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::keeper::News;
+use super::membership::{Membership, StaticPeers};
+use super::{Cluster, Start, figures, news};
+use crate::host::Host;
+use crate::keyring::Keyring;
+use crate::registry::Registry;
+
+/// As it was configured. What comes of a cluster is heard once it [lives](Company::live).
+pub enum Company {
+    /// A list, maybe an empty one.
+    Listed,
+    /// A cluster.
+    Cluster(Arc<Cluster>, mpsc::UnboundedReceiver<News>),
+}
+
+impl Company {
+    /// Starts to join, where there is a cluster. Blocks for a moment.
+    pub fn find(
+        host: &Host,
+        transport: &ZmqTransport,
+        registry: &Registry,
+        keyring: &Keyring,
+    ) -> Result<Company, Problem> {
+        let Some(told) = &host.config.cluster else { return Ok(Company::Listed) };
+        let listen = transport.local_addr();
+        let start = Start { host, told, mark: registry.mark(), listen, keys: keyring.datagrams() };
+        let (cluster, news) = tokio::task::block_in_place(|| start.run())?;
+        Ok(Company::Cluster(Arc::new(cluster), news))
+    }
+
+    /// Who the others are.
+    pub fn membership(&self, host: &Host) -> Arc<dyn Membership> {
+        match self {
+            Company::Listed => Arc::new(StaticPeers::new(&host.config.peers)),
+            Company::Cluster(cluster, _) => cluster.members.clone(),
+        }
+    }
+
+    /// Does what a member does. Where this node must not be in its cluster, `closing` ends the agent.
+    pub fn live(
+        self,
+        host: Arc<Host>,
+        transport: Arc<ZmqTransport>,
+        registry: Arc<Registry>,
+        closing: CancellationToken,
+    ) -> Living {
+        let Company::Cluster(cluster, news) = self else { return Living::default() };
+        let ending: Arc<Mutex<Option<Problem>>> = Arc::default();
+        let told = ending.clone();
+        let following = tokio::spawn({
+            let host = host.clone();
+            async move {
+                if let Some(problem) = news::follow(news, host, transport).await {
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                    closing.cancel();
+                }
+            }
+        });
+        let telling = tokio::spawn(figures::tell(cluster.clone(), host, registry));
+        Living { cluster: Some(cluster), tasks: vec![following, telling], ending }
+    }
+}
+
+/// A member at work; of a node without a cluster there is nothing to do.
+#[derive(Default)]
+pub struct Living {
+    cluster: Option<Arc<Cluster>>,
+    tasks: Vec<JoinHandle<()>>,
+    ending: Arc<Mutex<Option<Problem>>>,
+}
+
+impl Living {
+    /// Says goodbye. The answer is why this agent must not go on, where that is so.
+    pub async fn end(self) -> Option<Problem> {
+        if let Some(cluster) = &self.cluster {
+            cluster.leave().await;
+        }
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
