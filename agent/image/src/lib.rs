@@ -15,6 +15,7 @@
 //! - [`outgoing`]: many pipes at once into chunks, within a fixed window of memory.
 //! - [`store`]: chunks into a directory on a tmpfs, complete or not at all; it outlives the agent. [`serve`]: back into pipes.
 //! - [`layer`]: the changed blocks of the layer, round by round.
+//! - [`vault`]: checkpoints on disk, by content.
 //! - [`incoming`]: the asynchronous front of the store and of the layer's target.
 
 pub mod ahead;
@@ -28,6 +29,7 @@ pub mod pace;
 mod refs;
 pub mod serve;
 pub mod store;
+pub mod vault;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -85,6 +85,8 @@ pub struct Pace {
     /// Windows in which what is remembered kept us from a neighbour.
     refusals: u32,
     patience: u32,
+    /// It stays where it is.
+    fixed: bool,
 }
 
 impl Default for Pace {
@@ -97,6 +99,7 @@ impl Default for Pace {
             link: None,
             refusals: 0,
             patience: PATIENCE,
+            fixed: false,
         }
     }
 }
@@ -154,6 +157,11 @@ impl Pace {
         Arc::default()
     }
 
+    /// A pace that never compresses: for chunks that stay on this node.
+    pub fn uncompressed() -> SharedPace {
+        Arc::new(Mutex::new(Pace { fixed: true, ..Pace::default() }))
+    }
+
     /// A pace that begins in the midst of the ladder, for tests that want chunks compressed.
     #[cfg(test)]
     pub(crate) fn compressing() -> SharedPace {
@@ -167,6 +175,9 @@ impl Pace {
 
     /// A chunk has been handed over. Several encoders may report to one pace.
     pub fn observe(&mut self, chunk: &Passed) -> Level {
+        if self.fixed {
+            return self.level();
+        }
         if self.settling > 0 {
             self.settling -= 1;
             return self.level();

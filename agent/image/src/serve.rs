@@ -9,8 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
+use thiserror::Error;
 
 use crate::chunk::{CHUNK_BYTES, ZEROS};
+use crate::store::{ImageError, StoredImage};
+use crate::vault::{VaultError, VaultImage};
 
 /// Where a part of a stream lies in the store's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,57 @@ pub(crate) struct Extent {
     pub(crate) len: u64,
     /// Where it is stored; `None` where it is all zeros.
     pub(crate) place: Option<u64>,
+}
+
+/// Why an image could not be served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// One that came in a move.
+    #[error(transparent)]
+    Stored(#[from] ImageError),
+    /// One from the vault.
+    #[error(transparent)]
+    Kept(#[from] VaultError),
+}
+
+/// What CRIU restores from, wherever it lies. All of it blocks.
+pub trait Image: Send + Sync {
+    /// Whether there is an image of that name.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Writes an image into a pipe and closes it.
+    fn serve(&self, name: &str, pipe: OwnedFd) -> Result<Served, ServeError>;
+
+    /// A small image as a whole.
+    fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, ServeError>;
+}
+
+impl Image for StoredImage {
+    fn contains(&self, name: &str) -> bool {
+        StoredImage::contains(self, name)
+    }
+
+    fn serve(&self, name: &str, pipe: OwnedFd) -> Result<Served, ServeError> {
+        Ok(StoredImage::serve(self, name, pipe)?)
+    }
+
+    fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, ServeError> {
+        Ok(StoredImage::read(self, name, limit)?)
+    }
+}
+
+impl Image for VaultImage {
+    fn contains(&self, name: &str) -> bool {
+        VaultImage::contains(self, name)
+    }
+
+    fn serve(&self, name: &str, pipe: OwnedFd) -> Result<Served, ServeError> {
+        Ok(VaultImage::serve(self, name, pipe)?)
+    }
+
+    fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, ServeError> {
+        Ok(VaultImage::read(self, name, limit)?)
+    }
 }
 
 /// How serving ended.

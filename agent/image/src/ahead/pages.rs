@@ -3,6 +3,8 @@
 //! An open-addressing table with linear probing. A slot is 4 bytes: the page's index, and a few bits of its hash so that
 //! hardly any other page's full hash is looked at in vain. With the hash, and one slot in three empty, a page costs 22 bytes.
 
+use std::ops::Range;
+
 /// The low bits of a slot; the others are of the hash.
 const INDEX_BITS: u32 = 22;
 /// No page has this index, so no slot that is taken looks like this.
@@ -52,6 +54,23 @@ impl KnownPages {
         }
     }
 
+    /// Notes the next page, known or not: it has the next number anyhow. Of pages with one content the first is found. Returns
+    /// whether there was room for it.
+    pub(crate) fn append(&mut self, hash: u128) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        if !self.insert(hash) {
+            self.hashes.push(hash);
+        }
+        true
+    }
+
+    /// The hashes of consecutive pages.
+    pub(crate) fn hashes(&self, pages: Range<u32>) -> &[u128] {
+        &self.hashes[pages.start as usize..pages.end as usize]
+    }
+
     /// The page with this hash; `likely` first, for pages often follow each other as they did.
     pub(crate) fn find(&self, hash: u128, likely: u32) -> Option<u32> {
         if self.hashes.get(likely as usize) == Some(&hash) {
@@ -61,7 +80,7 @@ impl KnownPages {
     }
 
     /// Gives back what there is too much.
-    pub(super) fn finish(mut self) -> KnownPages {
+    pub(crate) fn finish(mut self) -> KnownPages {
         self.hashes.shrink_to_fit();
         self.rebuild(slots_for(self.len()));
         self

@@ -65,6 +65,18 @@ impl ChunkHeader {
         if possible { Ok(()) } else { Err(ChunkError::BadLength { stream, offset, raw_len }) }
     }
 
+    /// The raw bytes of a chunk that was made here and not compressed; its digest is believed.
+    pub(crate) fn uncompressed<'a>(&self, bytes: &'a [u8]) -> Result<Content<'a>, ChunkError> {
+        self.check_length()?;
+        let ChunkHeader { stream, offset, raw_len, .. } = *self;
+        let expected = raw_len as usize;
+        match self.encoding {
+            Encoding::Zero if bytes.is_empty() => Ok(Content::Zeros(expected)),
+            Encoding::Raw if bytes.len() == expected => Ok(Content::Bytes(bytes)),
+            _ => Err(ChunkError::WrongLength { stream, offset, got: bytes.len(), expected }),
+        }
+    }
+
     /// Whether raw bytes with the digest `found` are those that were sent.
     pub(crate) fn verify(&self, found: Digest) -> Result<(), ChunkError> {
         let ChunkHeader { stream, offset, .. } = *self;

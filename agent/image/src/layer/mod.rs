@@ -81,15 +81,13 @@ pub enum LayerError {
     },
 }
 
-/// The digest of a layer, from its size and the digests of its blocks, `None` for zeros.
-fn layer_digest(size: u64, blocks: impl Iterator<Item = Option<Digest>>) -> Digest {
+/// The digest of a layer, from its size and the digests of its blocks that are not zeros, by their indexes and in order.
+pub(crate) fn layer_digest(size: u64, blocks: impl IntoIterator<Item = (u64, Digest)>) -> Digest {
     let mut whole = blake3::Hasher::new();
     whole.update(&size.to_le_bytes());
-    for (index, block) in (0u64..).zip(blocks) {
-        if let Some(digest) = block {
-            whole.update(&index.to_le_bytes());
-            whole.update(&digest.0);
-        }
+    for (index, digest) in blocks {
+        whole.update(&index.to_le_bytes());
+        whole.update(&digest.0);
     }
     Digest(*whole.finalize().as_bytes())
 }

@@ -134,7 +134,7 @@ impl LayerSource {
 
     /// The digest of what has been sent: after the last round, of the layer.
     pub fn digest(&self) -> Digest {
-        layer_digest(self.size, self.known.iter().map(|known| known.map(|block| block.digest)))
+        layer_digest(self.size, (0..).zip(&self.known).filter_map(|(index, known)| Some((index, (*known)?.digest))))
     }
 }
 

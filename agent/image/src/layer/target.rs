@@ -55,8 +55,7 @@ impl LayerTarget {
     /// The digest of what is there.
     pub fn digest(&self) -> Digest {
         let blocks = lock(&self.blocks);
-        let count = self.size.div_ceil(BLOCK_BYTES as u64) as usize;
-        layer_digest(self.size, (0..count).map(|block| blocks.get(&block).copied()))
+        layer_digest(self.size, blocks.iter().map(|(index, digest)| (*index as u64, *digest)))
     }
 
     /// Waits until it is on disk.
