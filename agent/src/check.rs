@@ -15,7 +15,7 @@ use migrate_proto::message::{Considered, Demands, Finding, Message, Offer};
 use migrate_proto::name::NodeName;
 use tokio::sync::Semaphore;
 
-use crate::handover::{Ground, offer_or_other, owned_elsewhere};
+use crate::handover::{Ground, Preface, offer_or_other, owned_elsewhere};
 use crate::preflight::finding::{no, note, reasons, verdict};
 use crate::random;
 use crate::registry::Doing;
@@ -179,8 +179,8 @@ fn now_ms() -> u64 {
 
 /// A peer asks whether its workload could come here.
 pub async fn answer(ground: Ground, mut talk: Talk) {
-    let (demands, offer) = match offer_or_other(&mut talk).await {
-        Ok((demands, Message::Offer(offer))) if offer.from == talk.peer.node => (demands, offer),
+    let (Preface { demands, .. }, offer) = match offer_or_other(&mut talk).await {
+        Ok((preface, Message::Offer(offer))) if offer.from == talk.peer.node => (preface, offer),
         Ok((_, other)) => return tracing::info!(peer = %talk.peer.node, kind = other.kind(), "a question came oddly"),
         Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a question broke off"),
     };

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::server::Server;
 use crate::care::watchdog::{self, Stamp};
+use crate::care::watchdog::{self, Stamp};
 use crate::cluster::company::Company;
 use crate::config::Config;
 use crate::control::Control;
@@ -32,7 +33,7 @@ use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
 use crate::talk::{self, Purpose};
 use crate::workload::Workload;
-use crate::{api, check, proxy};
+use crate::{api, care, check, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
@@ -61,6 +62,8 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let ground =
         Ground { host: host.clone(), peers: peers.clone(), registry: registry.clone(), handovers: Arc::new(Handovers::default()) };
     tokio::task::block_in_place(|| take_over(&ground))?;
+    watchdog::start();
+    tokio::spawn(care::attend(ground.clone()));
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
@@ -250,7 +253,13 @@ fn sweep_images(ground: &Ground) {
 
 /// Conversations that peers begin.
 async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
-    while let Some(session) = acceptor.next().await {
+    let stamp = Stamp::of("peers");
+    loop {
+        let session = tokio::select! {
+            session = acceptor.next() => session,
+            () = stamp.beat() => continue,
+        };
+        let Some(session) = session else { return };
         let (ground, router) = (ground.clone(), router.clone());
         tokio::spawn(async move {
             let (purpose, peer): (_, NodeName) = (Purpose::of(session.purpose()), session.peer());

@@ -83,6 +83,14 @@ pub enum Kind {
     Started,
     /// A workload ended by itself.
     Ended,
+    /// A workload has ended and begins again.
+    Restarting,
+    /// A workload is not begun again, although that was its policy.
+    Failed,
+    /// A workload is well.
+    Healthy,
+    /// A workload is ill, or hangs.
+    Unhealthy,
     /// A workload was stopped.
     Stopped,
     /// A workload was forgotten.
@@ -125,6 +133,10 @@ impl Kind {
     /// Another node leads.
     Leader,
             Kind::Ended => "ended",
+            Kind::Restarting => "restarting",
+            Kind::Failed => "failed",
+            Kind::Healthy => "healthy",
+            Kind::Unhealthy => "unhealthy",
             Kind::Stopped => "stopped",
             Kind::Removed => "removed",
             Kind::Moving => "moving",

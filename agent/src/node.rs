@@ -10,6 +10,7 @@ use migrate_proto::api::{
     CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView,
     RunRequest, State, WhyView, WorkloadView,
 };
+use migrate_proto::care::Chart;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -80,6 +81,7 @@ impl Node {
             started: None,
             sandbox: None,
             pid: None,
+            care: Chart::new(request.care),
         };
         let workload = Workload::new(place, record);
         // What is on disk and not in the registry was left alone because it is damaged.
@@ -220,6 +222,7 @@ impl Control for Node {
         if request.spec.argv.is_empty() {
             return Err(Problem::new(Code::Usage, "there is no command to run"));
         }
+        request.care.check()?;
         match &request.on {
             Some(node) if node != self.me() => elsewhere::run(&self.ground.peers, node, &request).await,
             _ => self.create(request).await,
@@ -253,6 +256,8 @@ impl Control for Node {
         let timeout = timeout.unwrap_or(host.config.stop_timeout);
         blocking(move || {
             let _turn = turn;
+            // Before its end, which would be news otherwise.
+            stopping.hold()?;
             match stopping.doubt() {
                 None => stopping.end(&host, timeout)?,
                 // It may run elsewhere: not one more instruction here.
@@ -284,6 +289,7 @@ impl Control for Node {
         let (host, starting) = (self.ground.host.clone(), workload.clone());
         blocking(move || {
             let _turn = turn;
+            starting.release()?;
             starting.start(&host, clock::time_of_day())
         })
         .await?;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::api::Exit;
+use migrate_proto::care::Chart;
 use migrate_proto::handover::target;
 use migrate_proto::id::{Epoch, HandoverId, StateMark};
 use migrate_proto::name::WorkloadName;
@@ -45,6 +46,9 @@ pub struct Record {
     pub sandbox: Option<String>,
     /// The main process, inside.
     pub pid: Option<i32>,
+    /// What is known of its care.
+    #[serde(default)]
+    pub care: Chart,
 }
 
 /// What a workload does, as far as is durable.

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use migrate_proto::api::{Exit, State, WorkloadView};
+use migrate_proto::care::Chart;
+use migrate_proto::care::health::Word;
+use migrate_proto::care::restart::Stage;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::text::Text;
@@ -20,7 +23,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::events::Kind;
 use crate::host::Host;
 use crate::registry::{Doing, Place, Record};
-use crate::{durable, preflight};
+use crate::{care, durable, preflight};
 
 /// The search path of workloads that bring none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -83,6 +86,11 @@ impl Workload {
     /// Its record, as it is now.
     pub fn record(&self) -> Record {
         self.live().record.clone()
+    }
+
+    /// What is known of its care.
+    pub fn chart(&self) -> Chart {
+        self.live().record.care.clone()
     }
 
     /// Its sandbox, where it has one.
@@ -235,6 +243,10 @@ impl Workload {
     fn start_fresh(&self, host: &Host) -> Result<i32, Problem> {
         let sandbox = self.build_sandbox(host)?;
         self.attach_layer(&sandbox)?;
+        let record = self.record();
+        if record.care.wish.pulse_ms().is_some() {
+            sandbox.make_pulse(record.spec.user).map_err(|error| self.problem("make the pulse of", &error))?;
+        }
         let groups = host.cgroup(self.name.as_str())?.load_procs();
         sandbox.start(&self.command(), &groups).map_err(|error| match error {
             SandboxError::CannotExecute { program, reason } => Problem::new(
@@ -247,11 +259,13 @@ impl Workload {
     }
 
     fn command(&self) -> Command {
-        let spec = self.record().spec;
+        let Record { spec, care, .. } = self.record();
         let mut env: Vec<(Text, Text)> =
             [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("MIGRATE_NAME", self.name.as_str())]
                 .map(|(name, value)| (name.into(), value.into()))
                 .to_vec();
+        let pulse = care::pulse::environment(&care.wish);
+        env.extend(pulse.into_iter().map(|(name, value)| (name.into(), (*value).into())));
         env.retain(|(name, _)| !spec.env.iter().any(|(own, _)| own == name));
         env.extend(spec.env);
         Command {
@@ -389,6 +403,29 @@ impl Workload {
         Ok(())
     }
 
+    /// A person wants it to be stopped: it is not begun again when it ends.
+    pub fn hold(&self) -> Result<(), Problem> {
+        let chart = self.chart();
+        if chart.wish.is_nothing() || chart.held {
+            return Ok(());
+        }
+        self.update(|record| {
+            record.care.held = true;
+            record.care.past.stop();
+        })
+    }
+
+    /// A person begins it: what was before does not count.
+    pub fn release(&self) -> Result<(), Problem> {
+        if self.chart().wish.is_nothing() {
+            return Ok(());
+        }
+        self.update(|record| {
+            record.care.past.forgive();
+            record.care.begin();
+        })
+    }
+
     // ---- looking -------------------------------------------------------------------------------------------------
 
     /// The main process, as this node numbers it.
@@ -432,6 +469,9 @@ impl Workload {
             (State::Lost, Some(why)) => Some(format!("{why}; {}", self.afresh())),
             (_, reason) => reason,
         };
+        let waits = (!moving).then(|| waiting(&record.care)).flatten();
+        let health = if pid.is_some() { record.care.health } else { Word::None };
+        let reason = waits.or(reason).or(record.care.ill.filter(|_| health.is_ill()));
         let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());
         Some(WorkloadView {
             name: self.name.clone(),
@@ -440,11 +480,11 @@ impl Workload {
             epoch: record.epoch,
             pid,
             started: record.started,
-            restarts: 0,
+            restarts: record.care.past.restarts,
             cpu_percent,
             rss_bytes: rss.unwrap_or(0),
             layer_bytes: Layer::at(self.place.layer()).used().unwrap_or(0),
-            health: "none".into(),
+            health: health.as_str().to_owned(),
             group: None,
             ip: None,
             last_checkpoint: None,
@@ -456,6 +496,12 @@ impl Workload {
     fn problem(&self, action: &str, error: &SandboxError) -> Problem {
         Problem::new(Code::Internal, format!("cannot {action} {}: {error}", self.name))
     }
+}
+
+/// What `ps` says of one that has ended and begins again.
+fn waiting(chart: &Chart) -> Option<String> {
+    let Stage::Waiting { after, .. } = chart.past.stage() else { return None };
+    (!chart.held).then(|| format!("it {after}; begins again soon"))
 }
 
 /// How it ended. That it cannot be seen does not mean that it has.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::care::Wish;
 use crate::error::Problem;
 use crate::id::Epoch;
 use crate::key::Fingerprint;
@@ -23,6 +24,9 @@ pub struct RunRequest {
     /// A directory or tar archive on the agent's node to take the root file system from; sets `spec.own_root`.
     #[serde(default)]
     pub root: Option<Text>,
+    /// What is to be done when it ends, hangs or is ill.
+    #[serde(default, skip_serializing_if = "Wish::is_nothing")]
+    pub care: Wish,
 }
 
 /// State of a workload.
@@ -72,7 +76,7 @@ pub struct WorkloadView {
     pub rss_bytes: u64,
     /// What its files take.
     pub layer_bytes: u64,
-    /// Health: `none` until health checks exist.
+    /// One of `none starting healthy unhealthy hung`; `none` where nobody asks, or it does not run.
     pub health: String,
     /// Its group.
     pub group: Option<String>,

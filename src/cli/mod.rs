@@ -1,6 +1,7 @@
 //! What can be typed. The contract is that nothing typed is ever silently ignored: what is parsed here and not done yet is
 //! refused by [`not_there_yet`].
 
+pub(crate) mod care;
 pub(crate) mod key;
 pub(crate) mod lab;
 pub(crate) mod not_there_yet;

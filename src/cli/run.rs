@@ -11,6 +11,7 @@ use migrate_proto::spec::{User, Volume, WorkloadSpec, default_layer_bytes};
 use migrate_proto::text::Text;
 use thiserror::Error;
 
+use super::care::{CareError, CareOptions};
 use super::quantity;
 
 /// Options of `migrate run`.
@@ -22,9 +23,6 @@ pub(crate) struct RunOptions {
     /// Where [default: the node of the agent that is asked]
     #[arg(long, value_name = "NODE")]
     on: Option<NodeName>,
-    /// What happens when it ends: only `no` for now
-    #[arg(long, value_name = "no|on-failure[:N]|always|unless-stopped")]
-    restart: Option<String>,
     /// Who it runs as, numeric; GID is UID where left out [default: 0:0]
     #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
     user: Option<User>,
@@ -50,6 +48,8 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "host|own")]
     net: Option<String>,
     #[command(flatten)]
+    care: CareOptions,
+    #[command(flatten)]
     later: Later,
     /// What to run
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -67,14 +67,6 @@ struct Later {
     ip: Option<OsString>,
     #[arg(long, hide = true)]
     group: Option<OsString>,
-    #[arg(long, hide = true, num_args = 1..)]
-    health_cmd: Option<Vec<OsString>>,
-    #[arg(long, hide = true)]
-    health_tcp: Option<OsString>,
-    #[arg(long, hide = true)]
-    health_http: Option<OsString>,
-    #[arg(long, hide = true)]
-    pulse: Option<OsString>,
 }
 
 /// Why a `run` was refused before anybody was asked.
@@ -96,6 +88,8 @@ pub(crate) enum RunError {
     Nul,
     #[error("the program's name is empty")]
     NoProgram,
+    #[error(transparent)]
+    Care(#[from] CareError),
     #[error("no name could be made from the command: {0}")]
     NoName(#[from] InvalidName),
 }
@@ -138,23 +132,16 @@ impl RunOptions {
             layer_bytes: default_layer_bytes(),
         };
         let on = self.on.as_ref().or(asked_node).cloned();
-        Ok(RunRequest { spec, on, root: self.root.as_deref().map(absolute).transpose()? })
+        Ok(RunRequest { spec, on, root: self.root.as_deref().map(absolute).transpose()?, care: self.care.wish()? })
     }
 
     fn refuse_what_comes_later(&self) -> Result<(), RunError> {
-        refuse_choice("--restart", self.restart.as_deref(), "no", |given| {
-            matches!(given.split(':').next(), Some("on-failure" | "always" | "unless-stopped"))
-        })?;
         refuse_choice("--net", self.net.as_deref(), "host", |given| given == "own")?;
         let given = [
             ("--checkpoint-every", self.later.checkpoint_every.is_some()),
             ("--replicas", self.later.replicas.is_some()),
             ("--ip", self.later.ip.is_some()),
             ("--group", self.later.group.is_some()),
-            ("--health-cmd", self.later.health_cmd.is_some()),
-            ("--health-tcp", self.later.health_tcp.is_some()),
-            ("--health-http", self.later.health_http.is_some()),
-            ("--pulse", self.later.pulse.is_some()),
         ];
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(RunError::NotThereYet { option }),

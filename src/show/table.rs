@@ -82,7 +82,7 @@ fn state_color(state: State) -> Color {
 /// `migrate ps`.
 pub(crate) fn workloads(style: Style, views: &[WorkloadView], now: SystemTime) -> String {
     let mut table =
-        table(style, &["NAME", "STATE", "NODE", "EPOCH", "PID", "STARTED", "CPU", "MEMORY", "FILES", "NOTE"]);
+        table(style, &["NAME", "STATE", "NODE", "EPOCH", "PID", "STARTED", "RESTARTS", "HEALTH", "CPU", "MEMORY", "FILES", "NOTE"]);
     for view in views {
         let started = view.started.as_deref().and_then(|at| time::age(at, now)).map(|age| units::age(age) + " ago");
         let note = [view.exit.map(exit), view.reason.as_deref().map(harmless)].into_iter().flatten();
@@ -93,6 +93,8 @@ pub(crate) fn workloads(style: Style, views: &[WorkloadView], now: SystemTime) -
             Cell::new(view.epoch),
             Cell::new(or_dash(view.pid.map(|pid| pid.to_string()))),
             Cell::new(or_dash(started)),
+            Cell::new(view.restarts),
+            Cell::new(or_dash(Some(harmless(&view.health)).filter(|health| health != "none"))),
             Cell::new(format!("{:.0}%", view.cpu_percent)),
             Cell::new(units::size(view.rss_bytes)),
             Cell::new(units::size(view.layer_bytes)),

@@ -34,9 +34,6 @@ fn wrong_words_are_usage_errors() {
 
 #[test]
 fn an_option_of_run_that_comes_later_is_never_ignored() {
-    refused(&["run", "--restart", "always", "--", "true"], "run --restart is not there yet");
-    refused(&["run", "--pulse", "1s", "--", "true"], "run --pulse is not there yet");
-    refused(&["run", "--health-cmd", "true", "--", "true"], "run --health-cmd is not there yet");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! The caller starts CRIU with an empty environment: `CRIU_LIBS_DIR`, `CRIU_CONFIG_FILE` and `CRIU_DEPRECATED` would
 //! change what is said here.
 //!
-//! What is *not* passed matters as much. No `--ext-unix-sk`, `--shell-job`, `--skip-file-rwx-check`, `--file-validation
+//! What is *not* passed matters as much. No `--ext-unix-sk` for a dump, `--shell-job`, `--skip-file-rwx-check`, `--file-validation
 //! filesize`, `--weak-sysctls`, `--evasive-devices`: each turns an error before the commit into a broken workload after it.
 //! No `--force-irmap`: CRIU finds the path of a watched file by its handle, and the option only adds a slow search by
 //! inode number. No `--network-lock`: it concerns connections that are kept, and none is.
@@ -29,8 +29,9 @@ pub struct Options {
     pub action_script: PathBuf,
 }
 
-/// Arguments of `criu dump` for the tree whose root is `tree`, a PID as seen inside the sandbox.
-pub fn dump(options: &Options, tree: i32) -> Vec<OsString> {
+/// Arguments of `criu dump` for the tree whose root is `tree`, a PID as seen inside the sandbox. `outside` are the inodes of its Unix
+/// sockets whose other end is the sandbox's own, which is there on the target under the same name.
+pub fn dump(options: &Options, tree: i32, outside: &[u64]) -> Vec<OsString> {
     let mut arguments = Arguments::new("dump");
     arguments.pair("--tree", tree.to_string());
     arguments.common(options);
@@ -38,6 +39,9 @@ pub fn dump(options: &Options, tree: i32) -> Vec<OsString> {
     // those that still have another name get a temporary one, which travels in the layer.
     arguments.pair("--ghost-limit", "1024G");
     arguments.flag("--link-remap");
+    for inode in outside {
+        arguments.pair("--external", format!("unix[{inode}]"));
+    }
     arguments.0
 }
 
@@ -46,6 +50,8 @@ pub fn restore(options: &Options) -> Vec<OsString> {
     let mut arguments = Arguments::new("restore");
     arguments.flag("--restore-detached");
     arguments.common(options);
+    // Only of those that the dump was told of: it refuses every other. Where nobody listens, it fails before the commit.
+    arguments.flag("--ext-unix-sk");
     arguments.0
 }
 
@@ -109,14 +115,16 @@ mod tests {
         let expected = "dump --tree 100 --no-default-config --libdir /opt/migrate/criu/bin --images-dir /.migrate/run/7
             --stream --action-script /.migrate/bin/gate --log-file log -v2 --manage-cgroups=ignore --cpu-cap=ins
             --file-locks --tcp-close --skip-in-flight --ghost-limit 1024G --link-remap";
-        assert_eq!(dump(&options(), 100), words(expected));
+        assert_eq!(dump(&options(), 100, &[]), words(expected));
+        let told = dump(&options(), 100, &[7, 8]);
+        assert!(told.ends_with(&words("--link-remap --external unix[7] --external unix[8]")), "{told:?}");
     }
 
     #[test]
     fn a_restore_is_called_with_exactly_this() {
         let expected = "restore --restore-detached --no-default-config --libdir /opt/migrate/criu/bin
             --images-dir /.migrate/run/7 --stream --action-script /.migrate/bin/gate --log-file log -v2
-            --manage-cgroups=ignore --cpu-cap=ins --file-locks --tcp-close --skip-in-flight";
+            --manage-cgroups=ignore --cpu-cap=ins --file-locks --tcp-close --skip-in-flight --ext-unix-sk";
         assert_eq!(restore(&options()), words(expected));
     }
 

@@ -178,7 +178,7 @@ async fn a_process_goes_through_memory_into_other_namespaces() {
     counter.hears("one", "1 one");
 
     let images = tokio::spawn(take(Capture::bind(&images_dir).unwrap()));
-    let arguments = command::dump(&options, TREE);
+    let arguments = command::dump(&options, TREE, &[]);
     let dumped = tokio::task::block_in_place(|| source.criu(&criu, arguments));
     check(&dumped, &images_dir);
     let images = images.await.unwrap();
@@ -205,7 +205,7 @@ async fn a_real_failure_is_explained() {
     let namespaces = Namespaces::new();
     let _capture = Capture::bind(dir.path()).unwrap();
     // Nothing was started, so nothing has that PID.
-    let arguments = command::dump(&options(&criu, dir.path()), TREE);
+    let arguments = command::dump(&options(&criu, dir.path()), TREE, &[]);
     let output = tokio::task::block_in_place(|| namespaces.criu(&criu, arguments));
     assert!(!output.status.success());
 

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Admission, Caller, group_in};
 use super::failure::Failure;
+use crate::care::watchdog::Stamp;
 
 /// The group that may use the agent, where the machine has it.
 pub const GROUP: &str = "migrate";
@@ -101,9 +102,11 @@ impl Server {
     /// that still run have `limit` to come to their end.
     pub async fn serve(self, router: Router, closing: CancellationToken, limit: Duration) {
         let mut connections = JoinSet::new();
+        let stamp = Stamp::of("api");
         loop {
             let accepted = tokio::select! {
                 () = closing.cancelled() => break,
+                () = stamp.beat() => continue,
                 Some(_) = connections.join_next() => continue,
                 accepted = self.listener.accept() => accepted,
             };
@@ -118,7 +121,7 @@ impl Server {
                 }
             }
         }
-        drop(self);
+        drop((self, stamp));
         let all = async { while connections.join_next().await.is_some() {} };
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!("{} requests were still running after {limit:?} and were ended", connections.len());

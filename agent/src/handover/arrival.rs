@@ -16,7 +16,7 @@ use super::drive::{PULSE, Reins, Side, drive};
 use super::hands::Hands;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
-use super::{Between, Ground, claims};
+use super::{Between, Ground, Preface, claims};
 use crate::events::Kind;
 use crate::talk::Talk;
 use crate::workload::Workload;
@@ -37,8 +37,8 @@ struct Arrival {
     reviving: Arc<AtomicBool>,
 }
 
-/// A peer offers a workload, and has said what else it asks.
-pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, offer: Box<Offer>) {
+/// A peer offers a workload, and has said what else there is to know of it.
+pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer>) {
     let peer = talk.peer.node.clone();
     if offer.from != peer {
         let (name, from) = (&offer.spec.name, &offer.from);
@@ -50,9 +50,15 @@ pub async fn take(ground: Ground, talk: Talk, demands: Option<Box<Demands>>, off
         tracing::warn!(%peer, %problem, "an offer was refused");
         return claims::refuse(talk, problem).await;
     }
+    let chart = preface.chart.unwrap_or_default();
+    if let Err(problem) = chart.check() {
+        claims::denounce(&ground, &peer, &format!("offered {} with {}", offer.spec.name, problem.message));
+        return claims::refuse(talk, problem).await;
+    }
     let machine = Target::new(offer, ground.host.node().clone(), ground.host.config.budgets.clone());
     let mut arrival = Arrival::new(ground, machine);
-    arrival.demands = demands;
+    arrival.demands = preface.demands;
+    arrival.hands.chart = Arc::new(*chart);
     // Before anything is made: what is there under this number is another handover's.
     if !arrival.enlist() {
         claims::denounce(&arrival.ground, &peer, "made an offer under the number of a handover that is under way");

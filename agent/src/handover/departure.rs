@@ -164,6 +164,7 @@ impl Departure {
 
     fn inspect(&self) {
         let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
+        let chart = workload.chart();
         let (meter, speaker) = (self.meter.clone(), self.reins.line.speaker());
         self.reins.beside(async move {
             let looking = host.clone();
@@ -172,6 +173,10 @@ impl Departure {
                 let (offer, demands) = seen.map_err(Problem::internal)??.ready()?;
                 let speaker = speaker.ok_or_else(|| Problem::internal("there is no connection"))?;
                 speaker.say(&Message::Demands(demands)).await?;
+                // Only where there is something to say: older agents do not know it.
+                if !chart.wish.is_nothing() {
+                    speaker.say(&Message::Care(Box::new(chart))).await?;
+                }
                 Ok(offer)
             };
             match inspected.await {

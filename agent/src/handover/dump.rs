@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::meter::Meter;
 use crate::guardline::{GuardLine, Standing};
 use crate::host::Host;
+use crate::preflight;
 use crate::talk::Speaker;
 use crate::workload::Workload;
 
@@ -76,7 +77,11 @@ impl CriuCall {
             action_script: GATE.into(),
         };
         let arguments = match kind {
-            Kind::Dump => command::dump(&options, MAIN_PID),
+            Kind::Dump => {
+                let (init, main) = (sandbox.init().pid, workload.pid());
+                let tree = main.map(process::tree).unwrap_or_default();
+                command::dump(&options, MAIN_PID, &preflight::connected_to_init(init, &tree))
+            }
             Kind::Restore => command::restore(&options),
         };
         let argv = std::iter::once(criu.into_os_string()).chain(arguments);

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_criu::{ghosts, mend};
 use migrate_image::store::StoredImage;
+use migrate_proto::care::Chart;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::{Event, Room};
 use migrate_proto::id::Epoch;
@@ -52,6 +53,8 @@ pub(super) struct Hands {
     following: Shared<AbortHandle>,
     image_dir: PathBuf,
     pub(super) offer: Arc<Offer>,
+    /// What is known of the workload's care.
+    pub(super) chart: Arc<Chart>,
     tell: mpsc::UnboundedSender<Input<Event>>,
 }
 
@@ -67,6 +70,7 @@ impl Hands {
             following: Arc::default(),
             image_dir: ground.host.images().join(offer.handover.to_string()),
             offer: Arc::new(offer),
+            chart: Arc::default(),
             tell,
         }
     }
@@ -94,6 +98,7 @@ impl Hands {
             started: self.offer.started.clone(),
             sandbox: None,
             pid: None,
+            care: self.chart.as_ref().clone(),
         };
         let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
         tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn))

@@ -32,6 +32,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use migrate_proto::care::Chart;
 use migrate_proto::error::Problem;
 use migrate_proto::handover::answer_without_machine;
 use migrate_proto::id::HandoverId;
@@ -190,22 +191,35 @@ pub async fn rest() {
     let _ = tokio::task::spawn_blocking(migrate_transport::allocation::give_back).await;
 }
 
-/// The first message, with the demands that may come before an offer.
-pub async fn offer_or_other(talk: &mut Talk) -> Result<(Option<Box<Demands>>, Message), Problem> {
-    match talk.listener.expect_soon().await? {
-        Message::Demands(demands) => Ok((Some(demands), talk.listener.expect_soon().await?)),
-        other => Ok((None, other)),
+/// What may come before an offer.
+#[derive(Default)]
+pub struct Preface {
+    /// What else the workload asks of its node.
+    pub demands: Option<Box<Demands>>,
+    /// What is known of its care.
+    pub chart: Option<Box<Chart>>,
+}
+
+/// The first message, with what may come before an offer, each once.
+pub async fn offer_or_other(talk: &mut Talk) -> Result<(Preface, Message), Problem> {
+    let mut preface = Preface::default();
+    loop {
+        match talk.listener.expect_soon().await? {
+            Message::Demands(demands) if preface.demands.is_none() => preface.demands = Some(demands),
+            Message::Care(chart) if preface.chart.is_none() => preface.chart = Some(chart),
+            other => return Ok((preface, other)),
+        }
     }
 }
 
 /// A peer has begun a conversation about a handover.
 pub async fn receive(ground: Ground, mut talk: Talk) {
-    let (demands, message) = match offer_or_other(&mut talk).await {
+    let (preface, message) = match offer_or_other(&mut talk).await {
         Ok(heard) => heard,
         Err(problem) => return tracing::info!(peer = %talk.peer.node, %problem, "a conversation ended before it began"),
     };
     let handover = match &message {
-        Message::Offer(offer) => return arrival::take(ground, talk, demands, offer.clone()).await,
+        Message::Offer(offer) => return arrival::take(ground, talk, preface, offer.clone()).await,
         Message::Commit { handover, .. }
         | Message::Abort { handover, .. }
         | Message::Resumed { handover, .. }

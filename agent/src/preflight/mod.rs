@@ -66,11 +66,16 @@ pub fn survey(
     kernel: String,
 ) -> Result<Survey, Problem> {
     let mut findings: Vec<Finding> = unmovable::unmovable(init, tree, cgroup).into_iter().map(no).collect();
-    findings.extend(sockets::findings(tree, cgroup));
+    findings.extend(sockets::findings(init, tree, cgroup));
     findings.extend(different::findings(init, tree));
     let (needs, unreadable) = needs(init, tree, spec, criu_version, kernel)?;
     findings.extend(unreadable.into_iter().map(no));
     Ok(Survey { needs, demands: demands::of(tree), findings })
+}
+
+/// Sockets of the workload, by their inodes, that are connected to its own PID 1: they are connected to that of the target again.
+pub fn connected_to_init(init: i32, tree: &[i32]) -> Vec<u64> {
+    sockets::connected_to_init(init, tree)
 }
 
 /// A target and what it has.

@@ -21,18 +21,26 @@ const KNOWN: [&str; 7] = ["TCP", "UDP", "UNIX", "NETLINK", "PACKET", "RAW", "PIN
 /// Sockets of the workload: the first process that has each, and under which descriptor.
 type Owned = BTreeMap<u64, (i32, PathBuf)>;
 
-/// What the sockets of `tree` have to say about a move. `cgroup` is all that belongs to the workload.
-pub(super) fn findings(tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
+/// What the sockets of `tree` have to say about a move. `init` is the sandbox's PID 1, `cgroup` is all that belongs to the workload.
+pub(super) fn findings(init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
     let owned = owned_by(tree);
     if owned.is_empty() {
         return Vec::new();
     }
     let mut found = unknown_kinds(&owned);
-    found.extend(connected_outside(&owned, tree, cgroup));
+    found.extend(connected_outside(&owned, init, tree, cgroup));
     let entries = own_entries(tree, &owned);
     found.extend(waiting_to_be_sent(&owned, &entries));
     found.extend(closed_by_the_move(&entries));
     found
+}
+
+/// Sockets of the workload that are connected to one of its PID 1, which listens for signs of life.
+pub(super) fn connected_to_init(init: i32, tree: &[i32]) -> Vec<u64> {
+    let listening: BTreeSet<u64> = sockets_of(init).into_iter().map(|(inode, _)| inode).collect();
+    let Ok(peers) = unix_peers::all() else { return Vec::new() };
+    let owned = owned_by(tree);
+    owned.into_keys().filter(|inode| peers.get(inode).is_some_and(|peer| listening.contains(peer))).collect()
 }
 
 /// The ports that the workload holds.
@@ -94,12 +102,13 @@ fn unknown_kinds(owned: &Owned) -> Vec<Finding> {
 
 /// Half a connection cannot be taken. Whoever has the other half is named; where nobody is seen to have it, it is on its way to
 /// somebody, which CRIU knows, or belongs to a process that this node cannot see.
-fn connected_outside(owned: &Owned, tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
+fn connected_outside(owned: &Owned, init: i32, tree: &[i32], cgroup: &[i32]) -> Vec<Finding> {
     let Ok(peers) = unix_peers::all() else { return Vec::new() };
+    let listening: BTreeSet<u64> = sockets_of(init).into_iter().map(|(inode, _)| inode).collect();
     let mut outside: BTreeMap<u64, i32> = owned
         .iter()
         .filter_map(|(inode, (pid, _))| Some((*peers.get(inode)?, *pid)))
-        .filter(|(peer, _)| !owned.contains_key(peer))
+        .filter(|(peer, _)| !owned.contains_key(peer) && !listening.contains(peer))
         .collect();
     if outside.is_empty() {
         return Vec::new();
@@ -180,7 +189,7 @@ mod tests {
 
         fn findings(&self) -> Vec<Finding> {
             let tree = [self.0.id() as i32];
-            super::findings(&tree, &tree)
+            super::findings(0, &tree, &tree)
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use migrate_proto::api::*;
+use migrate_proto::care::restart::Policy;
+use migrate_proto::care::{Timing, Wish};
 use migrate_proto::message::Severity;
 use migrate_proto::name::WorkloadName;
 use migrate_proto::phase::Phase;
@@ -126,7 +128,10 @@ fn schemas_have_the_fields_of_the_types() {
     let spec: WorkloadSpec = serde_json::from_value(json!({"name": "web", "argv": ["a"]})).unwrap();
     let problem = Problem::new(Code::Usage, "");
     fields_are_described("WorkloadSpec", &spec);
-    fields_are_described("RunRequest", &RunRequest { spec, on: None, root: None });
+    let care = Wish { restart: Policy::Always, ..Wish::default() };
+    fields_are_described("Wish", &care);
+    fields_are_described("Timing", &care.timing);
+    fields_are_described("RunRequest", &RunRequest { spec, on: None, root: None, care });
     fields_are_described("User", &User { uid: 1, gid: 1 });
     fields_are_described("Volume", &Volume { source: "/a".into(), target: "/b".into(), read_only: true });
     fields_are_described("WorkloadView", &fake::workload(&web, &node1));
@@ -153,6 +158,8 @@ fn schemas_have_the_fields_of_the_types() {
 fn schemas_of_requests_require_what_the_types_require() {
     required_fields_suffice::<WorkloadSpec>("WorkloadSpec", &json!({"name": "web", "argv": ["a"]}));
     required_fields_suffice::<RunRequest>("RunRequest", &json!({"spec": {"name": "web", "argv": ["a"]}}));
+    required_fields_suffice::<Wish>("Wish", &json!({}));
+    required_fields_suffice::<Timing>("Timing", &json!({}));
     required_fields_suffice::<MoveRequest>("MoveRequest", &json!({}));
     required_fields_suffice::<ExecRequest>("ExecRequest", &json!({"argv": ["a"]}));
 }

@@ -1,0 +1,221 @@
+//! What follows from an end, and from illness: written down first, then done, then said.
+//!
+//! Everything here takes the workload's turn, looks again, and does nothing where somebody else was quicker.
+
+use std::sync::Arc;
+
+use migrate_proto::care::Chart;
+use migrate_proto::care::health::Word;
+use migrate_proto::care::restart::{End, Next, Policy, Stage};
+use migrate_proto::error::Problem;
+use tokio::sync::OwnedMutexGuard;
+
+use super::wall_clock;
+use crate::events::Kind;
+use crate::handover::Ground;
+use crate::registry::Doing;
+use crate::workload::Workload;
+use crate::{clock, elsewhere};
+
+type Turn = OwnedMutexGuard<()>;
+
+/// A workload has ended without anybody's wish: decides what follows. False where somebody else has it at the moment.
+pub(super) async fn account(ground: &Ground, workload: &Arc<Workload>, end: &End) -> bool {
+    match workload.turn() {
+        Ok(turn) => account_with(ground, workload, end, &turn).await,
+        Err(_) => false,
+    }
+}
+
+async fn account_with(ground: &Ground, workload: &Arc<Workload>, end: &End, _turn: &Turn) -> bool {
+    let (changing, ended, now) = (workload.clone(), end.clone(), wall_clock());
+    let decided = write(move || {
+        let mut next = None;
+        changing.update(|record| {
+            let chart = &mut record.care;
+            let is_news = !chart.held && (*chart.past.stage() == Stage::Up || matches!(ended, End::NotStarted(_)));
+            if !is_news {
+                return;
+            }
+            let decided = chart.past.ended(now, chart.wish.restart, &ended);
+            if let Next::GiveUp(why) = &decided {
+                record.doing = Doing::Failed(why.clone());
+            }
+            next = Some(decided);
+        })?;
+        Ok(next)
+    });
+    let say = |kind, message| ground.host.events.record(kind, Some(workload.name()), None, message);
+    match decided.await {
+        Ok(Some(Next::Again { after_ms })) => {
+            say(Kind::Restarting, format!("it {end}; begins again in {:.0} s", after_ms as f64 / 1000.0));
+        }
+        Ok(Some(Next::GiveUp(why))) => {
+            let start = format!("`migrate start {}` begins it anew", workload.name());
+            say(Kind::Failed, format!("failed, and is not begun again: {why}; {start}"));
+        }
+        Ok(Some(Next::Rest) | None) => {}
+        Err(problem) => return told(workload, "what follows from its end cannot be written down", &problem),
+    }
+    true
+}
+
+/// Begins a workload again whose time it is.
+///
+/// This is the one place where it comes back; from nothing, with its files. From its last checkpoint that was healthy is to be tried here
+/// first: `from` below says what there is, and `Chart::past` why.
+pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
+    let Ok(turn) = workload.turn() else { return };
+    let record = workload.record();
+    let Stage::Waiting { after, .. } = record.care.past.stage().clone() else { return };
+    let goes = matches!(record.doing, Doing::Stopped(_) | Doing::Failed(_) | Doing::Lost(_));
+    let free = record.owned && !workload.is_moving() && workload.doubt().is_none() && !record.care.held;
+    if !goes || !free || record.care.past.waits_ms(wall_clock()) != Some(0) {
+        return;
+    }
+    if matches!(record.doing, Doing::Lost(_)) && is_elsewhere(ground, workload).await {
+        return;
+    }
+    let (host, starting) = (ground.host.clone(), workload.clone());
+    let started = write(move || {
+        starting.update(|record| record.care.begin())?;
+        starting.start(&host, clock::time_of_day())?;
+        starting.update(|record| drop(record.care.past.runs()))?;
+        Ok(starting.chart().past.restarts)
+    });
+    match started.await {
+        Ok(count) => {
+            let message = format!("started again (restart {count}): it {after}");
+            ground.host.events.record(Kind::Started, Some(workload.name()), None, message);
+        }
+        Err(problem) => drop(account_with(ground, workload, &End::NotStarted(problem.message), &turn).await),
+    }
+}
+
+/// A node that was without power may have what has long been elsewhere. Then it stays as it is, and a person is told.
+async fn is_elsewhere(ground: &Ground, workload: &Arc<Workload>) -> bool {
+    let (me, name) = (ground.host.node(), workload.name());
+    let others = elsewhere::namesakes(&ground.peers, name, &[me]).await;
+    let Some(other) = others.first() else { return false };
+    let why = format!("it is on {} in epoch {}: what {me} has is old", other.node, other.epoch);
+    let (resting, reason) = (workload.clone(), why.clone());
+    let rests = write(move || {
+        resting.update(|record| {
+            record.care.past.stop();
+            record.doing = Doing::Lost(reason);
+        })
+    });
+    match rests.await {
+        Ok(()) => ground.host.events.record(Kind::Warning, Some(name), None, format!("is not begun again: {why}")),
+        Err(problem) => drop(told(workload, "that it is elsewhere cannot be written down", &problem)),
+    }
+    true
+}
+
+/// What a person stopped begins again with the agent, where that is its policy.
+pub(super) async fn wake(workload: &Arc<Workload>) {
+    let Ok(_turn) = workload.turn() else { return };
+    let (waking, now) = (workload.clone(), wall_clock());
+    let woken = write(move || {
+        waking.update(|record| {
+            let chart = &mut record.care;
+            if chart.held && chart.wish.restart == Policy::Always {
+                chart.held = false;
+                chart.past.wake(now);
+            }
+        })
+    });
+    if let Err(problem) = woken.await {
+        told(workload, "that it begins again cannot be written down", &problem);
+    }
+}
+
+/// It runs, and is like this. False where somebody else has it at the moment.
+pub(super) async fn note(
+    ground: &Ground,
+    workload: &Arc<Workload>,
+    word: Word,
+    ill: Option<String>,
+    well: bool,
+) -> bool {
+    let now = wall_clock();
+    let noted = move |chart: &mut Chart| {
+        chart.past.runs();
+        if well {
+            chart.past.is_well(now);
+        } else {
+            chart.past.is_unwell();
+        }
+        (chart.health, chart.ill) = (word, ill.clone());
+    };
+    let before = workload.chart();
+    let mut after = before.clone();
+    noted(&mut after);
+    if after == before {
+        return true;
+    }
+    let Ok(_turn) = workload.turn() else { return false };
+    let changing = workload.clone();
+    // An end may have been quicker: then this is no news any more.
+    let written = write(move || {
+        changing.update(|record| {
+            if record.doing == Doing::Running {
+                noted(&mut record.care);
+            }
+        })
+    });
+    if let Err(problem) = written.await {
+        return told(workload, "how it is cannot be written down", &problem);
+    }
+    let say = |kind, message| ground.host.events.record(kind, Some(workload.name()), None, message);
+    match (before.health == word, &after.ill) {
+        (true, _) => {}
+        (false, None) if word == Word::Healthy => say(Kind::Healthy, "healthy".to_owned()),
+        (false, None) => {}
+        (false, Some(why)) => {
+            say(Kind::Unhealthy, format!("{}: {why}; its restart policy is no, so it goes on", word.as_str()));
+        }
+    }
+    true
+}
+
+/// It is ill, and its policy is that this is the end of it. False where somebody else has it at the moment.
+pub(super) async fn end_ill(ground: &Ground, workload: &Arc<Workload>, word: Word, why: &str) -> bool {
+    let Ok(_turn) = workload.turn() else { return false };
+    if workload.record().doing != Doing::Running || workload.is_moving() {
+        return false;
+    }
+    let (changing, reason) = (workload.clone(), why.to_owned());
+    let written = write(move || {
+        changing.update(|record| {
+            record.care.past.is_unwell();
+            (record.care.health, record.care.ill) = (word, Some(reason));
+        })
+    });
+    if let Err(problem) = written.await {
+        told(workload, "that it is ill cannot be written down", &problem);
+    }
+    let message = format!("{}: {why}; it is ended", word.as_str());
+    ground.host.events.record(Kind::Unhealthy, Some(workload.name()), None, message);
+    kill(ground, workload).await;
+    true
+}
+
+/// Ends everything of the workload at once; its PID 1 sees that and says so.
+pub(super) async fn kill(ground: &Ground, workload: &Arc<Workload>) {
+    let (host, name) = (ground.host.clone(), workload.name().clone());
+    let killed = write(move || host.cgroup(name.as_str()).map(|cgroup| cgroup.kill()));
+    if let Err(problem) = killed.await {
+        told(workload, "it cannot be ended", &problem);
+    }
+}
+
+/// It is tried again.
+fn told(workload: &Workload, what: &str, problem: &Problem) -> bool {
+    tracing::error!(workload = %workload.name(), %problem, "{what}");
+    false
+}
+
+async fn write<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(Problem::internal)?
+}
