@@ -26,6 +26,7 @@ use super::last_bytes::LastBytes;
 use super::layer_out::LayerOut;
 use super::line::NoBulk;
 use super::meter::{self, Meter};
+use super::outlet::Outlet;
 use super::{Between, Ground, Input, memory_ahead};
 use crate::events::Kind;
 use crate::offer;
@@ -200,9 +201,10 @@ impl Departure {
         let (cell, known, rounds) = (self.layer.clone(), self.known.clone(), self.rounds.clone());
         self.reins.beside(async move {
             let copied = async {
-                let layer = LayerOut::open(&path, sandbox, speaker.clone(), meter.clone(), pace.clone())?;
+                let outlet: Arc<dyn Outlet> = Arc::new(speaker);
+                let layer = LayerOut::open(&path, sandbox, outlet.clone(), meter.clone(), pace.clone())?;
                 let (mut bytes, mut count) = layer.ahead().await?;
-                if let Some(pages) = memory_ahead::copy(main, speaker, meter, pace).await? {
+                if let Some(pages) = memory_ahead::copy(main, outlet, meter, pace).await? {
                     let _ = known.set(pages);
                     // That took its time, in which files were written.
                     let (more, again) = layer.ahead().await?;
@@ -227,7 +229,8 @@ impl Departure {
         let started = Dump::start(
             &self.ground.host,
             &self.workload,
-            speaker,
+            self.workload.place().dump(),
+            Arc::new(speaker),
             self.meter.clone(),
             self.pace.clone(),
             self.known.clone(),
@@ -273,12 +276,11 @@ impl Departure {
             call: dump.call.clone(),
             streams: std::mem::replace(&mut dump.streams, tokio::sync::oneshot::channel().1),
             layer: self.layer.clone(),
-            speaker,
-            criu_version: self.ground.host.criu_version().unwrap_or_default(),
-            terms: self.terms().clone(),
+            outlet: Arc::new(speaker),
         };
+        let (criu_version, terms) = (self.ground.host.criu_version().unwrap_or_default(), self.terms().clone());
         self.reins.beside(async move {
-            match last.send().await {
+            match last.send().await.and_then(|whole| whole.manifest(criu_version, &terms)) {
                 Ok(manifest) => Event::ImageComplete(manifest),
                 Err(problem) => Event::DumpFailed(problem),
             }

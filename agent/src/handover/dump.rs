@@ -13,17 +13,16 @@ use migrate_image::pace::SharedPace;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::manifest::StreamName;
-use migrate_proto::message::Message;
 use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, OUTPUT, Order};
 use migrate_sandbox::plan::{GATE, MAIN_PID, RUN};
 use migrate_sandbox::{Sandbox, process};
 use tokio::sync::{mpsc, oneshot};
 
 use super::meter::Meter;
+use super::outlet::{Outlet, send_chunks};
 use crate::guardline::{GuardLine, Standing};
 use crate::host::Host;
 use crate::preflight;
-use crate::talk::Speaker;
 use crate::workload::Workload;
 
 /// Below the largest PID, where no workload's processes are.
@@ -39,30 +38,30 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOG_BYTES: u64 = 256 << 10;
 
 /// A CRIU call that is under way, and what is needed to follow it.
-pub(super) struct CriuCall {
+pub(crate) struct CriuCall {
     /// The line to its guard.
-    pub(super) guard: GuardLine,
+    pub(crate) guard: GuardLine,
     /// CRIU's images directory, as the node sees it.
-    pub(super) images: PathBuf,
+    pub(crate) images: PathBuf,
     /// The guard's directory.
-    pub(super) guard_dir: PathBuf,
+    pub(crate) guard_dir: PathBuf,
     /// CRIU's PID, inside; nobody else in the sandbox can have it while CRIU has.
     criu: i32,
 }
 
 /// Where a call has its files.
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The guard's directory.
-    pub(super) guard: PathBuf,
+    pub(crate) guard: PathBuf,
     /// A name below the sandbox's work directory.
-    pub(super) images: String,
+    pub(crate) images: String,
     /// `cgroup.procs` files that CRIU joins.
-    pub(super) groups: Vec<PathBuf>,
+    pub(crate) groups: Vec<PathBuf>,
 }
 
 impl CriuCall {
     /// Starts CRIU with its guard. The stream's socket must be there already.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
         sandbox: &Sandbox,
@@ -111,21 +110,21 @@ impl CriuCall {
     }
 
     /// Takes over a call that an earlier agent began; `None` where its guard is gone.
-    pub(super) async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
+    pub(crate) async fn take_over(guard_dir: &Path) -> Option<CriuCall> {
         let guard = GuardLine::call(guard_dir).await.ok()?;
         Some(CriuCall { guard, images: PathBuf::new(), guard_dir: guard_dir.to_owned(), criu: 0 })
     }
 
     /// Whether that is CRIU: the sockets that it connects to are within the workload's reach, and what comes from there is
     /// restored on another node with every right.
-    pub(super) fn is_criu(&self) -> impl Fn(i32) -> bool + use<> {
+    pub(crate) fn is_criu(&self) -> impl Fn(i32) -> bool + use<> {
         let criu = self.criu;
         move |pid| process::inner_pid(pid) == Some(criu)
     }
 
     /// Makes CRIU let go of the workload, wherever it stands; `main` is the workload's first process. Says whether it did so in good
     /// order: CRIU that was killed may have left code of its own in the workload.
-    pub(super) async fn let_go(&self, main: Option<i32>) -> bool {
+    pub(crate) async fn let_go(&self, main: Option<i32>) -> bool {
         let refusing = async {
             let mut beyond = None;
             loop {
@@ -171,7 +170,7 @@ impl CriuCall {
     }
 
     /// Whether a call whose guard is gone ended in good order. One that never began did.
-    pub(super) fn ended_well(guard_dir: &Path) -> bool {
+    pub(crate) fn ended_well(guard_dir: &Path) -> bool {
         match guard::result(guard_dir) {
             Ok(Some(exit)) => matches!(exit, Exit::Code(_)),
             Ok(None) => matches!(guard_dir.join(GUARD_SOCKET).try_exists(), Ok(false)),
@@ -180,7 +179,7 @@ impl CriuCall {
     }
 
     /// Why CRIU failed, in its own words and in ours.
-    pub(super) fn failure(&self, code: Code, standing: Standing) -> Problem {
+    pub(crate) fn failure(&self, code: Code, standing: Standing) -> Problem {
         let exit = match standing {
             Standing::Ended(Exit::Code(0)) => return Problem::new(code, "CRIU has done its work and ended"),
             Standing::Ended(exit) => exit,
@@ -214,13 +213,13 @@ fn tail(path: &Path) -> String {
 }
 
 /// A dump, held before it freezes anything.
-pub(super) struct Dump {
+pub(crate) struct Dump {
     /// The call.
-    pub(super) call: Arc<CriuCall>,
+    pub(crate) call: Arc<CriuCall>,
     /// Fires when every task stands still.
-    pub(super) frozen: oneshot::Receiver<()>,
+    pub(crate) frozen: oneshot::Receiver<()>,
     /// The image's streams, once all of them are on their way.
-    pub(super) streams: oneshot::Receiver<Result<Vec<StreamSummary>, Problem>>,
+    pub(crate) streams: oneshot::Receiver<Result<Vec<StreamSummary>, Problem>>,
     streaming: tokio::task::AbortHandle,
 }
 
@@ -232,17 +231,17 @@ impl Drop for Dump {
 }
 
 impl Dump {
-    /// Starts CRIU and waits until it is held at `pre-dump`. `known` may be filled until it is released.
-    pub(super) async fn start(
+    /// Starts CRIU, with its guard in `guard_dir`, and waits until it is held at `pre-dump`. `known` may be filled until it is released.
+    pub(crate) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
-        speaker: Speaker,
+        guard_dir: PathBuf,
+        outlet: Arc<dyn Outlet>,
         meter: Arc<Meter>,
         pace: SharedPace,
         known: Arc<OnceLock<KnownPages>>,
     ) -> Result<Dump, Problem> {
         let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("the workload has no sandbox"))?;
-        let guard_dir = workload.place().dump();
         guard::decision::clear(&guard_dir)
             .and_then(|()| guard::decision::prepare(&guard_dir))
             .map_err(Problem::internal)?;
@@ -261,7 +260,7 @@ impl Dump {
         let streaming = tokio::spawn(async move {
             let accepted = capture.accept(is_criu).await.map_err(Problem::internal);
             let outcome = match accepted {
-                Ok(capturing) => stream(capturing, outgoing, chunks, speaker, &meter, tell_frozen).await,
+                Ok(capturing) => stream(capturing, outgoing, chunks, outlet, &meter, tell_frozen).await,
                 Err(problem) => Err(problem),
             };
             if let Err(problem) = &outcome {
@@ -280,7 +279,7 @@ impl Dump {
     }
 
     /// Lets CRIU freeze the workload and take it apart.
-    pub(super) async fn release(&self) {
+    pub(crate) async fn release(&self) {
         self.call.guard.order(Order::Continue).await;
     }
 }
@@ -290,12 +289,13 @@ async fn stream(
     mut capturing: Capturing,
     mut outgoing: Outgoing,
     chunks: mpsc::Receiver<Chunk>,
-    speaker: Speaker,
+    outlet: Arc<dyn Outlet>,
     meter: &Arc<Meter>,
     tell_frozen: oneshot::Sender<()>,
 ) -> Result<Vec<StreamSummary>, Problem> {
-    let counting = meter.clone();
-    let sending = tokio::spawn(send_chunks(chunks, speaker.clone(), move |raw, sent| counting.memory(raw, sent)));
+    let (counting, sending_to) = (meter.clone(), outlet.clone());
+    let sending =
+        tokio::spawn(async move { send_chunks(chunks, &*sending_to, |raw, sent| counting.memory(raw, sent)).await });
     let mut tell_frozen = Some(tell_frozen);
     while !capturing.is_last() {
         let next = tokio::select! {
@@ -311,7 +311,7 @@ async fn stream(
         }
         let name = StreamName::image(&image.name).map_err(Problem::internal)?;
         let stream = outgoing.next_stream();
-        speaker.say(&Message::OpenStream { stream, name }).await?;
+        outlet.open_stream(stream, name).await?;
         outgoing.add_pipe(image.name, image.pipe).map_err(Problem::internal)?;
     }
     let finished = outgoing.finish().await;
@@ -320,20 +320,6 @@ async fn stream(
         sending.await.map_err(Problem::internal)??;
     }
     finished.map_err(Problem::internal)
-}
-
-/// Sends chunks as they come; `count` is told raw bytes and bytes sent.
-pub(super) async fn send_chunks(
-    mut chunks: mpsc::Receiver<Chunk>,
-    speaker: Speaker,
-    count: impl Fn(u64, u64),
-) -> Result<(), Problem> {
-    while let Some((header, bytes)) = chunks.recv().await {
-        let (raw, sent) = (u64::from(header.raw_len), bytes.len() as u64);
-        speaker.say_with(&super::receive::to_message(&header), bytes).await?;
-        count(raw, sent);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

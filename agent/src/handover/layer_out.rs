@@ -9,9 +9,8 @@ use migrate_proto::id::Digest;
 use migrate_sandbox::Sandbox;
 use tokio::sync::mpsc;
 
-use super::dump::send_chunks;
 use super::meter::Meter;
-use crate::talk::Speaker;
+use super::outlet::{Outlet, send_chunks};
 
 /// Copying ahead ends when a round found less than this changed …
 const SMALL_ROUND: u64 = 4 << 20;
@@ -21,36 +20,36 @@ const QUEUE_CHUNKS: usize = 4;
 
 /// A layer that is being sent.
 #[derive(Clone)]
-pub(super) struct LayerOut {
+pub(crate) struct LayerOut {
     source: Arc<Mutex<LayerSource>>,
     sandbox: Sandbox,
-    speaker: Speaker,
+    outlet: Arc<dyn Outlet>,
     meter: Arc<Meter>,
 }
 
 /// What is known after the last round.
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// The layer's size.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The digest of what the target must have.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 impl LayerOut {
     /// Nothing has been sent yet.
-    pub(super) fn open(
+    pub(crate) fn open(
         path: &std::path::Path,
         sandbox: Sandbox,
-        speaker: Speaker,
+        outlet: Arc<dyn Outlet>,
         meter: Arc<Meter>,
         pace: SharedPace,
     ) -> Result<LayerOut, Problem> {
         let source = LayerSource::open(path, Options { pace, ..Options::default() }).map_err(Problem::internal)?;
-        Ok(LayerOut { source: Arc::new(Mutex::new(source)), sandbox, speaker, meter })
+        Ok(LayerOut { source: Arc::new(Mutex::new(source)), sandbox, outlet, meter })
     }
 
     /// Copies while the workload runs. Returns how many bytes were sent, raw, and in how many rounds.
-    pub(super) async fn ahead(&self) -> Result<(u64, u32), Problem> {
+    pub(crate) async fn ahead(&self) -> Result<(u64, u32), Problem> {
         let mut changed = 0;
         for round in 1..=MOST_ROUNDS {
             let stats = self.round().await?.stats;
@@ -64,7 +63,7 @@ impl LayerOut {
 
     /// Sends what has changed, while the workload stands still; then, when `criu_done` says that CRIU, too, writes no
     /// more, what CRIU has changed. What was sent in the end is one instant of the file system.
-    pub(super) async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
+    pub(crate) async fn last(&self, criu_done: impl Future<Output = Result<(), Problem>>) -> Result<Sent, Problem> {
         let mut round = self.round().await?;
         criu_done.await?;
         let mut rounds = 0;
@@ -97,7 +96,7 @@ impl LayerOut {
             Ok(Round { stats, stood_still: stood_still.then_some(before) })
         });
         let meter = self.meter.clone();
-        send_chunks(queue, self.speaker.clone(), move |raw, sent| meter.files(raw, sent)).await?;
+        send_chunks(queue, &*self.outlet, |raw, sent| meter.files(raw, sent)).await?;
         work.await.map_err(Problem::internal)?
     }
 

@@ -8,18 +8,17 @@ use migrate_proto::error::Problem;
 use migrate_sandbox::process;
 use tokio::sync::mpsc;
 
-use super::dump::send_chunks;
 use super::meter::Meter;
-use crate::talk::Speaker;
+use super::outlet::{Outlet, send_chunks};
 
 /// A process with less memory than this is sent in the pause, in no time.
 const WORTH_BYTES: u64 = 4 << 20;
 const QUEUE_CHUNKS: usize = 4;
 
 /// Copies the memory of the workload whose first process is `main`, while it runs. `None` where there was nothing to copy.
-pub(super) async fn copy(
+pub(crate) async fn copy(
     main: i32,
-    speaker: Speaker,
+    outlet: Arc<dyn Outlet>,
     meter: Arc<Meter>,
     pace: SharedPace,
 ) -> Result<Option<KnownPages>, Problem> {
@@ -30,7 +29,7 @@ pub(super) async fn copy(
         // Ends when nobody takes its chunks any more.
         ahead::copy(&large, pace, &chunks)
     });
-    send_chunks(queue, speaker, move |raw, sent| meter.ahead(raw, sent)).await?;
+    send_chunks(queue, &*outlet, |raw, sent| meter.ahead(raw, sent)).await?;
     let (known, stats) = work.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     tracing::debug!(?stats, "memory was copied ahead");
     Ok((!known.is_empty()).then_some(known))

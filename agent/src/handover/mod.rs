@@ -5,7 +5,7 @@
 //!
 //! - `claims`: what peers may say about handovers.
 //! - `line`: the connection to the peer, which is made anew when it is lost.
-//! - `dump`, `layer_out`, `last_bytes`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
+//! - `outlet`: where what a source reads goes. `dump`, `layer_out`, `last_bytes`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
 //! - `halts`: rehearsals of faults in a phase.
 //! - `meter`: bytes and phases, for progress and report.
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
@@ -15,18 +15,19 @@ mod claims;
 pub use claims::owned_elsewhere;
 pub mod departure;
 mod drive;
-mod dump;
+pub(crate) mod dump;
 mod halts;
 mod hands;
-mod last_bytes;
-mod layer_out;
+pub(crate) mod last_bytes;
+pub(crate) mod layer_out;
 mod line;
-mod memory_ahead;
+pub(crate) mod memory_ahead;
 mod meter;
+pub(crate) mod outlet;
 mod promises;
 pub use meter::Meter;
 mod receive;
-mod restore;
+pub(crate) mod restore;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};

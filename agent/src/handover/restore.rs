@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use migrate_criu::mend;
 use migrate_criu::stream::serve::{Serve, Serving};
-use migrate_image::store::StoredImage;
+use migrate_image::serve::Image;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_sandbox::Sandbox;
@@ -26,9 +26,9 @@ use crate::workload::Workload;
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A restore that is under way.
-pub(super) struct Restore {
+pub(crate) struct Restore {
     call: Arc<CriuCall>,
-    image: Mutex<Option<oneshot::Sender<Arc<StoredImage>>>>,
+    image: Mutex<Option<oneshot::Sender<Arc<dyn Image>>>>,
     asked: watch::Receiver<bool>,
     serving: tokio::task::AbortHandle,
 }
@@ -41,7 +41,7 @@ impl Drop for Restore {
 
 impl Restore {
     /// Starts CRIU in the sandbox.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         host: &Arc<Host>,
         workload: &Arc<Workload>,
         sandbox: &Sandbox,
@@ -70,14 +70,14 @@ impl Restore {
     }
 
     /// Takes over a restore that an earlier agent began: held, or over.
-    pub(super) async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
+    pub(crate) async fn take_over(sandbox: &Sandbox) -> Option<Restore> {
         let call = Arc::new(CriuCall::take_over(&guard_dir(sandbox.dir())).await?);
         let serving = tokio::spawn(std::future::ready(())).abort_handle();
         Some(Restore { call, image: Mutex::default(), asked: watch::channel(true).1, serving })
     }
 
     /// Waits until CRIU wants its first image.
-    pub(super) async fn ready(&self) -> Result<(), Problem> {
+    pub(crate) async fn ready(&self) -> Result<(), Problem> {
         let mut asked = self.asked.clone();
         tokio::select! {
             Ok(_) = asked.wait_for(|asked| *asked) => Ok(()),
@@ -87,7 +87,7 @@ impl Restore {
     }
 
     /// Gives CRIU its images and waits until it holds the processes. Returns the main process, inside.
-    pub(super) async fn restore(&self, image: Arc<StoredImage>) -> Result<i32, Problem> {
+    pub(crate) async fn restore(&self, image: Arc<dyn Image>) -> Result<i32, Problem> {
         if let Some(give) = self.image.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = give.send(image);
         }
@@ -95,7 +95,7 @@ impl Restore {
     }
 
     /// Waits until CRIU holds the processes.
-    pub(super) async fn held(&self) -> Result<i32, Problem> {
+    pub(crate) async fn held(&self) -> Result<i32, Problem> {
         match self.call.guard.past(None).await {
             Standing::At(Hook::PostRestore) => Ok(MAIN_PID),
             other => Err(self.failure(other)),
@@ -103,13 +103,13 @@ impl Restore {
     }
 
     /// Whether CRIU holds the processes; waits until it is past its work.
-    pub(super) async fn is_held(&self) -> bool {
+    pub(crate) async fn is_held(&self) -> bool {
         self.call.guard.past(None).await == Standing::At(Hook::PostRestore)
     }
 
     /// Lets the processes go where they are held, and waits until they are out of CRIU's hands. Fails only where none of them
     /// has run an instruction.
-    pub(super) async fn resume(&self) -> Result<Free, Problem> {
+    pub(crate) async fn resume(&self) -> Result<Free, Problem> {
         let standing = match self.past(None).await {
             Standing::At(Hook::PostRestore) => {
                 self.call.guard.order(Order::Continue).await;
@@ -136,7 +136,7 @@ impl Restore {
     }
 
     /// Fires when CRIU ends, however.
-    pub(super) fn watch_end(&self) -> impl Future<Output = Problem> + use<> {
+    pub(crate) fn watch_end(&self) -> impl Future<Output = Problem> + use<> {
         let call = self.call.clone();
         async move {
             call.guard.end().await;
@@ -150,13 +150,13 @@ impl Restore {
 }
 
 /// Where a sandbox's restore has its guard.
-pub(super) fn guard_dir(sandbox: &Path) -> PathBuf {
+pub(crate) fn guard_dir(sandbox: &Path) -> PathBuf {
     sandbox.join("guard")
 }
 
 /// That restored processes are out of CRIU's hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Free {
+pub(crate) enum Free {
     /// CRIU says so.
     Surely,
     /// CRIU, or its guard, was killed after it was told to let them go: they run, or have run, or hang for ever.
@@ -168,7 +168,7 @@ pub(super) enum Free {
 ///
 /// CRIU that fails by itself has killed them before their first instruction. CRIU that was killed leaves them as they are, and
 /// the guard's note says whether that is held.
-pub(super) fn freed(guard_dir: &Path, exit: Option<Exit>) -> Option<Free> {
+pub(crate) fn freed(guard_dir: &Path, exit: Option<Exit>) -> Option<Free> {
     match exit {
         Some(Exit::Code(0)) => Some(Free::Surely),
         Some(Exit::Code(_)) => None,
@@ -178,7 +178,7 @@ pub(super) fn freed(guard_dir: &Path, exit: Option<Exit>) -> Option<Free> {
 }
 
 /// The same where the guard is gone, too.
-pub(super) fn freed_without_guard(guard_dir: &Path) -> Option<Free> {
+pub(crate) fn freed_without_guard(guard_dir: &Path) -> Option<Free> {
     freed(guard_dir, guard::result(guard_dir).unwrap_or_default())
 }
 
@@ -186,10 +186,10 @@ pub(super) fn freed_without_guard(guard_dir: &Path) -> Option<Free> {
 async fn serve_all(
     mut serving: Serving,
     tell_asked: watch::Sender<bool>,
-    arriving: oneshot::Receiver<Arc<StoredImage>>,
+    arriving: oneshot::Receiver<Arc<dyn Image>>,
 ) -> Result<(), Problem> {
     let mut arriving = Some(arriving);
-    let mut image: Option<Arc<StoredImage>> = None;
+    let mut image: Option<Arc<dyn Image>> = None;
     while let Some(request) = serving.next().await.map_err(Problem::internal)? {
         if let Some(arriving) = arriving.take() {
             tell_asked.send_replace(true);
@@ -201,7 +201,7 @@ async fn serve_all(
                 let pipe = request.present().await.map_err(Problem::internal)?;
                 let image = image.clone();
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = give(&image, &name, pipe) {
+                    if let Err(error) = give(&*image, &name, pipe) {
                         tracing::warn!(%error, image = name, "an image was not served");
                     }
                 });
@@ -213,7 +213,7 @@ async fn serve_all(
 }
 
 /// Writes an image into CRIU's pipe, mended where CRIU would restore something else than what was dumped. Blocks.
-fn give(image: &StoredImage, name: &str, pipe: OwnedFd) -> Result<(), Problem> {
+fn give(image: &dyn Image, name: &str, pipe: OwnedFd) -> Result<(), Problem> {
     if !mend::knows(name) {
         return image.serve(name, pipe).map(drop).map_err(Problem::internal);
     }
