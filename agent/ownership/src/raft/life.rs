@@ -197,6 +197,7 @@ impl Shared {
             let (mut now, until) = standing::standing(&figures, running.cluster, said, self.setup.timing.fresh);
             now.trouble = trouble.borrow_and_update().clone().or_else(|| warn_of(*stranger.borrow_and_update()));
             finish_change(running, &now, &mut halfway);
+            give_way(running, &now, &figures);
             self.stand(|standing| *standing = now);
             self.show(&records.borrow_and_update());
             let look = until.filter(|until| *until > Instant::now()).unwrap_or(Instant::now() + HALFWAY / 2);
@@ -227,6 +228,13 @@ fn finish_change(running: &Running, standing: &Standing, halfway: &mut Option<(L
         ([_, _], _) if standing.leads => *halfway = Some((config, now)),
         _ => *halfway = None,
     }
+}
+
+/// A leader that votes no more would lead on for ever: raft has no way to hand over. So it falls silent, and the voters elect another.
+fn give_way(running: &Running, standing: &Standing, figures: &RaftMetrics<u64, Place>) {
+    let decided = standing.voters.sets.len() == 1 && figures.last_applied >= *figures.membership_config.log_id();
+    let over = standing.state == State::Leader && !standing.votes() && decided;
+    running.raft.runtime_config().heartbeat(!over);
 }
 
 fn warn_of(stranger: Option<(ClusterId, Instant)>) -> Option<String> {

@@ -39,7 +39,7 @@ pub(crate) fn standing(
         state: state(metrics.state),
         leader: metrics.current_leader.map(VoterId),
         term: metrics.current_term,
-        leads: leader && current && heard,
+        leads: leader && current && heard && sets.iter().any(|set| set.contains(&me)),
         voters: Voters { config: stored.log_id().as_ref().map(config_id).unwrap_or_default(), sets },
         members: members.nodes().map(|(id, place)| (VoterId(*id), place.clone())).collect(),
         caught_up: caught_up(metrics),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::Cluster;
+use super::{Cluster, Timing};
 use crate::ownership::Ownership;
 use crate::suite::{self, Ground};
 
@@ -38,8 +38,9 @@ async fn a_node_alone_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_on_a_bad_net_keep_the_contract() {
     suite::all(|| async {
-        let cluster = Cluster::of(3, 3).await;
-        cluster.net.trouble(10, 10, Duration::from_millis(20));
+        let timing = Timing { answer: Duration::from_millis(500), ..Timing::default() };
+        let cluster = Cluster::with(3, 3, timing).await;
+        cluster.net.trouble(5, 10, Duration::from_millis(20));
         cluster
     })
     .await;
