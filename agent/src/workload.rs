@@ -10,13 +10,15 @@ use migrate_proto::api::{Exit, State, WorkloadView};
 use migrate_proto::care::Chart;
 use migrate_proto::care::health::Word;
 use migrate_proto::care::restart::Stage;
+use migrate_proto::cluster::lease::ENDLESS;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::text::Text;
 use migrate_sandbox::cgroup::{Cgroup, CpuShare, Limits};
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::plan::MAIN_PID;
+use migrate_sandbox::lease::LeasePage;
+use migrate_sandbox::plan::{Lease, MAIN_PID};
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -27,6 +29,8 @@ use crate::{care, durable, preflight};
 
 /// The search path of workloads that bring none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The lease page's name in the agent's run directory.
+const LEASE_PAGE: &str = "lease";
 /// How long a command waits for another one to be done with a workload.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a workload is looked at again that could not be seen.
@@ -183,6 +187,8 @@ impl Workload {
         cgroup
             .limit(Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli })
             .map_err(|error| self.problem("limit", &error))?;
+        let page = host.config.run.join(LEASE_PAGE);
+        LeasePage::create(&page).map_err(|error| self.problem("make a lease page for", &error))?;
         let dir = host.sandbox_dir(self.name.as_str()).map_err(Problem::internal)?;
         let plan = Plan {
             dir,
@@ -191,6 +197,7 @@ impl Workload {
             hide: host.hidden(),
             criu_prefix: host.criu_prefix(),
             side_cgroup: cgroup.side_procs(),
+            lease: Lease::of(&cgroup, Some(page)),
         };
         // Known before it is there, so that an agent that dies meanwhile leaves nothing that the next one cannot find.
         let name = plan.dir.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -198,6 +205,8 @@ impl Workload {
         let built = Sandbox::build(&host.init_program, &plan);
         let sandbox = built.map_err(|error| self.problem("build a sandbox for", &error))?;
         self.live().sandbox = Some(sandbox.clone());
+        // A new sandbox is held. This node has a lease without end.
+        sandbox.arm(ENDLESS, Duration::ZERO).map_err(|error| self.problem("let go of", &error))?;
         Ok(sandbox)
     }
 

@@ -58,7 +58,8 @@ pub(crate) fn kill_frozen(name: &str) -> Result<(), LabError> {
         } else {
             continue;
         };
-        kill_members(&group)?;
+        // Whoever is below stands still as well, and would go on, too.
+        with_descendants(&group).iter().try_for_each(|below| kill_members(below))?;
         let path = group.join(thaw);
         std::fs::write(&path, word).map_err(|source| LabError::File { doing: "write", path, source })?;
     }

@@ -75,7 +75,7 @@ class Node:
 
     def processes(self, workload):
         """How many processes of the workload there are here, by the kernel's word."""
-        return int(self.machine.run(f"cat {self.group(workload)}/load/cgroup.procs 2>/dev/null | wc -l"))
+        return int(self.machine.run(f"cat {self.group(workload)}/held/load/cgroup.procs 2>/dev/null | wc -l"))
 
     def log(self, workload):
         """The workload's stdout so far."""

@@ -26,7 +26,7 @@ KINDS = (
     Kind("bank", "PostgreSQL under load, an auditor in one session", "-- /programs/bank",
          frozenset({"root", "postgres", "www-data"}), 4),
     Kind("limited", "specimen, within 64 MiB and half a core", "--memory 64MiB --cpus 0.5 -- /programs/specimen demo --mib 16",
-         frozenset({"root"}), 2, "cat $group/load/memory.max $group/load/cpu.max"),
+         frozenset({"root"}), 2, "cat $group/held/load/memory.max $group/held/load/cpu.max"),
 )
 
 
@@ -64,7 +64,7 @@ def await_cycles(node, kind, more):
 
 
 def users(node, kind):
-    return frozenset(node.machine.run(f"ps -o user:32= -p $(paste -sd, {node.group(kind.name)}/load/cgroup.procs)").split())
+    return frozenset(node.machine.run(f"ps -o user:32= -p $(paste -sd, {node.group(kind.name)}/held/load/cgroup.procs)").split())
 
 
 def probe(node, kind):

@@ -1,9 +1,19 @@
 //! The control groups of a workload, on hosts with v1 controllers, with v2, or with both.
 //!
-//! In every hierarchy that matters a workload has a group of its own, `<prefix>/<name>/load`, and its sandbox's PID 1 and
-//! whatever runs beside it are in `<prefix>/<name>/side`: freezing or killing the workload never touches its init. Freezing
-//! and killing are done by v2 (`cgroup.freeze`, `cgroup.kill`), which a v1 host offers as well when a cgroup2 file system is
-//! mounted anywhere.
+//! In every hierarchy that matters a workload has these, below `<prefix>/<name>`:
+//!
+//! ```text
+//! held/             frozen by the lease: by init, and by nobody else
+//!   load/           the workload           frozen by the guard and the agent, and limited
+//!   beside/PID/     a command beside it    `beside` is frozen by the guard
+//! side/             the sandbox's PID 1, guards, a dumping CRIU, who keeps a command beside
+//! ```
+//!
+//! A group stands still while it or one above it is frozen, so the lease and the guard cannot undo each other, and neither
+//! touches init. Freezing and killing are done by v2 (`cgroup.freeze`, `cgroup.kill`), which a v1 host offers as well when a
+//! cgroup2 file system is mounted anywhere.
+//!
+//! Workloads that an older version has started are in `load`, and commands beside them in `side/beside`. They are left there.
 
 use std::fs;
 use std::io;
@@ -13,70 +23,47 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SandboxError};
 
-/// The v1 controllers that we use.
-const V1_CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
+mod hierarchies;
 
-/// The group of those who were in the root of a container.
-const CLEARED_OUT: &str = "migrate-agent";
+use hierarchies::{Hierarchies, pass_controllers_down};
 
-/// The group, below that of helpers, in which every command beside the workload has its own: all of them are frozen at once.
-const BESIDE: &str = "beside";
+/// The group of everything that must not run without a lease.
+const HELD: &str = "held";
+/// The group of init and helpers.
+const SIDE: &str = "side";
+/// Where the workload was before there were leases.
+const OLD_LOAD: &str = "load";
 
-/// Where the hierarchies are mounted on this node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Hierarchies {
-    /// The cgroup2 mount.
-    unified: Option<PathBuf>,
-    /// The v1 mount of each of [`V1_CONTROLLERS`].
-    v1: Vec<(&'static str, PathBuf)>,
+/// Where the groups are below a workload's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// As above.
+    Held,
+    /// As it was before there were leases.
+    Old,
 }
 
-impl Hierarchies {
-    fn read() -> Result<Hierarchies> {
-        let path = "/proc/self/mounts";
-        Ok(Hierarchies::parse(&fs::read_to_string(path).map_err(SandboxError::file("read", path))?))
+impl Layout {
+    /// The old one where that is there: it is in use, for it goes with the sandbox.
+    fn of(hierarchies: &Hierarchies, place: &Path) -> Layout {
+        let is_old = hierarchies.roots().iter().any(|root| root.join(place).join(OLD_LOAD).is_dir());
+        if is_old { Layout::Old } else { Layout::Held }
     }
 
-    fn parse(mounts: &str) -> Hierarchies {
-        let mut found = Hierarchies::default();
-        for line in mounts.lines() {
-            let fields: Vec<&str> = line.split(' ').collect();
-            let [_, target, kind, options, ..] = fields[..] else { continue };
-            match kind {
-                "cgroup2" if found.unified.is_none() => found.unified = Some(target.into()),
-                "cgroup" => {
-                    for controller in V1_CONTROLLERS {
-                        let known = found.v1.iter().any(|(name, _)| *name == controller);
-                        if !known && options.split(',').any(|option| option == controller) {
-                            found.v1.push((controller, target.into()));
-                        }
-                    }
-                }
-                _ => {}
-            }
+    /// The workload's.
+    fn load(self) -> &'static str {
+        match self {
+            Layout::Held => "held/load",
+            Layout::Old => OLD_LOAD,
         }
-        found
     }
 
-    fn v1(&self, controller: &str) -> Option<&Path> {
-        self.v1.iter().find(|(name, _)| *name == controller).map(|(_, path)| path.as_path())
-    }
-
-    /// Whether a group can have this controller: it is mounted for v1, or v2's root has it to hand down.
-    fn has(&self, controller: &str) -> bool {
-        let unified = || fs::read_to_string(self.unified.as_ref()?.join("cgroup.controllers")).ok();
-        self.v1(controller).is_some()
-            || unified().is_some_and(|all| all.split_whitespace().any(|one| one == controller))
-    }
-
-    fn roots(&self) -> Vec<PathBuf> {
-        let mut roots: Vec<PathBuf> = self.unified.iter().cloned().collect();
-        for (_, path) in &self.v1 {
-            if !roots.contains(path) {
-                roots.push(path.clone());
-            }
+    /// Every command beside the workload has a group of its own below this one: all of them are frozen at once.
+    fn beside(self) -> &'static str {
+        match self {
+            Layout::Held => "held/beside",
+            Layout::Old => "side/beside",
         }
-        roots
     }
 }
 
@@ -119,6 +106,7 @@ pub struct Cgroup {
     hierarchies: Hierarchies,
     /// `<prefix>/<name>` below each hierarchy's root.
     place: PathBuf,
+    layout: Layout,
 }
 
 impl Cgroup {
@@ -128,41 +116,57 @@ impl Cgroup {
     }
 
     fn create_in(hierarchies: Hierarchies, place: PathBuf) -> Result<Cgroup> {
-        let group = Cgroup { hierarchies, place };
+        let layout = Layout::of(&hierarchies, &place);
+        let group = Cgroup { hierarchies, place, layout };
         if let Some(root) = &group.hierarchies.unified {
-            pass_controllers_down(root, &group.place);
+            let above_load = group.place.join(layout.load());
+            pass_controllers_down(root, above_load.parent().unwrap_or(&group.place));
         }
         for root in group.hierarchies.roots() {
-            for part in ["load", "side"] {
+            for part in [layout.load(), SIDE, layout.beside()] {
                 let path = root.join(&group.place).join(part);
                 fs::create_dir_all(&path).map_err(SandboxError::file("create", &path))?;
             }
-            let beside = root.join(&group.place).join("side").join(BESIDE);
-            fs::create_dir_all(&beside).map_err(SandboxError::file("create", &beside))?;
         }
         Ok(group)
     }
 
     /// The `cgroup.procs` files that a process of the workload joins.
     pub fn load_procs(&self) -> Vec<PathBuf> {
-        self.procs("load")
+        self.procs(self.layout.load())
     }
 
     /// The `cgroup.procs` files that PID 1 and helpers join.
     pub fn side_procs(&self) -> Vec<PathBuf> {
-        self.procs("side")
+        self.procs(SIDE)
+    }
+
+    /// The group below which a command beside the workload has its own; `None` on a host without control groups.
+    pub fn beside(&self) -> Option<PathBuf> {
+        Some(self.hierarchies.roots().first()?.join(&self.place).join(self.layout.beside()))
+    }
+
+    /// The `tasks` of a group in which a thread may run before all others: v1 forbids that to a new group. `None` where there
+    /// is no such rule, or no such group.
+    pub fn urgent(&self) -> Option<PathBuf> {
+        Some(self.hierarchies.v1("cpu")?.join("tasks"))
     }
 
     fn procs(&self, part: &str) -> Vec<PathBuf> {
         self.hierarchies.roots().iter().map(|root| root.join(&self.place).join(part).join("cgroup.procs")).collect()
     }
 
-    fn unified(&self, file: &str) -> Option<PathBuf> {
-        Some(self.hierarchies.unified.as_ref()?.join(&self.place).join("load").join(file))
+    fn unified(&self, part: &str, file: &str) -> Option<PathBuf> {
+        Some(self.hierarchies.unified.as_ref()?.join(&self.place).join(part).join(file))
+    }
+
+    /// A file of the workload's group.
+    fn v2(&self, file: &str) -> Option<PathBuf> {
+        self.unified(self.layout.load(), file)
     }
 
     fn v1(&self, controller: &str, file: &str) -> Option<PathBuf> {
-        Some(self.hierarchies.v1(controller)?.join(&self.place).join("load").join(file))
+        Some(self.hierarchies.v1(controller)?.join(&self.place).join(self.layout.load()).join(file))
     }
 
     /// Sets the limits; an absent limit lifts an earlier one.
@@ -175,9 +179,9 @@ impl Cgroup {
         let cpu_v1 = quota.map_or("-1".to_owned(), |quota| quota.to_string());
         let wanted = [
             (limits.memory_bytes.is_some(), self.v1("memory", "memory.limit_in_bytes"), memory_v1),
-            (limits.memory_bytes.is_some(), self.unified("memory.max"), memory_v2),
+            (limits.memory_bytes.is_some(), self.v2("memory.max"), memory_v2),
             (quota.is_some(), self.v1("cpu", "cpu.cfs_quota_us"), cpu_v1),
-            (quota.is_some(), self.unified("cpu.max"), cpu_v2),
+            (quota.is_some(), self.v2("cpu.max"), cpu_v2),
         ];
         for (pair, name) in wanted.chunks(2).zip(["memory", "cpu"]) {
             let required = pair[0].0;
@@ -203,14 +207,14 @@ impl Cgroup {
     pub fn usage(&self) -> Usage {
         let number = |path: Option<PathBuf>| fs::read_to_string(path?).ok()?.trim().parse::<u64>().ok();
         let cpu_v2 = || {
-            let text = fs::read_to_string(self.unified("cpu.stat")?).ok()?;
+            let text = fs::read_to_string(self.v2("cpu.stat")?).ok()?;
             let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
             Some(line.parse::<u64>().ok()? * 1000)
         };
         Usage {
             cpu_ns: number(self.v1("cpuacct", "cpuacct.usage")).or_else(cpu_v2).unwrap_or(0),
             memory_bytes: number(self.v1("memory", "memory.usage_in_bytes"))
-                .or_else(|| number(self.unified("memory.current")))
+                .or_else(|| number(self.v2("memory.current")))
                 .unwrap_or(0),
         }
     }
@@ -223,16 +227,22 @@ impl Cgroup {
     /// The file that freezes every command beside the workload, those that are yet to come too; `None` where the host has no
     /// cgroup2.
     pub fn beside_freezer(&self) -> Option<PathBuf> {
-        let side = self.hierarchies.unified.as_ref()?.join(&self.place).join("side");
-        Some(side.join(BESIDE).join("cgroup.freeze")).filter(|path| path.exists())
+        self.unified(self.layout.beside(), "cgroup.freeze").filter(|path| path.exists())
     }
 
     /// The file that freezes the workload when "1" is written to it; `None` where the host has no cgroup2.
     pub fn freezer(&self) -> Option<PathBuf> {
-        self.unified("cgroup.freeze").filter(|path| path.exists())
+        self.v2("cgroup.freeze").filter(|path| path.exists())
     }
 
-    /// Freezes or thaws the workload; thaws commands beside it as well.
+    /// The file that freezes the workload and every command beside it, whatever [`Cgroup::freezer`] says: only init writes it,
+    /// for the lease. `None` where the host has no cgroup2, and where an older version has started the workload.
+    pub fn held_freezer(&self) -> Option<PathBuf> {
+        let held = matches!(self.layout, Layout::Held).then_some(HELD)?;
+        self.unified(held, "cgroup.freeze").filter(|path| path.exists())
+    }
+
+    /// Freezes or thaws the workload; thaws commands beside it as well. What the lease holds stays held.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         let Some(path) = self.freezer() else {
             return Err(SandboxError::Init { step: "freeze".into(), reason: "the host has no cgroup2 mount".into() });
@@ -246,7 +256,7 @@ impl Cgroup {
 
     /// Ends every process of the workload, frozen or not.
     pub fn kill(&self) {
-        if let Some(path) = self.unified("cgroup.kill") {
+        if let Some(path) = self.v2("cgroup.kill") {
             let _ = fs::write(path, "1");
         }
         for pid in self.pids() {
@@ -258,11 +268,11 @@ impl Cgroup {
     pub fn remove(&self) -> Result<()> {
         for root in self.hierarchies.roots() {
             let group = root.join(&self.place);
-            remove_groups_below(&group.join("side").join(BESIDE));
-            remove_groups_below(&group.join("side"));
-            for path in [group.join("load"), group.join("side"), group.clone()] {
-                remove_group(&path)?;
+            remove_groups_below(&group.join(self.layout.beside()));
+            for part in [self.layout.load(), self.layout.beside(), HELD, SIDE] {
+                remove_group(&group.join(part))?;
             }
+            remove_group(&group)?;
             // The prefix goes with the last workload.
             let _ = group.parent().map(fs::remove_dir);
         }
@@ -286,9 +296,9 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Makes one below the group that has this `cgroup.procs`, named after the caller.
-    pub(crate) fn create(side: &Path) -> Result<Beside> {
-        let dir = side.with_file_name(BESIDE).join(std::process::id().to_string());
+    /// Makes one below [`Cgroup::beside`], named after the caller.
+    pub(crate) fn create(beside: &Path) -> Result<Beside> {
+        let dir = beside.join(std::process::id().to_string());
         fs::create_dir_all(&dir).map_err(SandboxError::file("create", &dir))?;
         Ok(Beside { dir })
     }
@@ -336,43 +346,6 @@ fn remove_group(path: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// v2 hands a controller to a child only where the parent says so. Failing is fine: then there are no limits of that kind,
-/// and [`Cgroup::limit`] says so.
-fn pass_controllers_down(root: &Path, place: &Path) {
-    let mut at = root.to_owned();
-    for part in std::iter::once(Path::new("")).chain(place.components().map(|c| Path::new(c.as_os_str()))) {
-        at.push(part);
-        let _ = fs::create_dir(&at);
-        for controller in ["+memory", "+cpu", "+pids"] {
-            let passed = fs::write(at.join("cgroup.subtree_control"), controller);
-            if at == *root && passed.is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
-                clear_out(root);
-                let _ = fs::write(at.join("cgroup.subtree_control"), controller);
-            }
-        }
-    }
-}
-
-/// A group of v2 either has processes or hands controllers down; only the machine's root may do both. In a container the
-/// agent's own group is the root of what it sees, so that all who are in it, the agent among them, go into a group beside
-/// the workloads'. That is what other programs that keep groups inside of containers do as well.
-fn clear_out(root: &Path) {
-    // The machine's root has no type.
-    if !root.join("cgroup.type").exists() {
-        return;
-    }
-    let aside = root.join(CLEARED_OUT);
-    let _ = fs::create_dir(&aside);
-    // One may be born while others go: until none is left, or none can go.
-    for _ in 0..10 {
-        let here = read_pids(&root.join("cgroup.procs"));
-        let gone = here.iter().filter(|pid| fs::write(aside.join("cgroup.procs"), pid.to_string()).is_ok()).count();
-        if gone == 0 {
-            return;
-        }
-    }
 }
 
 /// Usage between two looks, for people.

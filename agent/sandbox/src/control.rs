@@ -1,6 +1,7 @@
 //! What an agent asks of a sandbox's PID 1, and what it answers.
 
 use migrate_proto::api::Exit;
+use migrate_proto::cluster::lease::Nanos;
 use migrate_proto::spec::User;
 use migrate_proto::text::Text;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,18 @@ pub(crate) enum Request {
     Status,
     /// Answer [`Reply::Status`] once the workload has ended.
     Watch,
+    /// From now on the workload may run in this session only, until `margin` nanoseconds before the deadline in the lease page.
+    /// Answered with [`Reply::Leash`] when that is obeyed.
+    Arm {
+        /// Which; see [`migrate_proto::cluster::lease`] for the two that need no page.
+        session: u64,
+        /// How long it may take to stop what runs.
+        margin: u64,
+    },
+    /// Does the lease let the workload run? Answered with [`Reply::Leash`].
+    Leash,
+    /// The same, and again at every change.
+    Follow,
 }
 
 /// What the workload is doing.
@@ -62,13 +75,37 @@ pub enum Status {
     Ended(Exit),
 }
 
-/// An answer.
+/// Whether the lease lets the workload run, as its init obeys it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leash {
+    /// Whatever the lease page says.
+    Unlimited,
+    /// It may run.
+    Running {
+        /// In this session.
+        session: u64,
+    },
+    /// Nothing of it runs.
+    Frozen {
+        /// Until this session has a deadline that is far enough away; with [`NEVER`](migrate_proto::cluster::lease::NEVER), until it
+        /// is armed with another.
+        session: u64,
+        /// Since when, on the clock of [`lease::now`](crate::lease::now).
+        since: Nanos,
+    },
+}
+
+/// An answer. That of [`Request::Status`] is as it was before there were leases: inits outlive agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// Done.
     Done,
     /// See there.
     Status(Status),
+    /// See there.
+    Leash(Leash),
+    /// Not now: the lease holds the workload, and what was to be started would stand still before its first instruction.
+    Held,
     /// The command could not be executed; nothing runs.
     CannotExecute {
         /// Why.

@@ -39,8 +39,10 @@ pub struct Errand {
     pub init: i32,
     /// The workload's first process, whose IPC and UTS namespaces the command shares.
     pub main: i32,
-    /// `cgroup.procs` files to join.
+    /// `cgroup.procs` files that the command's keeper joins.
     pub groups: Vec<PathBuf>,
+    /// The group below which the command has its own.
+    pub beside: Option<PathBuf>,
     /// What to run.
     pub command: Command,
 }
@@ -116,7 +118,7 @@ fn keep(errand: &Errand, helper: &OwnedFd) -> Result<u8> {
     let doorway = Doorway::of(errand.init)?;
     let own = own_namespaces(errand.main)?;
     enter::join(&errand.groups)?;
-    let group = errand.groups.first().map(|procs| Beside::create(procs)).transpose()?;
+    let group = errand.beside.as_deref().map(Beside::create).transpose()?;
     let keeper = open_process(rustix::process::getpid())?;
     doorway.children_go_in()?;
     let Some(child) = spawn::fork_with_pid(None, 0).map_err(SandboxError::system("clone3"))? else {

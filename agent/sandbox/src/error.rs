@@ -50,6 +50,18 @@ pub enum SandboxError {
         /// Why.
         reason: String,
     },
+    /// Nothing can be started: the node's lease has ended, or is not this sandbox's.
+    #[error("the sandbox in {} is held by its lease", dir.display())]
+    Held {
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// An older version has built it.
+    #[error("the sandbox in {} is of a version that knows no leases", dir.display())]
+    NoLeash {
+        /// Its directory.
+        dir: PathBuf,
+    },
     /// PID 1 of the sandbox is gone.
     #[error("the sandbox in {} is gone", dir.display())]
     Gone {

@@ -31,6 +31,7 @@ pub mod error;
 pub mod guard;
 pub mod init;
 pub mod layer;
+pub mod lease;
 mod loopdev;
 pub mod nearby;
 #[doc(hidden)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use migrate_proto::spec::Volume;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
+
 /// Where the workload's root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Root {
@@ -29,6 +31,26 @@ pub struct Plan {
     pub criu_prefix: Option<PathBuf>,
     /// `cgroup.procs` files that PID 1 joins.
     pub side_cgroup: Vec<PathBuf>,
+    /// What PID 1 holds the workload by.
+    pub lease: Lease,
+}
+
+/// What PID 1 needs for holding the workload by its node's lease. A new sandbox is held until it is armed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The node's lease page. Without one no session has a deadline.
+    pub page: Option<PathBuf>,
+    /// [`Cgroup::held_freezer`](crate::cgroup::Cgroup::held_freezer). Without one the workload is stopped by signals.
+    pub freezer: Option<PathBuf>,
+    /// [`Cgroup::urgent`](crate::cgroup::Cgroup::urgent).
+    pub urgent: Option<PathBuf>,
+}
+
+impl Lease {
+    /// For a workload in these groups, on a node with this lease page.
+    pub fn of(cgroup: &Cgroup, page: Option<PathBuf>) -> Lease {
+        Lease { page, freezer: cgroup.held_freezer(), urgent: cgroup.urgent() }
+    }
 }
 
 /// Directories of the layer and where they appear inside, with their modes.

@@ -26,8 +26,13 @@ pub struct Identity {
 pub struct Boot(u64, u64);
 
 impl Boot {
+    /// The number, in two halves.
+    pub(crate) fn halves(self) -> [u64; 2] {
+        [self.0, self.1]
+    }
+
     /// The present one.
-    fn now() -> io::Result<Boot> {
+    pub(crate) fn now() -> io::Result<Boot> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let digits = text.trim().replace('-', "");
         let half = |range| digits.get(range).and_then(|half: &str| u64::from_str_radix(half, 16).ok());

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::control::{Command, Reply, Request, Status};
+use crate::control::{Command, Leash, Reply, Request, Status};
 use crate::error::{Result, SandboxError};
 use crate::guard::Call;
 use crate::init::{EXIT_FILE, IDENTITY, Launched, SOCKET};
@@ -85,6 +85,40 @@ impl Sandbox {
         self.request(&Request::AttachLayer, &[device.as_raw_fd()]).and_then(done)
     }
 
+    /// From now on the workload may run in this session only, and only until `margin` before the deadline in the node's lease page;
+    /// [`ENDLESS`](migrate_proto::cluster::lease::ENDLESS) and [`NEVER`](migrate_proto::cluster::lease::NEVER) need no page. Returns when
+    /// that is obeyed: where it must not run, no instruction of it is begun any more. After an error either may be so. Whoever
+    /// starts or restores a workload does this before.
+    pub fn arm(&self, session: u64, margin: Duration) -> Result<Leash> {
+        let margin = u64::try_from(margin.as_nanos()).unwrap_or(u64::MAX);
+        self.ask_leash(&Request::Arm { session, margin })
+    }
+
+    /// Whether the lease lets the workload run.
+    pub fn leash(&self) -> Result<Leash> {
+        self.ask_leash(&Request::Leash)
+    }
+
+    /// The same, now and at every change that is seen; however long that takes. It ends with the first error, as when PID 1 is gone.
+    pub fn follow_leash(&self) -> Result<LeashChanges> {
+        let mut stream = self.connect()?;
+        stream.set_read_timeout(None).map_err(SandboxError::file("prepare", self.dir.join(SOCKET)))?;
+        wire::send(&mut stream, &Request::Follow, &[]).map_err(SandboxError::file("ask", &self.dir))?;
+        Ok(LeashChanges { stream: Some(stream), dir: self.dir.clone() })
+    }
+
+    fn ask_leash(&self, request: &Request) -> Result<Leash> {
+        match self.request(request, &[]) {
+            Ok(Reply::Leash(leash)) => Ok(leash),
+            Ok(other) => Err(unexpected(other)),
+            // Who does not understand a request hangs up.
+            Err(_) if self.request(&Request::Status, &[]).is_ok() => {
+                Err(SandboxError::NoLeash { dir: self.dir.clone() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Starts the workload; it joins `groups` before its first instruction. What comes back is its PID inside.
     pub fn start(&self, command: &Command, groups: &[PathBuf]) -> Result<i32> {
         let opened: Vec<OwnedFd> = groups
@@ -101,6 +135,7 @@ impl Sandbox {
                 let program = command.argv.first().map(ToString::to_string).unwrap_or_default();
                 Err(SandboxError::CannotExecute { program, reason })
             }
+            Reply::Held => Err(SandboxError::Held { dir: self.dir.clone() }),
             other => done(other).map(|()| 0),
         }
     }
@@ -290,13 +325,38 @@ fn connect_in(dir: &Path, name: &str) -> Result<UnixStream> {
 }
 
 fn done(reply: Reply) -> Result<()> {
+    if reply == Reply::Done { Ok(()) } else { Err(unexpected(reply)) }
+}
+
+fn unexpected(reply: Reply) -> SandboxError {
     match reply {
-        Reply::Done => Ok(()),
-        Reply::Failed { step, reason } => Err(SandboxError::Init { step, reason }),
-        Reply::CannotExecute { reason } => Err(SandboxError::CannotExecute { program: String::new(), reason }),
-        Reply::Status(status) => {
-            Err(SandboxError::Protocol { who: "the sandbox's init", detail: format!("{status:?}") })
-        }
+        Reply::Failed { step, reason } => SandboxError::Init { step, reason },
+        Reply::CannotExecute { reason } => SandboxError::CannotExecute { program: String::new(), reason },
+        other => SandboxError::Protocol { who: "the sandbox's init", detail: format!("{other:?}") },
+    }
+}
+
+/// What a sandbox's lease lets its workload do, one change after the other.
+#[derive(Debug)]
+pub struct LeashChanges {
+    stream: Option<UnixStream>,
+    dir: PathBuf,
+}
+
+impl Iterator for LeashChanges {
+    type Item = Result<Leash>;
+
+    fn next(&mut self) -> Option<Result<Leash>> {
+        let mut stream = self.stream.take()?;
+        Some(match wire::receive::<Reply>(&mut stream) {
+            Ok(Some((Reply::Leash(leash), _))) => {
+                self.stream = Some(stream);
+                Ok(leash)
+            }
+            Ok(Some((other, _))) => Err(unexpected(other)),
+            Ok(None) => Err(SandboxError::Gone { dir: self.dir.clone() }),
+            Err(error) => Err(SandboxError::file("hear the init of", &self.dir)(error)),
+        })
     }
 }
 

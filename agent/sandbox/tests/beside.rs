@@ -22,8 +22,10 @@ fn busy(name: &str) -> House {
 }
 
 fn pids_beside(cgroup: &Cgroup) -> Vec<String> {
-    let side = cgroup.side_procs()[0].with_file_name("beside");
-    let groups = std::fs::read_dir(side).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_dir());
+    let groups = std::fs::read_dir(cgroup.beside().unwrap())
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_type().unwrap().is_dir());
     let procs = groups.filter_map(|group| std::fs::read_to_string(group.path().join("cgroup.procs")).ok());
     procs.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }

@@ -4,23 +4,17 @@
 
 mod house;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
-
 use house::House;
+use house::held::{Held, hear, order};
 use migrate_proto::api::Exit;
-use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, Order, Told};
+use migrate_proto::handover::Decision;
+use migrate_sandbox::guard::decision::{self, Word};
+use migrate_sandbox::guard::{self, Hook, Kind, Order, Told};
 use migrate_sandbox::process;
 
 const HOOK: &str = "CRTOOLS_SCRIPT_ACTION=pre-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
 const DUMPED: &str = "CRTOOLS_SCRIPT_ACTION=post-dump CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
 const RESTORED: &str = "CRTOOLS_SCRIPT_ACTION=post-restore CRTOOLS_IMAGE_DIR=/.migrate/run/images /.migrate/bin/gate";
-
-struct Held {
-    dir: PathBuf,
-}
 
 /// A guard that holds `script` in the place of a dumping CRIU.
 fn hold(house: &House, script: &str) -> Held {
@@ -28,48 +22,7 @@ fn hold(house: &House, script: &str) -> Held {
 }
 
 fn hold_as(kind: Kind, house: &House, script: &str) -> Held {
-    let dir = house.dir.path().join("guard");
-    let call = Call {
-        kind,
-        init: house.sandbox.init(),
-        argv: ["/bin/sh", "-c", script].map(Into::into).to_vec(),
-        dir: dir.clone(),
-        images: house.sandbox.work().join("images"),
-        side: house.cgroup.side_procs(),
-        groups: house.cgroup.side_procs(),
-        freezer: house.cgroup.freezer(),
-        beside: house.cgroup.beside_freezer(),
-        criu_pid: 20_000,
-    };
-    house.sandbox.guard(&call).unwrap();
-    Held { dir }
-}
-
-impl Held {
-    fn call(&self) -> UnixStream {
-        UnixStream::connect(self.dir.join(GUARD_SOCKET)).unwrap()
-    }
-
-    fn end(&self) -> Exit {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(exit) = guard::result(&self.dir).unwrap() {
-                return exit;
-            }
-            assert!(Instant::now() < deadline, "the guard does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-}
-
-fn hear(agent: &UnixStream) -> Told {
-    let mut line = String::new();
-    BufReader::new(agent).read_line(&mut line).unwrap();
-    serde_json::from_str(&line).unwrap()
-}
-
-fn order(agent: &mut UnixStream, order: Order) {
-    writeln!(agent, "{}", serde_json::to_string(&order).unwrap()).unwrap();
+    Held::new(house, kind, ["/bin/sh", "-c", script].map(Into::into).to_vec(), house.cgroup.side_procs())
 }
 
 #[test]
@@ -205,4 +158,60 @@ fn only_criu_itself_is_a_hook() {
     let agent = held.call();
     assert_eq!(hear(&agent), Told::Exited(Exit::Code(1)), "the agent must not even hear of it");
     assert_eq!(held.end(), Exit::Code(1));
+}
+
+/// A workload that a guard has frozen at the end of its dump.
+fn dumped(name: &str) -> (House, Held, std::os::unix::net::UnixStream) {
+    let house = House::new(name);
+    house.start(&house::command(&["sleep", "1000"]));
+    let held = hold(&house, &format!("{DUMPED}; exit $?"));
+    decision::prepare(&held.dir).unwrap();
+    let agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PostDump));
+    (house, held, agent)
+}
+
+fn is_held(house: &House) -> bool {
+    std::fs::read_to_string(house.cgroup.freezer().unwrap()).unwrap().trim() == "1"
+}
+
+/// Whatever it hears, and also when CRIU dies: the record may have given the workload away, or may not.
+#[test]
+fn what_is_left_to_the_record_is_neither_resumed_nor_killed() {
+    let (house, held, mut agent) = dumped("guard-record");
+    assert_eq!(decision::leave_to_record(&held.dir).unwrap(), Word::Record);
+    for what in [Order::Refuse, Order::Continue, Order::Kill] {
+        order(&mut agent, what);
+    }
+    assert_eq!(held.end(), Exit::Signal(9));
+    assert!(is_held(&house));
+    assert_eq!(house.cgroup.pids().len(), 1, "it is there");
+    assert!(decision::decide(&held.dir, Decision::Abort).is_err());
+}
+
+#[test]
+fn an_agent_that_is_gone_does_not_end_what_is_left_to_the_record() {
+    let (house, held, agent) = dumped("guard-record-gone");
+    decision::leave_to_record(&held.dir).unwrap();
+    drop(agent);
+    let mut agent = held.call();
+    assert_eq!(hear(&agent), Told::Hook(Hook::PostDump));
+    assert!(is_held(&house));
+    assert_eq!(decision::settle(&held.dir, Decision::Abort).unwrap(), Decision::Abort);
+    // The verdict stands, whatever is ordered.
+    order(&mut agent, Order::Continue);
+    assert_eq!(held.end(), Exit::Code(1));
+    assert!(!is_held(&house));
+    assert_eq!(house.cgroup.pids().len(), 1);
+}
+
+#[test]
+fn a_verdict_for_the_target_leaves_nothing_of_the_source() {
+    let (house, held, mut agent) = dumped("guard-record-commit");
+    decision::leave_to_record(&held.dir).unwrap();
+    assert_eq!(decision::settle(&held.dir, Decision::Commit).unwrap(), Decision::Commit);
+    order(&mut agent, Order::Refuse);
+    assert_eq!(held.end(), Exit::Code(0));
+    house::wait_until("it is gone", || house.cgroup.pids().is_empty());
+    assert_eq!(house.sandbox.wait().unwrap(), Exit::Signal(9));
 }

@@ -111,7 +111,7 @@ fn hidden_is_hidden_under_every_name() {
         plan.hide = vec![state.clone()];
         plan.volumes = volume_of.map(|of| volume(&at.path().join(of), "/data")).into_iter().collect();
         let program = with_mounts(programs.path(), &commands.replace("AT", at.path().to_str().unwrap()));
-        let built = migrate_sandbox::Sandbox::build(&program, &plan).inspect_err(|_| cgroup.remove().unwrap());
+        let built = house::build(&program, &plan).inspect_err(|_| cgroup.remove().unwrap());
         built.map(|sandbox| House { sandbox, cgroup, dir })
     };
     let house_of_none = house("hidden-names", None).unwrap();

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use house::{House, cgroup, plan, program};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::{Plan, Root, Sandbox};
+use migrate_sandbox::{Plan, Root};
 
 /// A layer with a root of its own, furnished further by `more`.
 fn layer_with_root(dir: &Path, more: impl FnOnce(&Path)) -> Layer {
@@ -37,7 +37,7 @@ fn criu_is_in_an_own_root_at_every_start() {
         let (dir, cgroup) = (tempfile::tempdir().unwrap(), cgroup(&format!("own-{start}")));
         let mut plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
         plan.criu_prefix = Some(prefix.path().to_owned());
-        let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
+        let house = House { sandbox: house::build(program(), &plan).unwrap(), cgroup, dir };
         house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
         let inside = format!("/proc/{}/root{}/criu", house.sandbox.init().pid, prefix.path().display());
         assert_eq!(std::fs::read_to_string(&inside).unwrap(), "real", "{start}");
@@ -58,7 +58,7 @@ fn links_in_an_own_root_lead_nowhere() {
     let layer = layer_with_root(dir.path(), |mounted| symlink("/etc", mounted.join("root/dev")).unwrap());
     let cgroup = cgroup("own-root");
     let plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
-    let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
+    let house = House { sandbox: house::build(program(), &plan).unwrap(), cgroup, dir };
     let refused = house.sandbox.attach_layer(layer.device().unwrap());
     assert!(refused.is_err(), "a /dev that is a link into nothing must be refused, not followed");
     assert!(!Path::new("/etc/null").exists());
@@ -73,7 +73,7 @@ fn a_root_that_has_become_a_link_is_not_followed() {
     });
     let cgroup = cgroup("own-link");
     let plan = Plan { root: Root::Layer, ..plan(dir.path(), &cgroup) };
-    let house = House { sandbox: Sandbox::build(program(), &plan).unwrap(), cgroup, dir };
+    let house = House { sandbox: house::build(program(), &plan).unwrap(), cgroup, dir };
     let refused = house.sandbox.attach_layer(layer.device().unwrap()).unwrap_err();
     assert!(refused.to_string().contains("aside/root"), "{refused}");
 }

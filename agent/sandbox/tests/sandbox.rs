@@ -63,7 +63,7 @@ fn names_are_looked_up_as_the_node_does() {
     std::fs::write(&wrapper, format!("{script} {} \"$1\"\n", program().display())).unwrap();
     std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let cgroup = cgroup("resolver");
-    let sandbox = Sandbox::build(&wrapper, &plan(dir.path(), &cgroup)).unwrap();
+    let sandbox = house::build(&wrapper, &plan(dir.path(), &cgroup)).unwrap();
     let house = House { sandbox, cgroup, dir };
     let layer = Layer::create(house.dir.path().join("layer.img"), 64 << 20).unwrap();
     house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
@@ -167,7 +167,7 @@ fn a_layer_keeps_its_inodes_in_another_sandbox() {
         std::fs::copy(first.dir.path().join("layer.img"), copy.path().join("layer.img")).unwrap();
         assert_eq!(mounted.written().unwrap(), before_copy, "nothing was written during the copy");
         let cgroup = cgroup("inode-b");
-        let sandbox = Sandbox::build(program(), &plan(copy.path(), &cgroup)).unwrap();
+        let sandbox = house::build(program(), &plan(copy.path(), &cgroup)).unwrap();
         let house = House { sandbox, cgroup, dir: copy };
         house.sandbox.attach_layer(Layer::at(house.dir.path().join("layer.img")).device().unwrap()).unwrap();
         house

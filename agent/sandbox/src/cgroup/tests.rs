@@ -59,7 +59,7 @@ fn a_limit_holds_or_is_refused() {
     let name = format!("migrate-test-limit-{}", std::process::id());
     let group = Cgroup::create_in(hierarchies, Path::new(&name).join("w")).unwrap();
     let limited = group.limit(Limits { memory_bytes: Some(64 << 20), cpu_milli: None });
-    let set = fs::read_to_string(group.unified("memory.max").unwrap());
+    let set = fs::read_to_string(group.v2("memory.max").unwrap());
     group.remove().unwrap();
     if controllers.split_whitespace().any(|name| name == "memory") {
         limited.unwrap();
@@ -85,4 +85,73 @@ fn freezes_kills_and_goes_away(hierarchies: Hierarchies, what: &str) {
     for root in group.hierarchies.roots() {
         assert!(!root.join(&name).exists());
     }
+}
+
+/// What an older version has made is used as it is, and with the last of it the new layout comes.
+#[test]
+fn an_old_layout_is_adopted_as_found() {
+    let hierarchies = Hierarchies::read().unwrap();
+    let (name, roots) = (format!("migrate-test-old-{}", std::process::id()), hierarchies.roots());
+    let place = Path::new(&name).join("w");
+    for root in &roots {
+        fs::create_dir_all(root.join(&place).join("load")).unwrap();
+        fs::create_dir_all(root.join(&place).join("side/beside")).unwrap();
+    }
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    for root in &roots {
+        fs::write(root.join(&place).join("load/cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    let group = Cgroup::create_in(hierarchies.clone(), place.clone()).unwrap();
+    assert_eq!(group.pids(), [child.id() as i32]);
+    assert_eq!(group.held_freezer(), None, "what it could freeze anybody can thaw");
+    let root = hierarchies.unified.clone().unwrap().join(&place);
+    assert_eq!(group.freezer(), Some(root.join("load/cgroup.freeze")));
+    assert_eq!(group.beside_freezer(), Some(root.join("side/beside/cgroup.freeze")));
+    let beside = Beside::create(&group.beside().unwrap()).unwrap();
+    assert!(beside.procs().starts_with(root.join("side/beside")));
+    assert!(roots.iter().all(|root| !root.join(&place).join(HELD).exists()));
+    group.freeze(true).unwrap();
+    group.freeze(false).unwrap();
+    group.kill();
+    child.wait().unwrap();
+    group.remove().unwrap();
+    assert!(roots.iter().all(|root| !root.join(&name).exists()));
+
+    let group = Cgroup::create_in(hierarchies, place).unwrap();
+    assert_eq!(group.held_freezer(), Some(root.join("held/cgroup.freeze")));
+    assert_eq!(group.freezer(), Some(root.join("held/load/cgroup.freeze")));
+    group.remove().unwrap();
+}
+
+/// Frozen by the lease, a group is not thawed by who froze it for another reason.
+#[test]
+fn the_lease_and_the_guard_cannot_undo_each_other() {
+    let name = format!("migrate-test-nested-{}", std::process::id());
+    let group = Cgroup::create_in(Hierarchies::read().unwrap(), Path::new(&name).join("w")).unwrap();
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    for path in group.load_procs() {
+        fs::write(path, child.id().to_string()).unwrap();
+    }
+    let (held, events) = (group.held_freezer().unwrap(), group.v2("cgroup.events").unwrap());
+    let becomes = |state: &str| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !fs::read_to_string(&events).unwrap().lines().any(|line| line == state) {
+            assert!(std::time::Instant::now() < deadline, "never {state}");
+            std::thread::yield_now();
+        }
+    };
+    becomes("frozen 0");
+    fs::write(&held, "1").unwrap();
+    becomes("frozen 1");
+    group.freeze(true).unwrap();
+    group.freeze(false).unwrap();
+    assert!(fs::read_to_string(&events).unwrap().contains("frozen 1"), "the lease holds it");
+    group.freeze(true).unwrap();
+    fs::write(&held, "0").unwrap();
+    assert!(fs::read_to_string(&events).unwrap().contains("frozen 1"), "the guard holds it");
+    group.freeze(false).unwrap();
+    becomes("frozen 0");
+    group.kill();
+    child.wait().unwrap();
+    group.remove().unwrap();
 }

@@ -134,6 +134,9 @@ fn start_criu(call: &Call) -> Result<(Pid, Option<Tracer>)> {
 /// Only returns where it failed.
 fn become_criu(call: &Call, output: &File, doorway: &Doorway, preload: Option<Preload>) -> SandboxError {
     let outcome = (|| -> Result<std::convert::Infallible> {
+        // Who has started the guard waits until nobody has its output any more, and where the lease holds the workload's
+        // groups this stands still in them.
+        spawn::output_to_null()?;
         enter::join(&call.groups)?;
         doorway.step_through().map_err(SandboxError::system("enter the sandbox"))?;
         if call.kind == Kind::Restore {
@@ -141,7 +144,6 @@ fn become_criu(call: &Call, output: &File, doorway: &Doorway, preload: Option<Pr
             let path = "/proc/sys/kernel/ns_last_pid";
             std::fs::write(path, call.criu_pid.to_string()).map_err(SandboxError::file("write", path))?;
         }
-        spawn::output_to_null()?;
         spawn::replace(output, 1).and_then(|()| spawn::replace(output, 2)).map_err(SandboxError::system("dup2"))?;
         let (keep, preloaded) = preload.as_ref().map(|preload| (preload.descriptors(), preload.environment())).unzip();
         spawn::close_from(3, keep.as_ref().map_or(&[], |keep| keep));

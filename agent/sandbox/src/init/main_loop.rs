@@ -1,4 +1,4 @@
-//! Reap, answer, repeat. One thread, one poll.
+//! Reap, answer, repeat. One poll.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,9 +12,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::leash::Leashed;
 use super::notify::Notify;
 use super::{EXIT_FILE, Parts, requests, spawn};
-use crate::control::{Reply, Status};
+use crate::control::{Leash, Reply, Status};
 use crate::{reap, wire};
 
 /// A slow agent loses its connection, before the others wait for long.
@@ -26,6 +27,7 @@ pub(super) struct Keeper {
     pub(super) house: super::mounts::House,
     directory: File,
     pub(super) status: Status,
+    pub(super) leash: Leashed,
     /// Where the workload may send signs of life; from the layer on.
     pub(super) notify: Option<Notify>,
 }
@@ -50,13 +52,19 @@ impl Keeper {
 }
 
 pub(super) fn run(parts: Parts) -> ! {
-    let Parts { listener, directory, house } = parts;
-    let mut keeper = Keeper { house, directory, status: Status::Empty, notify: None };
+    let Parts { listener, directory, house, leash } = parts;
+    let mut keeper = Keeper { house, directory, status: Status::Empty, leash, notify: None };
+    let mut told = keeper.leash.state();
     let _ = listener.set_nonblocking(true);
     let mut connections: HashMap<RawFd, Connection> = HashMap::new();
     let children = child_signals();
     loop {
-        let ready = wait_for_something(&children, &listener, &keeper.notify, &connections);
+        let leash = keeper.leash.state();
+        if std::mem::replace(&mut told, leash) != leash {
+            tell_followers(&mut connections, leash);
+        }
+        let ready = wait_for_something(&children, &listener, &keeper, &connections);
+        keeper.leash.heard();
         if let Some(children) = &children {
             while let Ok(Some(_)) = children.read_signal() {}
         }
@@ -70,7 +78,7 @@ pub(super) fn run(parts: Parts) -> ! {
             && connections.len() < MAX_CONNECTIONS
         {
             let _ = stream.set_write_timeout(Some(MESSAGE_TIME));
-            connections.insert(stream.as_raw_fd(), Connection { stream, watches: false });
+            connections.insert(stream.as_raw_fd(), Connection { stream, watches: false, follows: false });
         }
         for fd in ready {
             let Some(mut connection) = connections.remove(&fd) else { continue };
@@ -85,6 +93,7 @@ pub(super) fn run(parts: Parts) -> ! {
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     pub(super) watches: bool,
+    pub(super) follows: bool,
 }
 
 fn child_signals() -> Option<SignalFd> {
@@ -98,13 +107,14 @@ fn child_signals() -> Option<SignalFd> {
 fn wait_for_something(
     children: &Option<SignalFd>,
     listener: &std::os::unix::net::UnixListener,
-    notify: &Option<Notify>,
+    keeper: &Keeper,
     connections: &HashMap<RawFd, Connection>,
 ) -> Vec<RawFd> {
     let mut polled: Vec<PollFd<'_>> =
         connections.values().map(|c| PollFd::new(c.stream.as_fd(), PollFlags::POLLIN)).collect();
     polled.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-    if let Some(notify) = notify {
+    polled.push(PollFd::new(keeper.leash.done(), PollFlags::POLLIN));
+    if let Some(notify) = &keeper.notify {
         polled.push(PollFd::new(notify.as_fd(), PollFlags::POLLIN));
     }
     if let Some(children) = children {
@@ -130,5 +140,11 @@ fn take_ended(keeper: &mut Keeper) -> bool {
 fn tell_watchers(connections: &mut HashMap<RawFd, Connection>, status: Status) {
     connections.retain(|_, connection| {
         !connection.watches || wire::send(&mut connection.stream, &Reply::Status(status), &[]).is_ok()
+    });
+}
+
+fn tell_followers(connections: &mut HashMap<RawFd, Connection>, leash: Leash) {
+    connections.retain(|_, connection| {
+        !connection.follows || wire::send(&mut connection.stream, &Reply::Leash(leash), &[]).is_ok()
     });
 }

@@ -1,10 +1,13 @@
 //! PID 1 of a sandbox: it holds the namespaces, starts the workload, reaps, and answers the agent.
 //!
+//! A second thread, the `leash`, holds the workload while the node has no lease for it.
+//!
 //! It depends on nobody: the agent may die and come back. It never runs code of the workload's, never allocates without
 //! bound, and treats every failed request as an answer, never as a reason to end: when it ends, the kernel ends everything
 //! in the sandbox.
 
 mod hidden;
+mod leash;
 mod main_loop;
 mod mounts;
 mod notify;
@@ -131,6 +134,7 @@ pub(crate) struct Parts {
     /// so that nothing above the directory can be reached through it.
     directory: File,
     house: mounts::House,
+    leash: leash::Leashed,
 }
 
 fn set_up(plan: &Plan, parent: i32) -> Result<Parts> {
@@ -139,6 +143,8 @@ fn set_up(plan: &Plan, parent: i32) -> Result<Parts> {
     let directory = File::from(mounts::take(&plan.dir, false)?);
     let listener = nearby::listen(&plan.dir, SOCKET).map_err(SandboxError::file("listen at", plan.dir.join(SOCKET)))?;
     spawn::output_to_null()?;
+    // What it needs is out of sight after the pivot.
+    let leash = leash::Leashed::start(&plan.lease)?;
     let house = mounts::House::build(plan)?;
-    Ok(Parts { listener, directory, house })
+    Ok(Parts { listener, directory, house, leash })
 }

@@ -28,6 +28,10 @@ pub(super) fn serve(keeper: &mut Keeper, connection: &mut Connection) -> bool {
                 Status::Empty | Status::Running { .. } => return true,
             }
         }
+        Request::Follow => {
+            connection.follows = true;
+            Reply::Leash(keeper.leash.state())
+        }
         other => answer(keeper, other, descriptors).unwrap_or_else(refusal),
     };
     wire::send(&mut connection.stream, &reply, &[]).is_ok()
@@ -48,7 +52,8 @@ fn answer(
             if let Status::Running { .. } = keeper.status {
                 return Err(protocol("there is a workload already"));
             }
-            let pid = spawn::start(&command, descriptors)?;
+            let held = || keeper.leash.holds();
+            let Some(pid) = spawn::start(&command, descriptors, held)? else { return Ok(Reply::Held) };
             keeper.status = Status::Running { pid };
             return Ok(Reply::Status(keeper.status));
         }
@@ -61,6 +66,8 @@ fn answer(
             let path = "/proc/sys/kernel/ns_last_pid";
             std::fs::write(path, pid.to_string()).map_err(SandboxError::file("write", path))?;
         }
+        Request::Arm { session, margin } => return keeper.leash.arm(session, margin).map(Reply::Leash),
+        Request::Leash | Request::Follow => return Ok(Reply::Leash(keeper.leash.state())),
         Request::Status | Request::Watch => return Ok(Reply::Status(keeper.status)),
     }
     Ok(Reply::Done)

@@ -13,8 +13,9 @@ use migrate_proto::spec::User;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Pid, Uid, chdir, execve, pipe2, setgid, setgroups, sethostname, setsid, setuid};
+use nix::unistd::{Pid, chdir, execve, pipe2, sethostname, setsid};
 use rustix::fs::OFlags;
+use rustix::thread::{Gid, Uid, set_thread_gid, set_thread_groups, set_thread_uid};
 
 use super::powers;
 use crate::beneath;
@@ -42,7 +43,8 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Forks with a chosen PID in the namespace that children go to. `None` in the child. Only for programs with one thread.
+/// Forks with a chosen PID in the namespace that children go to. `None` in the child. For programs whose other threads hold no
+/// lock and have nothing under way in memory: the child has none of them.
 #[allow(unsafe_code)]
 pub(crate) fn fork_with_pid(pid: Option<i32>, flags: libc::c_int) -> io::Result<Option<Pid>> {
     let chosen = [pid.unwrap_or(0)];
@@ -51,7 +53,8 @@ pub(crate) fn fork_with_pid(pid: Option<i32>, flags: libc::c_int) -> io::Result<
         args.set_tid = chosen.as_ptr() as u64;
         args.set_tid_size = 1;
     }
-    // SAFETY: without CLONE_VM this is a fork; args and chosen outlive the call; the program has one thread.
+    // SAFETY: without CLONE_VM this is a fork; args and chosen outlive the call; what other threads there are hold
+    // nothing that the child could wait for.
     match unsafe { libc::syscall(libc::SYS_clone3, &args, std::mem::size_of::<CloneArgs>()) } {
         0 => Ok(None),
         child if child > 0 => Ok(Some(Pid::from_raw(child as i32))),
@@ -59,9 +62,13 @@ pub(crate) fn fork_with_pid(pid: Option<i32>, flags: libc::c_int) -> io::Result<
     }
 }
 
-/// Starts the workload as [`MAIN_PID`], in IPC and UTS namespaces of its own. Returns when its program runs.
-pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
+/// Starts the workload as [`MAIN_PID`], in IPC and UTS namespaces of its own. Returns when its program runs; `None` where it must
+/// not, because it is held: then nothing was started, or it is gone before its first instruction.
+pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>, held: impl Fn() -> bool) -> Result<Option<i32>> {
     let prepared = Prepared::new(command)?;
+    if held() {
+        return Ok(None);
+    }
     if let Some(user) = command.user {
         give_work_to(user).map_err(SandboxError::file("give to its user", WORK))?;
     }
@@ -75,13 +82,44 @@ pub(crate) fn start(command: &Command, groups: Vec<OwnedFd>) -> Result<i32> {
         }
         Some(child) => {
             drop(writer);
-            let mut reason = String::new();
-            File::from(reader).read_to_string(&mut reason).map_err(SandboxError::system("read from the child"))?;
-            if reason.is_empty() {
-                return Ok(child.as_raw());
+            match hear_of_start(child, reader, held).map_err(SandboxError::system("read from the child"))? {
+                Start::Runs => Ok(Some(child.as_raw())),
+                Start::Held => {
+                    let _ = crate::reap::await_end(child);
+                    Ok(None)
+                }
+                Start::Failed(reason) => {
+                    let _ = crate::reap::await_end(child);
+                    Err(SandboxError::CannotExecute { program: prepared.shown, reason })
+                }
             }
-            let _ = crate::reap::await_end(child);
-            Err(SandboxError::CannotExecute { program: prepared.shown, reason })
+        }
+    }
+}
+
+/// What became of a start.
+enum Start {
+    Runs,
+    Held,
+    Failed(String),
+}
+
+/// A child that is held on its way stands still for nobody knows how long. It is killed, which also the frozen are.
+fn hear_of_start(child: Pid, words: OwnedFd, held: impl Fn() -> bool) -> io::Result<Start> {
+    let look_every = PollTimeout::from(20_u8);
+    let (mut words, mut said, mut is_killed) = (File::from(words), Vec::new(), false);
+    loop {
+        if poll(&mut [PollFd::new(words.as_fd(), PollFlags::POLLIN)], look_every)? > 0 {
+            let mut piece = [0; 1024];
+            match words.read(&mut piece)? {
+                0 if is_killed => return Ok(Start::Held),
+                0 if said.is_empty() => return Ok(Start::Runs),
+                0 => return Ok(Start::Failed(String::from_utf8_lossy(&said).into_owned())),
+                length => said.extend_from_slice(&piece[..length]),
+            }
+        } else if !is_killed && held() {
+            nix::sys::signal::kill(child, Signal::SIGKILL)?;
+            is_killed = true;
         }
     }
 }
@@ -98,12 +136,15 @@ pub(crate) fn become_command(command: &Command, keeper: &OwnedFd) -> SandboxErro
         reset_signals()?;
         reset_oom_score();
         powers::give_up().map_err(|error| nix::Error::from_raw(error.raw_os_error()))?;
+        Ok(())
+    });
+    let ready = ready.map_err(io::Error::from).and_then(|()| {
         become_user(command)?;
-        end_with(keeper)
+        Ok(end_with(keeper)?)
     });
     let error = match ready {
         Ok(()) => prepared.execute(),
-        Err(error) => error.into(),
+        Err(error) => error,
     };
     SandboxError::CannotExecute { program: prepared.shown, reason: error.to_string() }
 }
@@ -118,11 +159,14 @@ fn end_with(keeper: &OwnedFd) -> nix::Result<()> {
     }
 }
 
-fn become_user(command: &Command) -> nix::Result<()> {
+/// By the system calls themselves: the C library would have its other threads do the same, and of those that it knows the
+/// child of a fork has none.
+fn become_user(command: &Command) -> io::Result<()> {
     let Some(user) = command.user else { return Ok(()) };
-    setgroups(&[Gid::from_raw(user.gid)])?;
-    setgid(Gid::from_raw(user.gid))?;
-    setuid(Uid::from_raw(user.uid))
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_groups(&[gid])?;
+    set_thread_gid(gid)?;
+    Ok(set_thread_uid(uid)?)
 }
 
 /// A command in the form that the kernel takes.
@@ -163,7 +207,7 @@ impl Prepared {
             reset_signals().map_err(step("reset signals"))?;
             reset_oom_score();
             powers::give_up().map_err(|error| ("give up capabilities", error.into()))?;
-            become_user(command).map_err(step("change the user"))?;
+            become_user(command).map_err(|error| ("change the user", error))?;
             Err(("execute it", self.execute()))
         })();
         match outcome {

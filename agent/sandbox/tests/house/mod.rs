@@ -2,18 +2,22 @@
 
 #![allow(dead_code)]
 
-use std::path::Path;
+pub(crate) mod clock;
+pub(crate) mod held;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
 use std::time::{Duration, Instant};
 
 use migrate_proto::api::Exit;
+use migrate_proto::cluster::lease::ENDLESS;
 use migrate_proto::spec::Volume;
 use migrate_proto::text::Text;
 use migrate_sandbox::cgroup::Cgroup;
-use migrate_sandbox::control::Command;
+use migrate_sandbox::control::{Command, Leash};
 use migrate_sandbox::errand::{ERRAND, Errand};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::plan::Output;
+use migrate_sandbox::plan::{Lease, Output};
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
 
 /// `migrate-init`.
@@ -37,7 +41,15 @@ pub(crate) fn plan(dir: &Path, cgroup: &Cgroup) -> Plan {
         hide: Vec::new(),
         criu_prefix: None,
         side_cgroup: cgroup.side_procs(),
+        lease: Lease::of(cgroup, None),
     }
+}
+
+/// A sandbox that runs what it is told to without a lease.
+pub(crate) fn build(program: &Path, plan: &Plan) -> Result<Sandbox, SandboxError> {
+    let sandbox = Sandbox::build(program, plan)?;
+    assert_eq!(sandbox.arm(ENDLESS, Duration::ZERO).unwrap(), Leash::Unlimited);
+    Ok(sandbox)
 }
 
 /// See there.
@@ -62,14 +74,29 @@ impl House {
 
     /// The same, with another plan.
     pub(crate) fn with(name: &str, change: impl FnOnce(&mut Plan)) -> Result<House, SandboxError> {
+        House::over(name, None, change)
+    }
+
+    /// The same, over the layer that another had.
+    pub(crate) fn over(
+        name: &str,
+        layer: Option<&Path>,
+        change: impl FnOnce(&mut Plan),
+    ) -> Result<House, SandboxError> {
         let (dir, cgroup) = (tempfile::tempdir().unwrap(), cgroup(name));
         let mut plan = plan(dir.path(), &cgroup);
         change(&mut plan);
-        let sandbox = Sandbox::build(program(), &plan).inspect_err(|_| cgroup.remove().unwrap())?;
+        let sandbox = build(program(), &plan).inspect_err(|_| cgroup.remove().unwrap())?;
         let house = House { sandbox, cgroup, dir };
-        let layer = Layer::create(house.dir.path().join("layer.img"), 64 << 20).unwrap();
+        let own = house.layer();
+        let layer = layer.map_or_else(|| Layer::create(own, 64 << 20).unwrap(), Layer::at);
         house.sandbox.attach_layer(layer.device().unwrap()).unwrap();
         Ok(house)
+    }
+
+    /// Where its layer is, if it has one of its own.
+    pub(crate) fn layer(&self) -> PathBuf {
+        self.dir.path().join("layer.img")
     }
 
     /// Starts a workload.
@@ -93,7 +120,9 @@ impl House {
     pub(crate) fn beside(&self, command: Command) -> (Program, migrate_sandbox::errand::Letter) {
         let init = self.sandbox.init().pid;
         let main = self.sandbox.outer_pid(100).unwrap();
-        let letter = Errand { init, main, groups: self.cgroup.side_procs(), command }.letter().unwrap();
+        let letter = Errand { init, main, groups: self.cgroup.side_procs(), beside: self.cgroup.beside(), command }
+            .letter()
+            .unwrap();
         let mut helper = Program::new(program());
         helper.arg("exec").env_clear().env(ERRAND, letter.address()).stdin(Stdio::null());
         (helper, letter)
