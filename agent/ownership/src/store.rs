@@ -35,11 +35,12 @@ use migrate_proto::id::StateMark;
 use openraft::{CommittedLeaderId, LogId, SnapshotMeta, Vote};
 use tokio::sync::watch;
 
-pub use self::database::Closed;
+pub(crate) use self::database::Closed;
 use self::database::{Database, OpenDatabase};
-pub use self::error::{Damage, StoreError};
-pub use self::log::Log;
-pub use self::machine::Machine;
+use self::error::Damage;
+pub use self::error::StoreError;
+pub(crate) use self::log::Log;
+pub(crate) use self::machine::Machine;
 use self::writer::{Change, Writer};
 use crate::types::Place;
 
@@ -47,7 +48,7 @@ use crate::types::Place;
 const FIRST_TERM: u64 = 1;
 
 /// An open store, before raft begins with it.
-pub struct Store {
+pub(crate) struct Store {
     mark: StateMark,
     database: Arc<Database>,
     closed: Closed,
@@ -57,7 +58,7 @@ pub struct Store {
 
 impl Store {
     /// Opens the store at `path`, or makes one, for the node with this mark.
-    pub async fn open(path: &Path, mark: StateMark) -> Result<Store, StoreError> {
+    pub(crate) async fn open(path: &Path, mark: StateMark) -> Result<Store, StoreError> {
         let owned = path.to_owned();
         Store::on(path, mark, move || Database::open(&owned, mark)).await
     }
@@ -79,18 +80,18 @@ impl Store {
     }
 
     /// Whether raft has never begun with it.
-    pub fn is_empty(&self) -> Result<bool, StoreError> {
+    pub(crate) fn is_empty(&self) -> Result<bool, StoreError> {
         let (purged, last) = self.database.log_ends()?;
         Ok(purged.is_none() && last.is_none() && self.database.vote()?.is_none() && self.database.snapshot()?.is_none())
     }
 
     /// Of which cluster it is, if it is of any.
-    pub fn cluster(&self) -> Result<Option<ClusterId>, StoreError> {
+    pub(crate) fn cluster(&self) -> Result<Option<ClusterId>, StoreError> {
         self.database.cluster()
     }
 
     /// Makes this node one of `cluster`; it gets the record from the others. It stays in the cluster that it is in.
-    pub async fn join(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
+    pub(crate) async fn join(&mut self, cluster: ClusterId) -> Result<(), StoreError> {
         match self.cluster()? {
             Some(same) if same == cluster => Ok(()),
             Some(store) => Err(StoreError::OtherCluster { path: self.path(), store, other: cluster }),
@@ -104,7 +105,7 @@ impl Store {
 
     /// Makes this node the only voter of a cluster that begins with `record`: a new one, or one that is rebuilt. The store must be
     /// empty. Whoever joins gets the record before the log, since there is no log in front of it.
-    pub async fn found(&mut self, record: Record, place: Place) -> Result<(), StoreError> {
+    pub(crate) async fn found(&mut self, record: Record, place: Place) -> Result<(), StoreError> {
         if !self.is_empty()? || self.cluster()?.is_some() {
             return Err(StoreError::NotEmpty { path: self.path() });
         }
@@ -128,17 +129,17 @@ impl Store {
     }
 
     /// The record, as far as this node has applied it. It never goes back.
-    pub fn records(&self) -> watch::Receiver<Arc<Record>> {
+    pub(crate) fn records(&self) -> watch::Receiver<Arc<Record>> {
         self.machine.records()
     }
 
     /// Ends when the file is closed, and can be opened again: when all that came of this store is dropped.
-    pub fn closed(&self) -> Closed {
+    pub(crate) fn closed(&self) -> Closed {
         self.closed.clone()
     }
 
     /// What raft begins with.
-    pub fn split(self) -> (Log, Machine) {
+    pub(crate) fn split(self) -> (Log, Machine) {
         (Log::new(self.database, self.writer), self.machine)
     }
 }

@@ -58,7 +58,7 @@ impl fmt::Display for Place {
 
 /// The place of an entry in the log, as leases and the record name it. Two nodes may lead in one term, the one with the higher
 /// number after the other; so the first digits of the leader's number count with the term.
-pub fn config_id(entry: &LogId<u64>) -> lease::LogId {
+pub(crate) fn config_id(entry: &LogId<u64>) -> lease::LogId {
     let leader = entry.leader_id;
     lease::LogId { term: leader.term << 24 | leader.node_id >> 40, index: entry.index }
 }

@@ -46,11 +46,11 @@ pub(super) struct Database {
 
 /// Ends when the file is closed.
 #[derive(Debug, Clone)]
-pub struct Closed(watch::Receiver<()>);
+pub(crate) struct Closed(watch::Receiver<()>);
 
 impl Closed {
     /// Waits for it.
-    pub async fn wait(mut self) {
+    pub(crate) async fn wait(mut self) {
         while self.0.changed().await.is_ok() {}
     }
 }

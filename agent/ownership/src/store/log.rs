@@ -16,7 +16,7 @@ use crate::types::Types;
 const MOST_BYTES_TO_SEND: usize = 512 << 10;
 
 /// The vote and the log.
-pub struct Log {
+pub(crate) struct Log {
     reader: LogReader,
     writer: Writer,
     committed: Option<LogId<u64>>,
@@ -24,7 +24,7 @@ pub struct Log {
 
 /// Reads the log, also while it is written.
 #[derive(Clone)]
-pub struct LogReader {
+pub(crate) struct LogReader {
     database: Arc<Database>,
 }
 

@@ -21,7 +21,7 @@ use super::writer::{Change, Writer};
 use crate::types::{Answer, Place, Types, config_id};
 
 /// Carries out what is agreed.
-pub struct Machine {
+pub(crate) struct Machine {
     database: Arc<Database>,
     writer: Writer,
     record: Arc<Record>,
@@ -31,7 +31,7 @@ pub struct Machine {
 }
 
 /// Makes a snapshot of the record as it was when this was made.
-pub struct SnapshotBuilder {
+pub(crate) struct SnapshotBuilder {
     database: Arc<Database>,
     writer: Writer,
     record: Arc<Record>,

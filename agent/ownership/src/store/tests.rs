@@ -6,6 +6,7 @@ mod disk;
 mod growth;
 mod power;
 mod rot;
+mod speed;
 mod suite;
 
 use std::path::Path;

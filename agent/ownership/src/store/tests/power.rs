@@ -149,9 +149,6 @@ impl Author {
         if !matches!(step, Step::Commit(..) | Step::Snapshot | Step::Install(..)) {
             now.committed_at_least = now.committed;
         }
-        if let Step::Install(last, _) = &step {
-            now.committed = now.committed.max(Some(*last));
-        }
         now.step = step;
         now.clone()
     }
