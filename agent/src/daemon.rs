@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::server::Server;
 use crate::care::watchdog::{self, Stamp};
-use crate::care::watchdog::{self, Stamp};
-use crate::cluster::company::Company;
+use crate::cluster::calls::{self, Answers};
+use crate::cluster::company::{Company, Life};
 use crate::config::Config;
 use crate::control::Control;
 use crate::durable;
@@ -67,14 +67,15 @@ pub async fn run(config: Config) -> Result<(), Problem> {
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
-    let acceptor = Acceptor::start(transport.clone(), peers.timing(Purpose::Handover));
-    let receiving = tokio::spawn(receive(acceptor, ground, router.clone()));
+    let life = Life { host: host.clone(), peers: peers.clone(), transport: transport.clone(), registry };
+    let living = company.live(life, closing.clone());
+    let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
+    let receiving = tokio::spawn(receive(acceptor, ground, router.clone(), living.answers()));
     host.events.record(Kind::AgentStarted, None, None, started(&host));
     tokio::spawn(close_on_signal(closing.clone()));
     server.serve(router, closing, host.config.shutdown_timeout).await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
     receiving.abort();
-    let living = company.live(host.clone(), transport, registry, closing.clone());
     following.abort();
     let must_not_go_on = living.end().await;
     must_not_go_on.map_or(Ok(()), Err)
@@ -252,7 +253,12 @@ fn sweep_images(ground: &Ground) {
 }
 
 /// Conversations that peers begin.
-async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
+async fn receive(
+    mut acceptor: Acceptor,
+    ground: Ground,
+    router: axum::Router,
+    answers: Option<Arc<dyn Answers>>,
+) {
     let stamp = Stamp::of("peers");
     loop {
         let session = tokio::select! {
@@ -260,7 +266,7 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router) {
             () = stamp.beat() => continue,
         };
         let Some(session) = session else { return };
-        let (ground, router) = (ground.clone(), router.clone());
+        let (ground, router, answers) = (ground.clone(), router.clone(), answers.clone());
         tokio::spawn(async move {
             let (purpose, peer): (_, NodeName) = (Purpose::of(session.purpose()), session.peer());
             match talk::welcome(session, ground.host.facts()).await {
@@ -285,6 +291,10 @@ async fn close_on_signal(closing: CancellationToken) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+                    Some(Purpose::Cluster) => match answers {
+                        Some(answers) => calls::serve(answers, talk).await,
+                        None => tracing::info!(%peer, "a member calls, and this node is none"),
+                    },
     closing.cancel();
 }
                     Some(Purpose::Cluster) => tracing::info!(%peer, "a call came, and this node keeps no record"),

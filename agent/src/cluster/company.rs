@@ -8,11 +8,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::agreement::Agreement;
+use super::calls::{Answers, Calls};
 use super::keeper::News;
 use super::membership::{Membership, StaticPeers};
 use super::{Cluster, Start, figures, news};
 use crate::host::Host;
 use crate::keyring::Keyring;
+use crate::peers::Peers;
 use crate::registry::Registry;
 
 /// As it was configured. What comes of a cluster is heard once it [lives](Company::live).
@@ -47,43 +50,60 @@ impl Company {
     }
 
     /// Does what a member does. Where this node must not be in its cluster, `closing` ends the agent.
-    pub fn live(
-        self,
-        host: Arc<Host>,
-        transport: Arc<ZmqTransport>,
-        registry: Arc<Registry>,
-        closing: CancellationToken,
-    ) -> Living {
+    pub fn live(self, at: Life, closing: CancellationToken) -> Living {
         let Company::Cluster(cluster, news) = self else { return Living::default() };
+        let Life { host, peers, transport, registry } = at;
         let ending: Arc<Mutex<Option<Problem>>> = Arc::default();
         let told = ending.clone();
-        let following = tokio::spawn({
-            let host = host.clone();
-            async move {
-                if let Some(problem) = news::follow(news, host, transport).await {
-                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
-                    closing.cancel();
-                }
+        let follow = news::follow(news, cluster.clone(), host.clone(), transport);
+        let following = tokio::spawn(async move {
+            if let Some(problem) = follow.await {
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+                closing.cancel();
             }
         });
-        let telling = tokio::spawn(figures::tell(cluster.clone(), host, registry));
-        Living { cluster: Some(cluster), tasks: vec![following, telling], ending }
+        let telling = tokio::spawn(figures::tell(cluster.clone(), host.clone(), registry.clone()));
+        let calls = Arc::new(Calls::new(peers));
+        let agreement = Agreement::new(host.clone(), cluster.clone(), calls, registry.mark());
+        let mut tasks = vec![following, telling];
+        if let Some(told) = host.config.cluster.clone() {
+            tasks.push(tokio::spawn(Box::pin(agreement.clone().keep(told))));
+        }
+        Living { member: Some((cluster, agreement)), tasks, ending }
     }
+}
+
+/// What a member lives on.
+pub struct Life {
+    /// This node.
+    pub host: Arc<Host>,
+    /// The others.
+    pub peers: Arc<Peers>,
+    /// How they are reached.
+    pub transport: Arc<ZmqTransport>,
+    /// The workloads here.
+    pub registry: Arc<Registry>,
 }
 
 /// A member at work; of a node without a cluster there is nothing to do.
 #[derive(Default)]
 pub struct Living {
-    cluster: Option<Arc<Cluster>>,
+    member: Option<(Arc<Cluster>, Arc<Agreement>)>,
     tasks: Vec<JoinHandle<()>>,
     ending: Arc<Mutex<Option<Problem>>>,
 }
 
 impl Living {
+    /// Who answers the calls of other members.
+    pub fn answers(&self) -> Option<Arc<dyn Answers>> {
+        self.member.as_ref().map(|(_, agreement)| agreement.clone() as Arc<dyn Answers>)
+    }
+
     /// Says goodbye. The answer is why this agent must not go on, where that is so.
     pub async fn end(self) -> Option<Problem> {
-        if let Some(cluster) = &self.cluster {
+        if let Some((cluster, agreement)) = &self.member {
             cluster.leave().await;
+            agreement.stop().await;
         }
         self.tasks.iter().for_each(JoinHandle::abort);
         self.ending.lock().unwrap_or_else(PoisonError::into_inner).take()

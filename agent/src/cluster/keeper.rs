@@ -5,6 +5,11 @@
 //! comes out as [`News`].
 
 mod addresses;
+mod ends;
+mod leases;
+
+pub use self::ends::{Ends, News, Order, Setup};
+pub use self::leases::Bench;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -12,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::{Health, Member, Out, Swim};
-use migrate_proto::cluster::ClusterId;
+use migrate_proto::cluster::{ClusterId, VoterId};
 use migrate_proto::codec::datagram::{self, DatagramError};
 use migrate_proto::datagram::{self as words, Datagram, Figures, Here, Who};
 use migrate_proto::error::{Code, Problem};
@@ -20,11 +25,11 @@ use migrate_proto::id::StateMark;
 use migrate_proto::name::NodeName;
 use migrate_proto::version::SPOKEN;
 use migrate_transport::datagram::{Foreign, Incoming, SealedSocket, SocketError};
-use tokio::sync::{mpsc, oneshot, watch};
 
 use self::addresses::Addresses;
+use self::leases::Leases;
 use super::join::{Joining, Step};
-use super::roster::{Board, Roster};
+use super::roster::Roster;
 use crate::clock;
 
 /// How many datagrams are heard before a timer at most.
@@ -38,69 +43,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const CUT_OFF: Duration = Duration::from_secs(1);
 /// How often a goodbye is said: each may be lost.
 const GOODBYES: usize = 3;
-
-/// What the keeper is told.
-pub enum Order {
-    /// This is how full the node is.
-    Figures(Box<Figures>),
-    /// This is the cluster that it belongs to.
-    Cluster(ClusterId),
-    /// These vote.
-    Voters(BTreeSet<NodeName>),
-    /// Say goodbye, and end.
-    Leave(oneshot::Sender<()>),
-}
-
-/// What the rest of the agent should know.
-#[derive(Debug)]
-pub enum News {
-    /// This node has joined.
-    Joined,
-    /// Nobody answers at any of these addresses.
-    Nobody(Vec<String>),
-    /// Whoever answers belongs to another cluster.
-    Stranger(Problem),
-    /// This node must not be in the cluster.
-    GiveUp(Problem),
-    /// Something about a member, or about this node among them.
-    Member(Out),
-    /// Datagrams under another cluster's key came.
-    Foreign(Foreign),
-    /// The keeper has ended, and should not have.
-    Broken(SocketError),
-}
-
-/// What a keeper begins with.
-pub struct Setup {
-    /// This node.
-    pub me: Member,
-    /// The pace.
-    pub swim: migrate_members::Settings,
-    /// For its choices.
-    pub seed: [u8; 32],
-    /// How it finds the others.
-    pub joining: Joining,
-    /// Those that were listed: they are tried again for as long as they are not known.
-    pub seeds: Vec<Member>,
-    /// The cluster that it belongs to already.
-    pub cluster: Option<ClusterId>,
-}
-
-/// Where a keeper's words go.
-pub struct Ends {
-    /// Orders come from here; when nobody can give any, the keeper ends.
-    pub orders: mpsc::UnboundedReceiver<Order>,
-    /// What others should know.
-    pub news: mpsc::UnboundedSender<News>,
-    /// Who is known.
-    pub roster: watch::Sender<Arc<Roster>>,
-    /// Counts its changes.
-    pub changes: watch::Sender<u64>,
-    /// What members say about themselves.
-    pub board: Arc<Board>,
-    /// Whether another voter was heard lately, where there is one.
-    pub hears_voters: watch::Sender<bool>,
-}
 
 /// The keeper's loop and what it has.
 pub struct Keeper {
@@ -119,6 +61,7 @@ pub struct Keeper {
     voters: BTreeSet<NodeName>,
     voter_heard: Duration,
     cut_off_after: Duration,
+    leases: Leases,
     ends: Ends,
 }
 
@@ -126,6 +69,7 @@ impl Keeper {
     /// A keeper that speaks through this socket.
     pub fn new(socket: SealedSocket, setup: Setup, ends: Ends) -> Result<Keeper, Problem> {
         let cut_off_after = CUT_OFF.max(2 * setup.swim.period);
+        let leases = Leases::new(VoterId::from(setup.me.mark()), setup.terms, setup.page);
         let swim = Swim::new(setup.me, setup.swim, setup.seed, clock::boottime()).map_err(Problem::internal)?;
         Ok(Keeper {
             socket,
@@ -140,6 +84,7 @@ impl Keeper {
             voters: BTreeSet::new(),
             voter_heard: clock::boottime(),
             cut_off_after,
+            leases,
             ends,
         })
     }
@@ -158,14 +103,12 @@ impl Keeper {
                 biased;
                 incoming = self.socket.recv() => self.hear(&incoming?),
                 order = self.ends.orders.recv() => match order {
-                    Some(Order::Figures(figures)) => self.tell(figures),
-                    Some(Order::Cluster(cluster)) => self.cluster = Some(cluster),
-                    Some(Order::Voters(voters)) => self.look_for(voters),
                     Some(Order::Leave(done)) => {
                         self.leave();
                         let _ = done.send(());
                         return Ok(());
                     }
+                    Some(order) => self.obey(order),
                     None => return Ok(()),
                 },
                 resolved = self.addresses.resolved() => self.addresses.note(resolved),
@@ -181,15 +124,31 @@ impl Keeper {
         }
     }
 
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Figures(figures) => self.tell(figures),
+            Order::Cluster(cluster) => self.cluster = Some(cluster),
+            Order::Voters(voters) => self.look_for(voters),
+            Order::Bench(bench) => self.leases.sit(bench),
+            Order::Open { claim, proposed } => self.leases.open(claim, proposed),
+            Order::Resume(page) => self.leases.resume(self.swim.me().name().clone(), page),
+            Order::Leave(_) => {}
+        }
+    }
+
     fn deadline(&self) -> Duration {
         let swim = self.swim.deadline().filter(|_| self.joining.is_none());
         let joining = self.joining.as_ref().map(Joining::deadline);
         let silence = self.hears_voters().then(|| self.silent_at()).flatten();
-        [swim, joining, silence].into_iter().flatten().fold(self.report_at, Duration::min)
+        [swim, joining, silence, self.leases.deadline()].into_iter().flatten().fold(self.report_at, Duration::min)
     }
 
     fn due(&mut self) {
         let now = clock::boottime();
+        match self.leases.due() {
+            Ok(renewals) => renewals.into_iter().for_each(|(to, renew)| self.send(&to, &Datagram::Renew(renew))),
+            Err(over) => self.say(News::Lapsed(over)),
+        }
         match &mut self.joining {
             Some(joining) if joining.deadline() <= now => {
                 let steps = joining.due(now);
@@ -278,8 +237,20 @@ impl Keeper {
                 }
             }
             Ok(Datagram::Figures(figures)) => self.ends.board.note(node.clone(), figures),
-            // Nobody here holds a lease yet.
-            Ok(Datagram::Renew(_) | Datagram::Ack(_) | Datagram::Ask(_) | Datagram::Lapse(_)) => {}
+            // Whoever speaks for another is not heard: a name stands in the seal.
+            Ok(Datagram::Renew(renew)) if renew.claim.node == *node => {
+                if let Some(ack) = self.leases.renewed(&renew) {
+                    self.send_to(*from, &Datagram::Ack(ack));
+                }
+            }
+            Ok(Datagram::Ack(ack)) => self.leases.acknowledged(&ack),
+            Ok(Datagram::Ask(ask)) => {
+                if let Some(lapse) = self.leases.asked(&ask) {
+                    self.send_to(*from, &Datagram::Lapse(lapse));
+                }
+            }
+            // Nobody here asks yet.
+            Ok(Datagram::Renew(_) | Datagram::Lapse(_)) => {}
             Err(DatagramError::UnknownKind(_)) => {}
             Err(error) => tracing::info!(peer = %node, %from, %error, "a datagram is not understood"),
         }

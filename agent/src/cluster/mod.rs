@@ -1,21 +1,25 @@
 //! This node among the others.
 //!
 //! - [`membership`]: who the others are and how they seem to be. Two kinds: a list that does not change, and [`roster`]: members that join.
+//!   [`company`]: which of the two it is, for the daemon.
 //! - [`keeper`]: the thread that looks after the other members; [`join`]: how this node comes in; [`generation`]: in which life.
 //! - [`news`]: what the keeper says, as events; who must not be in the cluster ends. [`figures`]: how full this node is, for the others.
-//! - [`company`]: which of the two it is, for the daemon.
-//! - [`calls`]: questions and answers between members. [`nodes`]: `migrate nodes`.
+//! - [`agreement`]: the record, kept together with the other members, over [`calls`]; [`session`]: this node's lease; [`lead`]: what the
+//!   leader does. [`nodes`]: `migrate nodes`.
 
+pub mod agreement;
 pub mod calls;
 pub mod company;
 pub mod figures;
 pub mod generation;
 pub mod join;
 pub mod keeper;
+pub mod lead;
 pub mod membership;
 pub mod news;
 pub mod nodes;
 pub mod roster;
+pub mod session;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -23,10 +27,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::Member;
+use migrate_proto::cluster::Claim;
+use migrate_proto::cluster::lease::Page;
 use migrate_proto::datagram::Who;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::StateMark;
 use migrate_proto::version::SPOKEN;
+use migrate_sandbox::lease::LeasePage;
 use migrate_transport::datagram::{BootId, DatagramKeys, SealedSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -50,6 +57,9 @@ pub struct Cluster {
     /// To the keeper.
     orders: mpsc::UnboundedSender<Order>,
     hears_voters: watch::Receiver<bool>,
+    /// What was on the lease page when this agent started.
+    found: Page,
+    lapsed: watch::Sender<Option<Claim>>,
 }
 
 /// What a node needs to become one of a cluster.
@@ -84,10 +94,12 @@ impl Start<'_> {
         let who = Who { question, mark, versions: SPOKEN, cluster: None };
         let joining = Joining::new(who, addresses(named, &address), told.join.is_empty(), 5 * told.swim.suspicion);
 
+        let page = LeasePage::create(&host.config.run.join("lease")).map_err(Problem::internal)?;
+        let found = page.read();
+
         let (orders, taken) = mpsc::unbounded_channel();
         let (news, heard) = mpsc::unbounded_channel();
-        let roster =
-            watch::Sender::new(Arc::new(Roster { me: me.clone(), joined: false, members: Vec::new() }));
+        let roster = watch::Sender::new(Arc::new(Roster { me: me.clone(), joined: false, members: Vec::new() }));
         let (changes, board) = (watch::Sender::new(0), Arc::new(Board::default()));
         let members = SwimMembers::new(roster.subscribe(), changes.subscribe(), board.clone(), told.members.clone());
         let setup = Setup {
@@ -97,6 +109,8 @@ impl Start<'_> {
             joining,
             seeds,
             cluster: None,
+            terms: told.terms,
+            page,
         };
         let (hears, hears_voters) = watch::channel(true);
         let ends = Ends { orders: taken, news, roster, changes, board, hears_voters: hears };
@@ -117,7 +131,14 @@ impl Start<'_> {
         };
         std::thread::Builder::new().name("keeper".to_owned()).spawn(keep).map_err(Problem::internal)?;
         is_bound.recv().unwrap_or_else(|_| Err(Problem::internal("the keeper ended at once")))?;
-        Ok((Cluster { members: Arc::new(members), orders, hears_voters }, heard))
+        let cluster = Cluster {
+            members: Arc::new(members),
+            orders,
+            hears_voters,
+            found,
+            lapsed: watch::Sender::default(),
+        };
+        Ok((cluster, heard))
     }
 }
 
@@ -148,6 +169,22 @@ impl Cluster {
     /// Whether another voter was heard lately, where there is one.
     pub fn hears_voters(&self) -> watch::Receiver<bool> {
         self.hears_voters.clone()
+    }
+
+    /// What an earlier agent has left on the lease page.
+    pub fn found_page(&self) -> Page {
+        self.found
+    }
+
+    /// The lease of this node is over.
+    pub fn note_lapse(&self, over: Claim) {
+        tracing::info!(%over, "the lease of this node is over; nothing depends on it yet");
+        self.lapsed.send_replace(Some(over));
+    }
+
+    /// The last one that was over.
+    pub fn lapses(&self) -> watch::Receiver<Option<Claim>> {
+        self.lapsed.subscribe()
     }
 
     /// Says goodbye to the others.

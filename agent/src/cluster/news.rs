@@ -12,6 +12,7 @@ use migrate_transport::datagram::Foreign;
 use migrate_transport::link::{PeerAddress, Transport, TransportError};
 use tokio::sync::mpsc;
 
+use super::Cluster;
 use super::generation::Generations;
 use super::keeper::News;
 use crate::events::Kind;
@@ -23,12 +24,14 @@ const NOBODY: &str = "0";
 /// Follows the news until there is one that ends this node's part in the cluster; that is the answer.
 pub async fn follow(
     mut news: mpsc::UnboundedReceiver<News>,
+    cluster: Arc<Cluster>,
     host: Arc<Host>,
     transport: Arc<dyn Transport>,
 ) -> Option<Problem> {
     let say = |kind, what: String| host.events.record(kind, None, None, what);
     while let Some(news) = news.recv().await {
         match news {
+            News::Lapsed(over) => cluster.note_lapse(over),
             News::Joined => say(Kind::NodeJoined, "this node has joined its cluster".to_owned()),
             News::Member(out) => member(&host, out).await,
             News::Foreign(foreign) => say(Kind::Warning, strangers(&foreign)),

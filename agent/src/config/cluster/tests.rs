@@ -19,7 +19,7 @@ fn load(flags: &[&str], variables: &[(&str, &str)]) -> Result<Option<ClusterConf
 #[test]
 fn nobody_is_in_a_cluster_who_was_not_told_so() {
     assert_eq!(load(&[], &[]), Ok(None));
-    assert_eq!(load(&["--peer", "node2=a:1", "--swim-period", "1s", "--swim-suspicion", "4s"], &[]), Ok(None));
+    assert_eq!(load(&["--peer", "node2=a:1", "--swim-period", "700ms", "--swim-suspicion", "3s"], &[]), Ok(None));
 }
 
 #[test]

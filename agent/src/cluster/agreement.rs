@@ -1,0 +1,225 @@
+//! The record, kept together with the other members: [`migrate_ownership`] with this agent's calls under it.
+//!
+//! A store that cannot be used does not end the agent: workloads run on, a person is told why, and it is tried again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use migrate_ownership::{Carrier, Joiner, Ownership, Place, Raft, Roots, Setup, Standing, Timing, Whom};
+use migrate_proto::cluster::lease::Known;
+use migrate_proto::cluster::record::{ClusterPolicy, NodeEntry, Record};
+use migrate_proto::cluster::{ClusterId, VoterId};
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::StateMark;
+use migrate_proto::name::NodeName;
+use migrate_proto::version::SPOKEN;
+use migrate_transport::link::PeerAddress;
+use tokio::sync::watch;
+
+use super::Cluster;
+use super::calls::{Answers, CallError, Calls, What};
+use super::keeper::{Bench, Order};
+use super::membership::{Membership, Offices};
+use super::session::Claimant;
+use super::{lead, session};
+use crate::config::ClusterConfig;
+use crate::events::Kind;
+use crate::host::Host;
+use crate::random;
+
+/// How soon a store that cannot be used is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// This node's part in keeping the record.
+pub struct Agreement {
+    host: Arc<Host>,
+    cluster: Arc<Cluster>,
+    calls: Arc<Calls>,
+    mark: StateMark,
+    raft: watch::Sender<Option<Arc<Raft>>>,
+}
+
+impl Agreement {
+    /// Nothing is kept yet: see [`Agreement::keep`].
+    pub fn new(host: Arc<Host>, cluster: Arc<Cluster>, calls: Arc<Calls>, mark: StateMark) -> Arc<Agreement> {
+        Arc::new(Agreement { host, cluster, calls, mark, raft: watch::Sender::new(None) })
+    }
+
+    /// Takes part for as long as the agent runs.
+    pub async fn keep(self: Arc<Self>, told: ClusterConfig) {
+        let mut said = None;
+        let raft = loop {
+            let problem = match self.start(&told).await {
+                Ok(raft) => break Arc::new(raft),
+                Err(problem) => problem.message,
+            };
+            if said.as_ref() != Some(&problem) {
+                let what = format!("this node does not keep the cluster's record: {problem}");
+                self.host.events.record(Kind::Warning, None, None, what);
+                said = Some(problem);
+            }
+            tokio::time::sleep(AGAIN).await;
+        };
+        self.raft.send_replace(Some(raft.clone()));
+        let members: Arc<dyn Membership> = self.cluster.members.clone();
+        let me = Claimant { node: self.host.node().clone(), mark: self.mark };
+        tokio::join!(
+            self.tell(&raft),
+            self.sit(&raft),
+            self.mind_being_cut_off(&raft),
+            session::hold(&*raft, &self.cluster, me, told.terms),
+            lead::lead(&*raft, &*members, &self.host),
+        );
+    }
+
+    /// Ends this node's part, so that its store is closed.
+    pub async fn stop(&self) {
+        let raft = self.raft.borrow().clone();
+        if let Some(raft) = raft {
+            raft.stop().await;
+        }
+    }
+
+    async fn start(&self, told: &ClusterConfig) -> Result<Raft, Problem> {
+        let place = |node: &NodeName, address: &str| Place { name: node.clone(), address: address.to_owned() };
+        let own = self.cluster.members.own_address().unwrap_or_default();
+        let setup = Setup {
+            store: self.host.config.state.join("cluster").join("record.redb"),
+            joiner: Joiner { mark: self.mark, place: place(self.host.node(), &own), versions: SPOKEN },
+            roots: Roots {
+                members: told.members.iter().map(|member| place(&member.node, &member.address)).collect(),
+                join: told.join.clone(),
+            },
+            fresh: ClusterId(random::bytes().map_err(Problem::internal)?),
+            policy: ClusterPolicy::default(),
+            timing: Timing {
+                heartbeat: told.raft.heartbeat,
+                election_min: told.raft.election.0,
+                election_max: told.raft.election.1,
+                ..Timing::default()
+            },
+        };
+        let carrier = Arc::new(Way { calls: self.calls.clone(), cluster: self.cluster.clone() });
+        Raft::start(setup, carrier).await.map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    }
+
+    /// Tells everybody on this node who leads and who votes.
+    async fn tell(&self, raft: &Raft) {
+        let mut standing = raft.standing();
+        let (mut leader, mut trouble) = (None, None);
+        loop {
+            let now = standing.borrow_and_update().clone();
+            if let Some(cluster) = now.cluster {
+                self.cluster.order(Order::Cluster(cluster));
+            }
+            let offices = offices(&now);
+            if offices.leader.is_some() && offices.leader != leader {
+                leader.clone_from(&offices.leader);
+                let who = leader.as_ref().map_or("nobody", NodeName::as_str);
+                self.host.events.record(Kind::Leader, None, None, format!("{who} leads, in term {}", now.term));
+            }
+            if now.trouble.is_some() && now.trouble != trouble {
+                let what = now.trouble.clone().unwrap_or_default();
+                self.host.events.record(Kind::Warning, None, None, what);
+            }
+            trouble = now.trouble;
+            self.cluster.order(Order::Voters(offices.voters.clone()));
+            self.cluster.members.note_offices(offices);
+            if standing.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tells the keeper what leases depend on.
+    async fn sit(&self, raft: &Raft) {
+        let (mut standing, mut record) = (raft.standing(), raft.record());
+        loop {
+            let (stands, known) = (standing.borrow_and_update().clone(), record.borrow_and_update().clone());
+            self.cluster.order(Order::Bench(Box::new(bench(&stands, &known))));
+            let changed = tokio::select! {
+                changed = standing.changed() => changed,
+                changed = record.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whoever hears from no other voter must not want to lead: it could not, and would unseat the leader when it is back.
+    async fn mind_being_cut_off(&self, raft: &Raft) {
+        let mut hears = self.cluster.hears_voters();
+        loop {
+            let may = *hears.borrow_and_update();
+            raft.may_lead(may);
+            tracing::debug!(may, "whether this node may want to lead");
+            if hears.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Who leads and who votes, by name.
+fn offices(standing: &Standing) -> Offices {
+    let name = |id: &VoterId| standing.members.get(id).map(|place| place.name.clone());
+    let voters: BTreeSet<VoterId> = standing.voters.sets.iter().flatten().copied().collect();
+    Offices { leader: standing.leader.as_ref().and_then(name), voters: voters.iter().filter_map(name).collect() }
+}
+
+fn bench(standing: &Standing, record: &Record) -> Bench {
+    let known = |node: &NodeEntry| Known { session: node.session, fenced: node.fenced };
+    Bench {
+        voters: standing.voters.clone(),
+        addresses: standing.members.iter().map(|(id, place)| (*id, place.address.clone())).collect(),
+        known: record.nodes.iter().map(|(name, node)| (name.clone(), known(node))).collect(),
+        // `leads` says that the whole log is in the record.
+        alone: standing.leads && record.cluster.voters.are_only(standing.me),
+    }
+}
+
+#[async_trait]
+impl Answers for Agreement {
+    async fn answer(&self, _: &NodeName, what: What, body: Vec<u8>) -> Result<Vec<u8>, Problem> {
+        let What::Ownership = what;
+        let raft = self.raft.borrow().clone();
+        let raft = raft.ok_or_else(|| Problem::new(Code::Busy, "this node does not keep the record at the moment"))?;
+        Ok(raft.serve(&body).await.into())
+    }
+}
+
+/// How the record's questions reach other members.
+struct Way {
+    calls: Arc<Calls>,
+    cluster: Arc<Cluster>,
+}
+
+impl Way {
+    /// Where no name is known: who listens at that address, else any member.
+    fn somebody(&self, address: &str) -> Option<PeerAddress> {
+        let all = self.cluster.members.all();
+        all.iter().find(|peer| peer.address == address).or(all.first()).cloned()
+    }
+}
+
+#[async_trait]
+impl Carrier for Way {
+    async fn call(&self, to: Whom, request: Bytes, ttl: Duration) -> Result<Bytes, migrate_ownership::CallError> {
+        use migrate_ownership::CallError as Error;
+        let Whom { name, address } = to;
+        let peer = match name {
+            Some(node) => PeerAddress { node, address },
+            None => self.somebody(&address).ok_or_else(|| Error::Unreachable("no member is known yet".to_owned()))?,
+        };
+        let answer = self.calls.call(&peer, What::Ownership, request.into(), ttl).await;
+        answer.map(Bytes::from).map_err(|error| match error {
+            CallError::Unreachable(problem) => Error::Unreachable(problem.message),
+            CallError::Late(after) => Error::Late(after),
+            CallError::Lost(problem) | CallError::Refused(problem) => Error::Lost(problem.message),
+        })
+    }
+}

@@ -1,0 +1,113 @@
+//! The keeper's part in leases: it renews this node's own, and as a voter takes note of others'.
+//!
+//! **Observed only**: the page is written, and no sandbox looks at it. What is learned: whether leases are kept, and lapse, as they should.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use migrate_proto::cluster::lease::{
+    Ack, Ask, Holder, Known, Lapse, Nanos, Page, Promiser, Renew, Seat, Terms, Voters,
+};
+use migrate_proto::cluster::{Claim, VoterId};
+use migrate_proto::name::NodeName;
+use migrate_sandbox::lease::LeasePage;
+
+/// What a voter needs to know of the record, and a holder of the voters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bench {
+    /// The last configuration in the log, committed or not.
+    pub voters: Voters,
+    /// Where they are.
+    pub addresses: BTreeMap<VoterId, String>,
+    /// The newest session of each node.
+    pub known: BTreeMap<NodeName, Known>,
+    /// This node leads, and nobody else votes or ever did.
+    pub alone: bool,
+}
+
+/// Both sides.
+pub(super) struct Leases {
+    me: VoterId,
+    terms: Terms,
+    promiser: Promiser,
+    bench: Option<Box<Bench>>,
+    holder: Option<Holder>,
+    page: LeasePage,
+}
+
+impl Leases {
+    /// Of a node whose agent has just started.
+    pub(super) fn new(me: VoterId, terms: Terms, page: LeasePage) -> Leases {
+        let promiser = Promiser::new(me, now(), terms);
+        Leases { me, terms, promiser, bench: None, holder: None, page }
+    }
+
+    pub(super) fn sit(&mut self, bench: Box<Bench>) {
+        self.bench = Some(bench);
+    }
+
+    /// This node has opened a session; its opening was proposed then.
+    pub(super) fn open(&mut self, claim: Claim, proposed: Duration) {
+        self.holder = Some(Holder::open(claim, nanos(proposed), self.terms));
+    }
+
+    /// An agent before this one has left this on the page.
+    pub(super) fn resume(&mut self, node: NodeName, page: Page) {
+        self.holder = Some(Holder::resume(node, page, self.terms));
+    }
+
+    /// When [`Leases::due`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.holder.as_ref().map(|holder| Duration::from_nanos(holder.next(now()).0))
+    }
+
+    /// Renews what is due: whom to tell; or says that it is over for ever.
+    pub(super) fn due(&mut self) -> Result<Vec<(String, Renew)>, Claim> {
+        let now = now();
+        let Some(holder) = &mut self.holder else { return Ok(Vec::new()) };
+        if holder.next(now) > now && !holder.lapsed(now) {
+            return Ok(Vec::new());
+        }
+        let Some(renew) = holder.renew(now) else {
+            let over = holder.claim().clone();
+            self.holder = None;
+            return Err(over);
+        };
+        let Some(bench) = &self.bench else { return Ok(Vec::new()) };
+        let others = bench.addresses.iter().filter(|(voter, _)| **voter != self.me && bench.voters.contain(**voter));
+        let told = others.map(|(_, address)| (address.clone(), renew.clone())).collect();
+        // Its own vote crosses no network.
+        if let Some(ack) = self.renewed(&renew) {
+            self.acknowledged(&ack);
+        }
+        Ok(told)
+    }
+
+    /// A renewal has come, of this node or another.
+    pub(super) fn renewed(&mut self, renew: &Renew) -> Option<Ack> {
+        let Bench { voters, known, alone, .. } = &**self.bench.as_ref()?;
+        let seat = Seat { voters, known: known.get(&renew.claim.node).copied(), alone: *alone };
+        self.promiser.renew(now(), renew, seat)
+    }
+
+    /// A voter has taken note of this node's.
+    pub(super) fn acknowledged(&mut self, ack: &Ack) {
+        let Some(holder) = &mut self.holder else { return };
+        if let Some(until) = holder.heard(now(), ack) {
+            self.page.write(Page { session: holder.claim().session, until });
+        }
+    }
+
+    /// A leader asks.
+    pub(super) fn asked(&mut self, ask: &Ask) -> Option<Lapse> {
+        self.promiser.lapsed(now(), ask)
+    }
+}
+
+fn now() -> Nanos {
+    nanos(crate::clock::boottime())
+}
+
+fn nanos(at: Duration) -> Nanos {
+    Nanos(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
+}
