@@ -59,8 +59,12 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let company = Company::find(&host, &transport, &registry, &keyring)?;
     let membership = company.membership(&host);
     let peers = Arc::new(Peers::new(host.clone(), transport.clone(), membership));
-    let ground =
-        Ground { host: host.clone(), peers: peers.clone(), registry: registry.clone(), handovers: Arc::new(Handovers::default()) };
+    let ground = Ground {
+        host: host.clone(),
+        peers: peers.clone(),
+        registry: registry.clone(),
+        handovers: Arc::new(Handovers::default()),
+    };
     tokio::task::block_in_place(|| take_over(&ground))?;
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
@@ -74,10 +78,10 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     host.events.record(Kind::AgentStarted, None, None, started(&host));
     tokio::spawn(close_on_signal(closing.clone()));
     server.serve(router, closing, host.config.shutdown_timeout).await;
+    let must_not_go_on = living.end().await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
     receiving.abort();
     following.abort();
-    let must_not_go_on = living.end().await;
     must_not_go_on.map_or(Ok(()), Err)
 }
 

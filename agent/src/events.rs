@@ -107,6 +107,18 @@ pub enum Kind {
     Adopted,
     /// Other cluster keys are in force.
     Keys,
+    /// This node, or another, has joined the cluster.
+    NodeJoined,
+    /// Another node does not answer.
+    NodeSuspect,
+    /// It answers again.
+    NodeBack,
+    /// It is taken for dead.
+    NodeDead,
+    /// It has said goodbye.
+    NodeLeft,
+    /// Another node leads.
+    Leader,
     /// The agent began.
     AgentStarted,
     /// The agent ends.
@@ -120,18 +132,6 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Started => "started",
-    /// This node, or another, has joined the cluster.
-    NodeJoined,
-    /// Another node does not answer.
-    NodeSuspect,
-    /// It answers again.
-    NodeBack,
-    /// It is taken for dead.
-    NodeDead,
-    /// It has said goodbye.
-    NodeLeft,
-    /// Another node leads.
-    Leader,
             Kind::Ended => "ended",
             Kind::Restarting => "restarting",
             Kind::Failed => "failed",
@@ -145,6 +145,12 @@ impl Kind {
             Kind::Stayed => "stayed",
             Kind::Adopted => "adopted",
             Kind::Keys => "keys",
+            Kind::NodeJoined => "node-joined",
+            Kind::NodeSuspect => "node-suspect",
+            Kind::NodeBack => "node-back",
+            Kind::NodeDead => "node-dead",
+            Kind::NodeLeft => "node-left",
+            Kind::Leader => "leader",
             Kind::AgentStarted => "agent-started",
             Kind::AgentStopped => "agent-stopped",
             Kind::Warning => "warning",
@@ -164,12 +170,6 @@ struct Shared {
     kept: Mutex<Kept>,
     /// The number that the next event will have.
     next: watch::Sender<u64>,
-            Kind::NodeJoined => "node-joined",
-            Kind::NodeSuspect => "node-suspect",
-            Kind::NodeBack => "node-back",
-            Kind::NodeDead => "node-dead",
-            Kind::NodeLeft => "node-left",
-            Kind::Leader => "leader",
 }
 
 struct Kept {

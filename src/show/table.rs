@@ -117,11 +117,11 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
         table.add_row([
             Cell::new(&view.name),
             painted(style, word(&view.state), color),
+            Cell::new(role(view)),
             Cell::new(harmless(&view.address)),
             Cell::new(or_dash(view.workloads.map(|n| n.to_string()))),
             Cell::new(or_dash(view.cpu_percent.map(|p| format!("{p:.0}%")))),
             Cell::new(memory),
-            Cell::new(role(view)),
             Cell::new(or_dash(view.disk_free_bytes.map(units::size))),
             Cell::new(or_dash(view.agent_version.as_deref().map(harmless))),
             Cell::new(or_dash(view.criu_version.as_deref().map(harmless))),
@@ -130,10 +130,6 @@ pub(crate) fn nodes(style: Style, views: &[NodeView]) -> String {
     text(table)
 }
 
-/// `migrate key rotate`.
-pub(crate) fn keys(style: Style, views: &[NodeView]) -> String {
-    let mut table = table(style, &["NAME", "STATE", "PROVES ITSELF WITH", "TRUSTS ALSO"]);
-    for view in views {
 /// What a node does for the others.
 fn role(view: &NodeView) -> &'static str {
     match (view.leader, view.voter) {
@@ -143,6 +139,10 @@ fn role(view: &NodeView) -> &'static str {
     }
 }
 
+/// `migrate key rotate`.
+pub(crate) fn keys(style: Style, views: &[NodeView]) -> String {
+    let mut table = table(style, &["NAME", "STATE", "PROVES ITSELF WITH", "TRUSTS ALSO"]);
+    for view in views {
         let mut keys = view.keys.iter().map(ToString::to_string);
         let color = if view.state == NodeState::Alive { Color::Green } else { Color::Red };
         table.add_row([
