@@ -24,6 +24,8 @@
 //! - The deadline is written to the page, and an agent that finds a page goes on from it: [`Holder::resume`]. Without one
 //!   there is nothing to go on from, and a session must be opened.
 //! - [`Holder::open`] gets the moment *before* the session was proposed.
+//! - A session is taken up only by the agent that has proposed it, and only if the record has answered `Changed`: what was
+//!   `AlreadySo` may have been opened for an agent before it, earlier than it thinks.
 //! - A node that has proposed to open the session after `s` never takes up `s`, also if it hears only then that it has it.
 //! - [`Gather::new`] gets the moment from which on this node's copy of the record has had the session; it need not have led since.
 //! - A [`Gather`] dies with the process that made it, and so do the [`Electors`] it is judged by.

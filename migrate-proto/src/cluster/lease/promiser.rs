@@ -132,6 +132,13 @@ impl Promiser {
         Some(Lapse { voter: self.me, claim: ask.claim.clone(), gather: ask.gather, terms: self.terms })
     }
 
+    /// Whether this voter has not heard of a claim for as long as it promises: somebody may want to ask all of them.
+    pub fn quiet(&self, now: Nanos, claim: &Claim) -> bool {
+        let heard = self.promises.get(&claim.node).filter(|promise| promise.session >= claim.session);
+        let since = heard.map_or(self.started, |promise| promise.at);
+        now.since(since) >= self.terms.promise()
+    }
+
     /// Whether promises of before may still hold, and gathers of before may still be open.
     fn is_new(&self, now: Nanos) -> bool {
         now.since(self.started) < self.terms.promise()
@@ -199,6 +206,8 @@ mod tests {
         let ack = promiser.renew(Nanos(t), &renew(7, 1), seat(&voters)).unwrap();
         assert_eq!((ack.voter, ack.claim, ack.sent, ack.voters), (ME, claim(7), Nanos(1), voters.clone()));
         assert_eq!(promiser.lapsed(Nanos(t + long() - 1), &ask(7)), None);
+        assert!(!promiser.quiet(Nanos(t + long() - 1), &claim(7)) && promiser.quiet(Nanos(t), &claim(8)));
+        assert!(promiser.quiet(Nanos(t + long()), &claim(7)));
         assert!(promiser.renew(Nanos(t + long() - 1), &renew(7, 2), seat(&voters)).is_some(), "asking closes nothing");
         let t = t + 2 * long();
         let lapse = promiser.lapsed(Nanos(t), &ask(7)).unwrap();
