@@ -165,6 +165,8 @@ pub enum Command {
         epoch: Epoch,
         /// The owner.
         by: Claim,
+        /// Whether it had begun. What is said late about an attempt to begin it is not taken for the end of what has begun since.
+        began: bool,
         /// For people.
         reason: String,
     },

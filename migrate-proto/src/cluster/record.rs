@@ -212,7 +212,7 @@ impl Record {
             Command::Assign { load, epoch, to } => self.assign(load, *epoch, to),
             Command::Began { load, epoch, by } => self.began(load, *epoch, by),
             Command::Ended { load, epoch, by, exit } => self.ended(load, *epoch, by, *exit),
-            Command::Broke { load, epoch, by, reason } => self.broke(load, *epoch, by, reason),
+            Command::Broke { load, epoch, by, began, reason } => self.broke(load, *epoch, by, *began, reason),
             Command::Lose { load, epoch, owner, reason } => self.lose(load, *epoch, owner, reason),
             Command::Wish { load, epoch, since, wish } => self.wish(revision, load, *epoch, *since, *wish),
             Command::Gone { load, epoch, owner, session } => self.gone(revision, load, *epoch, owner, *session),

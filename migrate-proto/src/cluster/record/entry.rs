@@ -84,6 +84,9 @@ pub struct LoadEntry {
     pub owner: Option<NodeName>,
     /// How it is.
     pub life: Life,
+    /// Whether it has ever run: who begins it from nothing may lose something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ran: bool,
     /// What is wanted of it.
     pub wish: Wanted,
     /// When that was last said.
@@ -127,6 +130,7 @@ impl LoadEntry {
             owner: None,
             origin: Origin::Declared,
             life: Life::Queued,
+            ran: false,
             wish: Wanted::Run,
             wished: 0,
             via: None,

@@ -16,7 +16,7 @@ impl Record {
             Life::Starting | Life::Recovering { .. } | Life::Lost(_) => {}
             _ => return Err(in_life(load, entry)),
         }
-        entry.life = Life::Running;
+        (entry.life, entry.ran) = (Life::Running, true);
         entry.tried.clear();
         Ok(Applied::Changed)
     }
@@ -38,20 +38,24 @@ impl Record {
         Ok(Applied::Changed)
     }
 
-    /// Only if: the node owns it in this epoch, in a session that is not fenced; it had not ended.
+    /// Only if: the node owns it in this epoch, in a session that is not fenced; it runs, or is being begun, as was said, or is lost.
     pub(super) fn broke(
         &mut self,
         load: &WorkloadName,
         epoch: Epoch,
         by: &Claim,
+        began: bool,
         reason: &str,
     ) -> Result<Applied, Refusal> {
         let entry = self.spoken_for(load, epoch, by)?;
         match &entry.life {
             Life::Failed(why) if why == reason => return Ok(Applied::AlreadySo),
-            Life::Stopped(_) | Life::Failed(_) | Life::Queued => return Err(in_life(load, entry)),
-            _ => entry.life = Life::Failed(reason.to_owned()),
+            Life::Running if began => {}
+            Life::Starting | Life::Recovering { .. } if !began => {}
+            Life::Lost(_) => {}
+            _ => return Err(in_life(load, entry)),
         }
+        entry.life = Life::Failed(reason.to_owned());
         entry.tried.insert(by.node.clone());
         Ok(Applied::Changed)
     }

@@ -5,7 +5,7 @@ use super::seats::Origin;
 use super::{Act, Health, Note, Round, Steward, Subject};
 use crate::cluster::Claim;
 use crate::cluster::command::{Begin, Command, Reassignment};
-use crate::cluster::record::{CheckpointEntry, Life, LoadEntry, Origin as Begun, Standing, Wanted};
+use crate::cluster::record::{CheckpointEntry, Life, LoadEntry, Standing, Wanted};
 use crate::handover::Millis;
 use crate::name::{NodeName, WorkloadName};
 
@@ -126,7 +126,7 @@ impl Steward {
                 None
             }
             // What has never said that it runs has done nothing that could be missed.
-            _ if load.policy.afresh || has_not_begun(load) => self.afresh(round, name, load, owner, false),
+            _ if load.policy.afresh || !load.ran => self.afresh(round, name, load, owner, false),
             Source::Away(holders) => {
                 let names: Vec<&str> = holders.iter().map(NodeName::as_str).collect();
                 lose(round, name, load, owner, format!("its checkpoints are on {}", names.join(", ")))
@@ -226,19 +226,19 @@ impl Steward {
         load: &LoadEntry,
         owner: &NodeName,
     ) -> Option<Step> {
-        let from_nothing = load.from.is_none() && load.origin != Begun::Transferred;
+        let may_begin_afresh = load.policy.afresh || !load.ran;
         if load.tried.len() < self.limits.attempts {
             match self.source(load) {
                 Source::Checkpoint(from) => return self.out_of_a_checkpoint(round, name, load, owner, from, false),
-                Source::Later(holders) => {
+                _ if may_begin_afresh => return self.afresh(round, name, load, owner, false),
+                Source::Later(holders) | Source::Away(holders) => {
                     let subject = Subject::Load(name.clone(), load.epoch);
                     self.wait(round, subject, Note::Waits { load: name.clone(), holders });
                     return None;
                 }
-                _ if load.policy.afresh || from_nothing => return self.afresh(round, name, load, owner, false),
-                _ => {}
+                Source::Nothing => {}
             }
-        } else if load.policy.afresh && !from_nothing {
+        } else if may_begin_afresh && load.from.is_some() {
             return self.afresh(round, name, load, owner, true);
         }
         let subject = Subject::Load(name.clone(), load.epoch);
@@ -282,10 +282,6 @@ impl Steward {
             }
         }
     }
-}
-
-fn has_not_begun(load: &LoadEntry) -> bool {
-    load.life == Life::Starting && load.checkpoints.is_empty()
 }
 
 fn lose(round: &Round<'_>, name: &WorkloadName, load: &LoadEntry, owner: &NodeName, why: String) -> Option<Step> {

@@ -25,7 +25,8 @@ impl World {
             self.tell_of_copies(node, load, entry);
         }
         let file_is_needed = |name: &WorkloadName, id: &CheckpointId, file: &File| {
-            let Some(entry) = record.loads.get(name) else { return false };
+            // What this record does not know yet another one may.
+            let Some(entry) = record.loads.get(name) else { return true };
             // A number that was given to another checkpoint is never listed any more.
             entry.checkpoint(*id).is_some() || entry.numbered < file.number
         };

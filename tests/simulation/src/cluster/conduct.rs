@@ -187,7 +187,9 @@ impl World {
                 let command = if from.is_some() || entry.policy.afresh {
                     Command::Revive { load: name.clone(), epoch, by, from, lost_ms: None }
                 } else {
-                    Command::Broke { load: name.clone(), epoch, by, reason: "the power was gone".to_owned() }
+                    self.nodes[node].disk.owned[*load] = None;
+                    let reason = "the power was gone".to_owned();
+                    Command::Broke { load: name.clone(), epoch, by, began: true, reason }
                 };
                 self.say(node, look, "anew", command);
             }
@@ -314,8 +316,9 @@ impl World {
             let (load, proof) = (name.clone(), Proof::Damaged);
             self.propose(node, Voice::Owner, Command::Proved { load, checkpoint: from, since, proof });
         }
+        self.nodes[node].disk.owned[load] = None;
         let reason = "nobody has its checkpoint".to_owned();
-        self.say_about(node, load, epoch, "broke", Command::Broke { load: name, epoch, by, reason });
+        self.say_about(node, load, epoch, "broke", Command::Broke { load: name, epoch, by, began: false, reason });
     }
 
     /// The record has answered this agent.

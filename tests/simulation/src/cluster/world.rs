@@ -20,6 +20,8 @@ pub(crate) const MS: u64 = 1_000_000;
 /// For how many leases there are faults, and for how many more everything has to come to rest.
 const TROUBLED: u64 = 14;
 const PATIENCE: u64 = 40;
+/// How many leases long it must stay at rest.
+const RESTING: u64 = 3;
 
 /// Who proposes something, and what for.
 #[derive(Debug, Clone)]
@@ -177,9 +179,23 @@ impl World {
     pub fn live(&mut self) -> Result<(), Violation> {
         self.until(TROUBLED * self.lease())?;
         self.heal();
-        self.until(self.now + PATIENCE * self.lease())?;
+        let verdict = self.come_to_rest();
         self.tally_up();
-        invariants::judge_the_end(self)
+        verdict
+    }
+
+    /// It is at rest when it is so, and stays so.
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
+        let mut resting = 0;
+        for _ in 0..PATIENCE {
+            self.until(self.now + self.lease())?;
+            resting = if invariants::judge_the_end(self).is_ok() { resting + 1 } else { 0 };
+            if resting == RESTING {
+                return Ok(());
+            }
+        }
+        invariants::judge_the_end(self)?;
+        Err(Violation { invariant: Invariant::EventuallySettled, how: "it does not stay at rest".to_owned() })
     }
 
     fn until(&mut self, end: u64) -> Result<(), Violation> {

@@ -119,8 +119,14 @@ pub(super) fn ended(epoch: u64, by: Claim) -> Command {
     Command::Ended { load: web(), epoch: Epoch(epoch), by, exit: Some(Exit::Code(0)) }
 }
 
+/// It could not be begun.
 pub(super) fn broke(epoch: u64, by: Claim) -> Command {
-    Command::Broke { load: web(), epoch: Epoch(epoch), by, reason: "it fell".to_owned() }
+    Command::Broke { load: web(), epoch: Epoch(epoch), by, began: false, reason: "it fell".to_owned() }
+}
+
+/// It had begun.
+pub(super) fn broke_down(epoch: u64, by: Claim) -> Command {
+    Command::Broke { load: web(), epoch: Epoch(epoch), by, began: true, reason: "it fell".to_owned() }
 }
 
 pub(super) fn lose(epoch: u64, owner: Claim) -> Command {

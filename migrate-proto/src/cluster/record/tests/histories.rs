@@ -94,7 +94,8 @@ impl Dice {
             8 => assign(epoch, to),
             9..=11 => began(epoch, by),
             12 => ended(epoch, by),
-            13 => broke(epoch, by),
+            13 if number < 3 => broke(epoch, by),
+            13 => broke_down(epoch, by),
             14 => lose(epoch, by),
             15 => {
                 wish(epoch, self.near(entry.wished).min(book.at), [Wanted::Run, Wanted::Stop][usize::from(number % 2)])

@@ -62,7 +62,7 @@ fn a_workload_in_every_life() {
     let running = Book::running();
     let recovering = after(running.clone(), vec![revive(1, a(), Some(2))]);
     let stopped = after(running.clone(), vec![ended(1, a())]);
-    let failed = after(running.clone(), vec![broke(1, a())]);
+    let failed = after(running.clone(), vec![broke_down(1, a())]);
     let fenced = after(running.clone(), vec![fence("a", 1)]);
     let lost = after(fenced.clone(), vec![lose(1, a())]);
     let back = after(lost.clone(), vec![open("a", 1)]);
@@ -99,6 +99,7 @@ fn a_workload_in_every_life() {
             ("began (2)", again(2)),
             ("ended", ended(epoch, a())),
             ("broke", broke(epoch, a())),
+            ("broke down", broke_down(epoch, a())),
             ("lose", lose(epoch, a())),
             ("kept", kept(epoch, a(), 3)),
             ("drop old", book.dropped(1)),
@@ -134,7 +135,7 @@ fn who_speaks_for_a_workload() {
             rows.push((format!("{who}: transfer"), transfer(1, by.clone(), "c", 1)));
             rows.push((format!("{who}: revive"), revive(1, by.clone(), None)));
             rows.push((format!("{who}: ended"), ended(1, by.clone())));
-            rows.push((format!("{who}: broke"), broke(1, by.clone())));
+            rows.push((format!("{who}: broke"), broke_down(1, by.clone())));
             rows.push((format!("{who}: kept"), kept(1, by, 3)));
         }
         rows.push(("a: ended (2)".to_owned(), ended(2, claim("a", 1))));

@@ -238,9 +238,10 @@ impl Desk {
     pub(super) fn breaks(&mut self, name: &str) {
         let entry = self.entry(name);
         let (epoch, owner) = (entry.epoch, entry.owner.clone().unwrap());
+        let began = !matches!(entry.life, Life::Starting | Life::Recovering { .. });
         let session = self.record.nodes[&owner].session;
         let by = Claim { node: owner, session };
-        self.tell(Command::Broke { load: load(name), epoch, by, reason: "it fell".to_owned() });
+        self.tell(Command::Broke { load: load(name), epoch, by, began, reason: "it fell".to_owned() });
     }
 
     pub(super) fn wish(&mut self, name: &str, wish: Wanted) {
