@@ -111,16 +111,16 @@ impl Store {
         }
         let me = VoterId::from(self.mark).0;
         let begin = LogId::new(CommittedLeaderId::new(FIRST_TERM, me), record.revision);
-        let (meta, record, data) = machine::beginning(begin, record, (me, place))
+        let (record, packed) = machine::beginning(begin, record, (me, place))
             .map_err(|reason| Damage::Snapshot(reason).at(self.database.path()))?;
         let changes = vec![
             Change::Cluster(record.cluster.id),
             Change::Vote(Vote::new(FIRST_TERM, me)),
             Change::Purge(begin),
-            Change::Snapshot(meta.clone(), data),
+            Change::Snapshot(packed.clone()),
         ];
         self.writer.write(changes).await?;
-        self.machine.begin_with(record, &meta);
+        self.machine.begin_with(record, &packed.of);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::error::{Damage, StoreError};
 use super::row::Row;
+use super::snapshot::Packed;
 use super::writer::Change;
 use crate::types::{Place, Types};
 
@@ -174,12 +175,13 @@ impl Database {
     }
 
     /// The record as it was when it was last made a snapshot of.
-    pub(super) fn snapshot(&self) -> Result<Option<(SnapshotMeta<u64, Place>, Vec<u8>)>, StoreError> {
+    pub(super) fn snapshot(&self) -> Result<Option<Packed>, StoreError> {
         let meta = self.meta()?;
         let Some(of) = self.said_in(&meta, Row::SnapshotMeta)? else { return Ok(None) };
         let row = meta.get(Row::Snapshot.name()).map_err(|e| self.failed(e))?;
         let row = row.ok_or_else(|| Damage::Missing(Row::Snapshot).at(&self.path))?;
-        Ok(Some((of, self.unseal(Row::Snapshot, row.value())?.to_owned())))
+        let data = self.unseal(Row::Snapshot, row.value())?.to_owned();
+        Ok(Some(Packed { of, data }))
     }
 
     /// An entry as it is stored, with its index.
@@ -231,7 +233,7 @@ impl Database {
                 self.say(meta, Row::Purged, upto)?;
                 log.retain_in(..=upto.index, |_, _| false).map_err(|e| self.failed(e))?;
             }
-            Change::Snapshot(of, data) => {
+            Change::Snapshot(Packed { of, data }) => {
                 let there: Option<SnapshotMeta<u64, Place>> = self.said_in(meta, Row::SnapshotMeta)?;
                 // One that took long, after one that came from the leader.
                 if there.is_none_or(|there| there.last_log_id <= of.last_log_id) {

@@ -1,6 +1,7 @@
 //! The log and the vote, as raft asks for them.
 
 use std::fmt::Debug;
+use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
@@ -50,9 +51,13 @@ impl Drop for Log {
 }
 
 impl LogReader {
-    fn read(&self, from: Bound<u64>, to: Bound<u64>, at_most: usize) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
-        self.database.entries((from, to), at_most).map_err(|e| e.in_raft(ErrorSubject::Logs, ErrorVerb::Read))
+    fn read(&self, from: Bound<u64>, to: Bound<u64>, at_most: usize) -> Result<Vec<Entry<Types>>, StoreError> {
+        self.database.entries((from, to), at_most)
     }
+}
+
+fn unread(error: StoreError) -> StorageError<u64> {
+    error.in_raft(ErrorSubject::Logs, ErrorVerb::Read)
 }
 
 impl RaftLogReader<Types> for LogReader {
@@ -60,11 +65,11 @@ impl RaftLogReader<Types> for LogReader {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
-        self.read(range.start_bound().cloned(), range.end_bound().cloned(), usize::MAX)
+        self.read(range.start_bound().cloned(), range.end_bound().cloned(), usize::MAX).map_err(unread)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
-        self.read(Bound::Included(start), Bound::Excluded(end), MOST_BYTES_TO_SEND)
+        self.read(Bound::Included(start), Bound::Excluded(end), MOST_BYTES_TO_SEND).map_err(unread)
     }
 }
 
@@ -86,7 +91,7 @@ impl RaftLogStorage<Types> for Log {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<u64>> {
         let ends = self.reader.database.log_ends();
-        let (last_purged_log_id, last) = ends.map_err(|e| e.in_raft(ErrorSubject::Logs, ErrorVerb::Read))?;
+        let (last_purged_log_id, last) = ends.map_err(unread)?;
         Ok(LogState { last_purged_log_id, last_log_id: last.or(last_purged_log_id) })
     }
 
@@ -108,7 +113,7 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError<u64>> {
-        let stored = self.reader.database.committed().map_err(|e| e.in_raft(ErrorSubject::Logs, ErrorVerb::Read))?;
+        let stored = self.reader.database.committed().map_err(unread)?;
         Ok(self.committed.or(stored))
     }
 
@@ -123,8 +128,10 @@ impl RaftLogStorage<Types> for Log {
             Ok(rows) => self.write(Change::Append(rows)).await,
             Err(error) => Err(error),
         };
-        flushed
-            .log_io_completed(written.as_ref().map(|()| ()).map_err(|error| std::io::Error::other(error.to_string())));
+        flushed.log_io_completed(match &written {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        });
         written.map_err(|e| e.in_raft(ErrorSubject::Logs, ErrorVerb::Write))
     }
 

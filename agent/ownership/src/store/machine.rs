@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::database::Database;
 use super::error::{Damage, StoreError};
-use super::snapshot::{self, SnapshotError};
+use super::snapshot::{self, Packed, SnapshotError};
 use super::writer::{Change, Writer};
 use crate::types::{Answer, Place, Types, config_id};
 
@@ -54,13 +54,14 @@ pub(super) fn beginning(
     begin: LogId<u64>,
     mut record: Record,
     voter: (u64, Place),
-) -> Result<(SnapshotMeta<u64, Place>, Record, Vec<u8>), SnapshotError> {
+) -> Result<(Record, Packed), SnapshotError> {
     let membership = Membership::new(vec![[voter.0].into()], BTreeMap::from([voter]));
     record.set_voters(revision_of(&begin), voters_of(&begin, &membership));
     let data = snapshot::encode(&record)?;
     let snapshot_id = snapshot::id_of(Some(&begin), &data);
     let last_membership = StoredMembership::new(Some(begin), membership);
-    Ok((SnapshotMeta { last_log_id: Some(begin), last_membership, snapshot_id }, record, data))
+    let of = SnapshotMeta { last_log_id: Some(begin), last_membership, snapshot_id };
+    Ok((record, Packed { of, data }))
 }
 
 impl Machine {
@@ -68,7 +69,7 @@ impl Machine {
     pub(super) fn load(database: Arc<Database>, writer: Writer) -> Result<Machine, StoreError> {
         let (record, meta) = match database.snapshot()? {
             None => (nothing_agreed(database.cluster()?), SnapshotMeta::default()),
-            Some((meta, data)) => (decode(&database, &meta, &data)?, meta),
+            Some(Packed { of, data }) => (decode(&database, &of, &data)?, of),
         };
         let (purged, _) = database.log_ends()?;
         if let Some(purged) = purged.filter(|purged| meta.last_log_id < Some(*purged)) {
@@ -191,7 +192,7 @@ impl RaftStateMachine<Types> for Machine {
         let subject = || ErrorSubject::Snapshot(Some(meta.signature()));
         let data = snapshot.into_inner();
         let record = self.understand(meta, &data).map_err(|e| e.in_raft(subject(), ErrorVerb::Read))?;
-        let change = Change::Snapshot(meta.clone(), data);
+        let change = Change::Snapshot(Packed { of: meta.clone(), data });
         self.writer.write(vec![change]).await.map_err(|e| e.in_raft(subject(), ErrorVerb::Write))?;
         self.begin_with(record, meta);
         Ok(())
@@ -199,7 +200,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u64>> {
         let stored = self.database.snapshot().map_err(|e| e.in_raft(ErrorSubject::Snapshot(None), ErrorVerb::Read))?;
-        Ok(stored.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
+        Ok(stored.map(Packed::for_raft))
     }
 }
 
@@ -212,9 +213,10 @@ impl SnapshotBuilder {
         let data =
             packing.await.unwrap_or_else(|_| Err(StoreError::Stopped { path: self.database.path().to_owned() }))?;
         let snapshot_id = snapshot::id_of(self.applied.as_ref(), &data);
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
-        self.writer.write(vec![Change::Snapshot(meta.clone(), data.clone())]).await?;
-        Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })
+        let of = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone(), snapshot_id };
+        let packed = Packed { of, data };
+        self.writer.write(vec![Change::Snapshot(packed.clone())]).await?;
+        Ok(packed.for_raft())
     }
 }
 

@@ -4,12 +4,28 @@ use std::io::{Cursor, Read};
 
 use migrate_proto::cluster::record::{Record, RecordError};
 use migrate_proto::id::Digest;
-use openraft::LogId;
+use openraft::{LogId, Snapshot, SnapshotMeta};
 use thiserror::Error;
+
+use crate::types::{Place, Types};
 
 /// Far more than ten thousand workloads need; what unpacks to more than that is no record.
 const MOST_BYTES: u64 = 256 << 20;
 const LEVEL: i32 = 3;
+
+/// A snapshot, and what it is of.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    pub(super) of: SnapshotMeta<u64, Place>,
+    pub(super) data: Vec<u8>,
+}
+
+impl Packed {
+    /// As raft sends it.
+    pub(super) fn for_raft(self) -> Snapshot<Types> {
+        Snapshot { meta: self.of, snapshot: Box::new(Cursor::new(self.data)) }
+    }
+}
 
 /// Why bytes are no snapshot.
 #[derive(Debug, Error)]

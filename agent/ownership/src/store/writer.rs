@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use migrate_proto::cluster::ClusterId;
-use openraft::{LogId, SnapshotMeta, Vote};
+use openraft::{LogId, Vote};
 use tokio::sync::oneshot;
 
 use super::database::Database;
 use super::error::StoreError;
-use crate::types::Place;
+use super::snapshot::Packed;
 
 /// More in one commit would only make those wait that came first.
 const MOST_IN_A_COMMIT: usize = 256;
@@ -29,7 +29,7 @@ pub(super) enum Change {
     /// The entries up to this one go.
     Purge(LogId<u64>),
     /// The record as it was after some entry.
-    Snapshot(SnapshotMeta<u64, Place>, Vec<u8>),
+    Snapshot(Packed),
 }
 
 struct Job {

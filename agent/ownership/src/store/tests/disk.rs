@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt};
 use redb::StorageBackend;
 
 /// Disks write whole ones of these, or may: some of what is torn is torn elsewhere.
@@ -89,8 +89,8 @@ impl Disk {
 
 fn torn(len: usize, dice: &mut StdRng) -> (usize, usize) {
     let cut = dice.random_range(0..=len);
-    let cut = if dice.next_u32() % 2 == 0 { cut - cut % SECTOR } else { cut };
-    if dice.next_u32() % 2 == 0 { (0, cut) } else { (cut, len - cut) }
+    let cut = if dice.random_bool(0.5) { cut - cut % SECTOR } else { cut };
+    if dice.random_bool(0.5) { (0, cut) } else { (cut, len - cut) }
 }
 
 fn put(bytes: &mut Vec<u8>, at: usize, written: &[u8]) {
