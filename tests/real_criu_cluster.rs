@@ -7,6 +7,7 @@ mod harness;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use harness::{Lab, Output, binaries, eventually};
 use migrate_proto::api::{Event, NodeState, NodeView, State};
@@ -41,7 +42,8 @@ impl Lab {
     fn seen(&self, by: &str, kind: &str, about: &str) -> Vec<Event> {
         let lines = self.done(["--json", "--node", by, "events"]).stdout;
         let events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
-        events.filter(|event| event.kind == kind && event.message.contains(about)).collect()
+        let fits = |event: &Event| event.node.as_str() == by && event.kind == kind && event.message.contains(about);
+        events.filter(fits).collect()
     }
 
     /// A further agent on a node, beside the lab's own: what it needs, apart.
@@ -214,5 +216,47 @@ fn workloads_move_between_members() {
     assert_eq!(report["to"], "node2", "{report}");
     lab.wait_for_more_ok("traveller", 3);
     assert_eq!(lab.view("traveller").state, State::Running);
+    lab.assert_clean();
+}
+
+/// Who leads, where these nodes agree about it.
+fn leader(lab: &Lab, asked: &[&str]) -> Option<String> {
+    let leads = |node: &&str| lab.nodes(node).into_iter().find(|view| view.leader).map(|view| view.name.to_string());
+    let said: Vec<Option<String>> = asked.iter().map(leads).collect();
+    said.iter().all(|one| *one == said[0]).then(|| said[0].clone()).flatten()
+}
+
+#[test]
+fn another_leads_when_the_leader_has_died_and_no_workload_notices() {
+    let lab = cluster(3);
+    let all = ["node1", "node2", "node3"];
+    assert!(eventually(|| leader(&lab, &all).is_some()), "{:?}", lab.nodes("node1"));
+    let voters = |node: &str| lab.nodes(node).iter().filter(|view| view.voter).count();
+    // Voters are not changed sooner than ten seconds after the last change.
+    assert!(eventually(|| all.iter().all(|node| voters(node) == 3)), "{:?}", lab.nodes("node1"));
+    let old = leader(&lab, &all).unwrap();
+    let others: Vec<&str> = all.into_iter().filter(|node| *node != old).collect();
+    for node in &others {
+        lab.specimen(&format!("on-{node}"), node, &["counter"]);
+        lab.wait_for_more_ok(&format!("on-{node}"), 2);
+    }
+    let pids: Vec<_> = others.iter().map(|node| lab.view(&format!("on-{node}")).pid).collect();
+    lab.done(["lab", "kill", &old]);
+    let killed = Instant::now();
+    assert!(eventually(|| leader(&lab, &others).is_some_and(|new| new != old)), "{:?}", lab.nodes(others[0]));
+    eprintln!(
+        "another leads {} ms after the leader lost its power, as seen from outside",
+        killed.elapsed().as_millis()
+    );
+    for (node, pid) in others.iter().zip(pids) {
+        let name = format!("on-{node}");
+        lab.wait_for_more_ok(&name, 2);
+        lab.assert_intact(&name);
+        assert_eq!(lab.view(&name).pid, pid);
+    }
+    // The one that was away does not lead when it comes back, and follows.
+    let new = leader(&lab, &others).unwrap();
+    lab.done(["lab", "start", &old]);
+    assert!(eventually(|| leader(&lab, &all).as_ref() == Some(&new)), "{:?}", lab.nodes(&old));
     lab.assert_clean();
 }

@@ -278,6 +278,10 @@ async fn receive(
                     Some(Purpose::Request) => proxy::serve(router, talk).await,
                     Some(Purpose::Handover) => handover::receive(ground, talk).await,
                     Some(Purpose::Preflight) => check::answer(ground, talk).await,
+                    Some(Purpose::Cluster) => match answers {
+                        Some(answers) => calls::serve(answers, talk).await,
+                        None => tracing::info!(%peer, "a member calls, and this node is none"),
+                    },
                     None => tracing::info!(%peer, "a conversation without a purpose that is known here"),
                 },
                 Err(problem) => tracing::info!(%peer, %problem, "a conversation did not begin"),
@@ -295,10 +299,5 @@ async fn close_on_signal(closing: CancellationToken) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-                    Some(Purpose::Cluster) => match answers {
-                        Some(answers) => calls::serve(answers, talk).await,
-                        None => tracing::info!(%peer, "a member calls, and this node is none"),
-                    },
     closing.cancel();
 }
-                    Some(Purpose::Cluster) => tracing::info!(%peer, "a call came, and this node keeps no record"),

@@ -6,7 +6,6 @@
 //! - [`cluster`]: this node among the others.
 //! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
 //! - [`checkpoint`]: what is kept of workloads, and what is brought back from it.
-//! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
 //! - [`keyring`]: the cluster's keys, which can change while it runs. [`hygiene`]: what the agent does without.
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
 

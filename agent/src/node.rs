@@ -371,6 +371,8 @@ impl Control for Node {
                 Err(_) => silent.push(peer.node.as_str()),
             }
         }
+        let gone = self.ground.peers.gone();
+        silent.extend(gone.iter().map(NodeName::as_str));
         if silent.is_empty() {
             return Err(unknown(name));
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use migrate_proto::api::NodeState;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::NodeName;
 use migrate_transport::link::{PeerAddress, Transport};
@@ -46,6 +47,12 @@ impl Peers {
     /// Everybody else that was ever heard of.
     pub fn views(&self) -> Vec<MemberView> {
         self.membership.views()
+    }
+
+    /// Those that are taken for dead: nobody asks them, and they may have something.
+    pub fn gone(&self) -> Vec<NodeName> {
+        let dead = |view: &MemberView| view.state == Some(NodeState::Dead);
+        self.views().into_iter().filter(dead).map(|view| view.peer.node).collect()
     }
 
     /// Where the others reach this node, where they were told.

@@ -28,7 +28,7 @@ use super::{lead, session};
 use crate::config::ClusterConfig;
 use crate::events::Kind;
 use crate::host::Host;
-use crate::random;
+use crate::{durable, random};
 
 /// How soon a store that cannot be used is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -109,13 +109,19 @@ impl Agreement {
     /// Tells everybody on this node who leads and who votes.
     async fn tell(&self, raft: &Raft) {
         let mut standing = raft.standing();
-        let (mut leader, mut trouble) = (None, None);
+        let (mut cluster, mut leader, mut trouble) = (None, None, None);
         loop {
             let now = standing.borrow_and_update().clone();
-            if let Some(cluster) = now.cluster {
-                self.cluster.order(Order::Cluster(cluster));
+            if now.cluster.is_some() && now.cluster != cluster {
+                cluster = now.cluster;
+                self.belong_to(now.cluster).await;
             }
-            let offices = offices(&now);
+            let mut offices = offices(&now);
+            // One that is started again takes itself for the leader that it was, until it hears of another.
+            let me = Some(self.host.node());
+            if offices.leader.as_ref() == me && leader.as_ref() != me && !now.leads {
+                offices.leader = None;
+            }
             if offices.leader.is_some() && offices.leader != leader {
                 leader.clone_from(&offices.leader);
                 let who = leader.as_ref().map_or("nobody", NodeName::as_str);
@@ -131,6 +137,17 @@ impl Agreement {
             if standing.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Tells the keeper, and remembers, which cluster this is.
+    async fn belong_to(&self, cluster: Option<ClusterId>) {
+        let Some(cluster) = cluster else { return };
+        self.cluster.order(Order::Cluster(cluster));
+        let path = super::known_cluster(&self.host);
+        let kept = tokio::task::spawn_blocking(move || durable::write(&path, &cluster)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::warn!(%error, "the cluster's number could not be kept");
         }
     }
 

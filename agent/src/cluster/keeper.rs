@@ -30,6 +30,7 @@ use self::addresses::Addresses;
 use self::leases::Leases;
 use super::join::{Joining, Step};
 use super::roster::Roster;
+use crate::care::watchdog::Stamp;
 use crate::clock;
 
 /// How many datagrams are heard before a timer at most.
@@ -41,6 +42,8 @@ const REPORT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 /// After so long without a word from any other voter this node counts as cut off; never less than two periods.
 const CUT_OFF: Duration = Duration::from_secs(1);
+/// A keeper that is silent for so long ends the agent: nothing else can keep the lease.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How often a goodbye is said: each may be lost.
 const GOODBYES: usize = 3;
 
@@ -48,6 +51,8 @@ const GOODBYES: usize = 3;
 pub struct Keeper {
     socket: SealedSocket,
     swim: Swim,
+    pace: migrate_members::Settings,
+    seed: [u8; 32],
     /// Until this node has joined.
     joining: Option<Joining>,
     seeds: Vec<Member>,
@@ -70,10 +75,12 @@ impl Keeper {
     pub fn new(socket: SealedSocket, setup: Setup, ends: Ends) -> Result<Keeper, Problem> {
         let cut_off_after = CUT_OFF.max(2 * setup.swim.period);
         let leases = Leases::new(VoterId::from(setup.me.mark()), setup.terms, setup.page);
-        let swim = Swim::new(setup.me, setup.swim, setup.seed, clock::boottime()).map_err(Problem::internal)?;
+        let swim = Swim::new(setup.me, setup.swim.clone(), setup.seed, clock::boottime()).map_err(Problem::internal)?;
         Ok(Keeper {
             socket,
             swim,
+            pace: setup.swim,
+            seed: setup.seed,
             joining: Some(setup.joining),
             seeds: setup.seeds,
             cluster: setup.cluster,
@@ -97,6 +104,7 @@ impl Keeper {
     }
 
     async fn keep(&mut self) -> Result<(), SocketError> {
+        let stamp = Stamp::impatient("keeper", SILENCE);
         loop {
             let due = self.deadline().saturating_sub(clock::boottime());
             tokio::select! {
@@ -113,6 +121,7 @@ impl Keeper {
                 },
                 resolved = self.addresses.resolved() => self.addresses.note(resolved),
                 () = tokio::time::sleep(due) => {}
+                () = stamp.beat() => {}
             }
             if self.deadline() <= clock::boottime() {
                 // Everything that has come is heard first: it may be the answer that a timer waits for in vain.
@@ -200,6 +209,11 @@ impl Keeper {
             Step::Ask(address, who) => self.send(&address, &Datagram::Who(who)),
             Step::Join(through) => {
                 self.joining = None;
+                // Its time begins now: a clock that ran before would say that this node is slow.
+                let now = clock::boottime();
+                if let Ok(swim) = Swim::new(self.swim.me().clone(), self.pace.clone(), self.seed, now) {
+                    self.swim = swim;
+                }
                 let seeds = through.into_iter().chain(std::mem::take(&mut self.seeds)).collect();
                 let outs = self.swim.announce(clock::boottime(), seeds);
                 self.act(outs);
@@ -288,14 +302,12 @@ impl Keeper {
             match out {
                 Out::Send { to, bytes } => self.send_raw(to.address(), words::SWIM, &bytes),
                 Out::Trouble(trouble) => tracing::debug!(%trouble, "among the members"),
-                Out::IAmSlow(slowness) => {
-                    if let Some(figures) = &mut self.figures {
-                        figures.slowness = slowness;
-                    }
-                    self.say(News::Member(Out::IAmSlow(slowness)));
-                }
+                Out::IAmSlow(slowness) => self.say(News::Member(Out::IAmSlow(slowness))),
                 out => {
                     changed = true;
+                    if let Out::Up(member) = &out {
+                        self.tell_one(member.address());
+                    }
                     self.say(News::Member(out));
                 }
             }
@@ -316,25 +328,27 @@ impl Keeper {
     }
 
     /// Says how full this node is: to all in small clusters, to some in turn in big ones.
-    fn tell(&mut self, mut figures: Box<Figures>) {
+    fn tell(&mut self, figures: Box<Figures>) {
+        let count = self.figures.as_ref().map_or(0, |last| last.count);
+        self.figures = Some(Box::new(Figures { count, ..*figures }));
         if self.joining.is_some() {
             return;
         }
-        let (me, slowness) = (self.swim.me().clone(), self.swim.slowness());
-        let count = self.figures.as_ref().map_or(1, |last| last.count + 1);
-        *figures = Figures { generation: me.generation(), count, slowness, ..*figures };
-        let said = Datagram::Figures((*figures).clone());
-        self.figures = Some(figures);
         let lives = |health| matches!(health, Health::Alive | Health::Suspect);
-        let alive: Vec<String> = self
-            .swim
-            .members()
-            .filter(|view| lives(view.health))
-            .map(|view| view.member.address().to_owned())
-            .collect();
+        let alive = self.swim.members().filter(|view| lives(view.health));
+        let alive: Vec<String> = alive.map(|view| view.member.address().to_owned()).collect();
         let some = alive.iter().cycle().skip(self.told % alive.len().max(1)).take(alive.len().min(TOLD_AT_ONCE));
-        some.for_each(|address| self.send(address, &said));
+        some.for_each(|address| self.tell_one(address));
         self.told = self.told.wrapping_add(TOLD_AT_ONCE);
+    }
+
+    /// The same to one member, as it was seen last.
+    fn tell_one(&mut self, address: &str) {
+        let (generation, slowness) = (self.swim.me().generation(), self.swim.slowness());
+        let Some(figures) = &mut self.figures else { return };
+        figures.count += 1;
+        let said = Datagram::Figures(Figures { generation, slowness, ..(**figures).clone() });
+        self.send(address, &said);
     }
 
     fn leave(&mut self) {

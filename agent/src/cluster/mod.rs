@@ -23,12 +23,14 @@ pub mod session;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migrate_members::Member;
-use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::lease::Page;
+use migrate_proto::cluster::{Claim, ClusterId};
 use migrate_proto::datagram::Who;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::StateMark;
@@ -60,6 +62,7 @@ pub struct Cluster {
     /// What was on the lease page when this agent started.
     found: Page,
     lapsed: watch::Sender<Option<Claim>>,
+    left: AtomicBool,
 }
 
 /// What a node needs to become one of a cluster.
@@ -91,7 +94,8 @@ impl Start<'_> {
         let seeds = seeds.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
         let named = told.join.iter().map(String::as_str).chain(seeds.iter().map(Member::address));
         let question = u64::from_le_bytes(random::bytes().map_err(Problem::internal)?) >> 1;
-        let who = Who { question, mark, versions: SPOKEN, cluster: None };
+        let cluster = durable::read::<ClusterId>(&known_cluster(host)).map_err(Problem::internal)?;
+        let who = Who { question, mark, versions: SPOKEN, cluster };
         let joining = Joining::new(who, addresses(named, &address), told.join.is_empty(), 5 * told.swim.suspicion);
 
         let page = LeasePage::create(&host.config.run.join("lease")).map_err(Problem::internal)?;
@@ -108,7 +112,7 @@ impl Start<'_> {
             seed: random::bytes().map_err(Problem::internal)?,
             joining,
             seeds,
-            cluster: None,
+            cluster,
             terms: told.terms,
             page,
         };
@@ -131,14 +135,15 @@ impl Start<'_> {
         };
         std::thread::Builder::new().name("keeper".to_owned()).spawn(keep).map_err(Problem::internal)?;
         is_bound.recv().unwrap_or_else(|_| Err(Problem::internal("the keeper ended at once")))?;
-        let cluster = Cluster {
+        let this = Cluster {
             members: Arc::new(members),
             orders,
             hears_voters,
             found,
             lapsed: watch::Sender::default(),
+            left: AtomicBool::new(false),
         };
-        Ok((cluster, heard))
+        Ok((this, heard))
     }
 }
 
@@ -187,12 +192,23 @@ impl Cluster {
         self.lapsed.subscribe()
     }
 
+    /// Whether it has said goodbye.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// Says goodbye to the others.
     pub async fn leave(&self) {
         let (done, said) = oneshot::channel();
+        self.left.store(true, Ordering::Relaxed);
         self.order(Order::Leave(done));
         let _ = tokio::time::timeout(GOODBYE, said).await;
     }
+}
+
+/// Where the number of the cluster is kept that this node belongs to, so that it does not join another by mistake.
+fn known_cluster(host: &Host) -> PathBuf {
+    host.config.state.join("cluster").join("id.json")
 }
 
 /// All but this node's own.

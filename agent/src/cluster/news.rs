@@ -21,7 +21,7 @@ use crate::host::Host;
 /// A node's name that no certificate has: whoever answers under another is of the cluster all the same.
 const NOBODY: &str = "0";
 
-/// Follows the news until there is one that ends this node's part in the cluster; that is the answer.
+/// Follows the news until there is one that ends this node's part in the cluster; that is the answer. None where the node has left.
 pub async fn follow(
     mut news: mpsc::UnboundedReceiver<News>,
     cluster: Arc<Cluster>,
@@ -56,7 +56,8 @@ pub async fn follow(
             }
         }
     }
-    None
+    let ended = || Problem::new(Code::Internal, "this node hears the others no more: its keeper has ended");
+    (!cluster.has_left()).then(ended)
 }
 
 fn in_full(problem: &Problem) -> String {

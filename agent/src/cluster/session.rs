@@ -2,13 +2,14 @@
 //!
 //! **Observed only**: no workload depends on it yet.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_ownership::Ownership;
 use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::command::Command;
-use migrate_proto::cluster::lease::{Nanos, Terms};
-use migrate_proto::cluster::record::{NodeEntry, Record, Standing};
+use migrate_proto::cluster::lease::{Nanos, Page, Terms};
+use migrate_proto::cluster::record::{Applied, NodeEntry, Record, Standing};
 use migrate_proto::id::StateMark;
 use migrate_proto::name::NodeName;
 
@@ -41,26 +42,27 @@ pub async fn hold(record: &dyn Ownership, cluster: &Cluster, me: Claimant, terms
                 let Claimant { node, mark } = &me;
                 let open =
                     Command::OpenSession { node: node.clone(), mark: *mark, after: entry.session, finite: company };
+                let session = entry.session + 1;
                 match record.propose(open).await {
-                    Ok(_) => {
-                        let claim = Claim { node: node.clone(), session: entry.session + 1 };
-                        held = Some(claim.session);
+                    // Of this proposal alone it is known when it was made.
+                    Ok(Applied::Changed) => {
+                        let claim = Claim { node: node.clone(), session };
+                        held = Some(session);
                         tracing::info!(%claim, finite = company, "this node has opened a session");
                         if company {
-                            cluster.order(Order::Open { claim: claim.clone(), proposed });
+                            cluster.order(Order::Open { claim, proposed });
                         }
-                        // The copy of the record here may be a little behind.
-                        let there = |record: &std::sync::Arc<Record>| {
-                            me.entry(record).is_some_and(|entry| entry.session >= claim.session)
-                        };
-                        let _ =
-                            tokio::time::timeout(Duration::from_nanos(terms.lease()), records.wait_for(there)).await;
                     }
+                    Ok(_) => {}
                     Err(error) => {
-                        tracing::debug!(%error, "no session could be opened");
+                        tracing::debug!(%error, "no session was opened");
                         tokio::time::sleep(AGAIN).await;
+                        continue;
                     }
                 }
+                // The copy of the record here may be a little behind.
+                let there = |record: &Arc<Record>| me.entry(record).is_some_and(|entry| entry.session >= session);
+                let _ = tokio::time::timeout(Duration::from_nanos(terms.lease()), records.wait_for(there)).await;
                 continue;
             }
             Some(_) | None => {}
@@ -78,16 +80,13 @@ pub async fn hold(record: &dyn Ownership, cluster: &Cluster, me: Claimant, terms
 /// Goes on with the session of an agent before this one, where its deadline has not passed.
 async fn resume(record: &dyn Ownership, cluster: &Cluster, me: &Claimant, terms: Terms) -> Option<u64> {
     let page = cluster.found_page();
-    let lasts = |page: &migrate_proto::cluster::lease::Page| {
-        page.until > Nanos(u64::try_from(clock::boottime().as_nanos()).unwrap_or(u64::MAX))
-    };
+    let lasts = |page: &Page| page.until > Nanos(u64::try_from(clock::boottime().as_nanos()).unwrap_or(u64::MAX));
     if page.session == 0 || !lasts(&page) {
         return None;
     }
     let mut records = record.record();
-    let is_current = |record: &std::sync::Arc<Record>| {
-        me.entry(record).is_some_and(|entry| entry.session == page.session && !entry.fenced)
-    };
+    let is_current =
+        |record: &Arc<Record>| me.entry(record).is_some_and(|entry| entry.session == page.session && !entry.fenced);
     let known = tokio::time::timeout(Duration::from_nanos(terms.lease()), records.wait_for(is_current)).await;
     (matches!(known, Ok(Ok(_))) && lasts(&page)).then(|| {
         cluster.order(Order::Resume(page));
