@@ -14,8 +14,10 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use migrate_proto::api::{
-    CheckReport, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WhyView, WorkloadView,
+    CheckReport, CheckpointView, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RestoreRequest,
+    RunRequest, WhyView, WorkloadView,
 };
+use migrate_proto::cursor::Cursor;
 use migrate_proto::error::Problem;
 use migrate_proto::name::{NodeName, WorkloadName};
 use serde::{Deserialize, Serialize};
@@ -46,7 +48,7 @@ pub trait Control: Send + Sync + 'static {
     async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem>;
 
     /// What a workload has written: the last `tail` lines, or all; with `follow` it goes on.
-    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem>;
+    async fn logs(&self, name: &WorkloadName, query: LogQuery) -> Result<Lines<ExecLine>, Problem>;
 
     /// Runs a command beside a workload. The end of `stdin` is the end of the command's input; an error in it means
     /// that the client is gone.
@@ -66,6 +68,15 @@ pub trait Control: Send + Sync + 'static {
         cancel: CancellationToken,
     ) -> Result<Lines<MoveLine>, Problem>;
 
+    /// Takes a checkpoint of a workload, which runs on.
+    async fn checkpoint(&self, name: &WorkloadName) -> Result<CheckpointView, Problem>;
+
+    /// The checkpoints that this node has, or any, of one workload or of all; of each the oldest first.
+    async fn checkpoints(&self, workload: Option<WorkloadName>, scope: Scope) -> Result<Vec<CheckpointView>, Problem>;
+
+    /// Brings a workload back from a checkpoint.
+    async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem>;
+
     /// Whether a workload would move to a node, or to the one that a move would choose. Changes nothing.
     async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem>;
 
@@ -78,14 +89,8 @@ pub trait Control: Send + Sync + 'static {
     /// The members of the cluster, ordered by name; or this node alone.
     async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem>;
 
-    /// What happened, oldest first: not older than `since`, or all that is kept; with `follow` it goes on. With `workload` only
-    /// what is about that one.
-    async fn events(
-        &self,
-        since: Option<Duration>,
-        workload: Option<WorkloadName>,
-        follow: bool,
-    ) -> Result<Lines<Event>, Problem>;
+    /// What happened, oldest first.
+    async fn events(&self, query: EventQuery) -> Result<Lines<Event>, Problem>;
 
     /// Reads the cluster's keys again and puts them in force; this node then.
     async fn reload_keys(&self) -> Result<NodeView, Problem>;
@@ -96,6 +101,42 @@ pub trait Control: Send + Sync + 'static {
     /// Has another node's agent answer a request. An error means that there is no answer; an answer that tells of an
     /// error is `Ok`.
     async fn forward(&self, node: &NodeName, request: ForwardedRequest) -> Result<ForwardedResponse, Problem>;
+}
+
+/// Which of a workload's output is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogQuery {
+    /// Where to begin.
+    pub from: LogStart,
+    /// Whether the answer goes on with what comes; it then says first at which bytes it begins.
+    pub follow: bool,
+}
+
+/// Where output begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogStart {
+    /// With all that there is.
+    #[default]
+    First,
+    /// With the last so many lines.
+    Lines(u64),
+    /// At these bytes of stdout and stderr; at their ends where they are shorter.
+    Bytes(u64, u64),
+}
+
+/// Which events are asked for.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// Only what is not older; all that is kept where absent.
+    pub since: Option<Duration>,
+    /// Only what is about this one.
+    pub workload: Option<WorkloadName>,
+    /// Whether the answer goes on with what comes.
+    pub follow: bool,
+    /// What this node saw, or what all did.
+    pub scope: Scope,
+    /// Where the reader goes on.
+    pub after: Cursor,
 }
 
 /// Whose workloads or nodes are listed, or whose word is asked for.

@@ -1,23 +1,30 @@
 //! What this agent itself asks of other agents' APIs.
 
+use std::future::ready;
 use std::time::Duration;
 
 use axum::http::Method;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use migrate_proto::api::{ErrorBody, Event, NodeState, NodeView, RunRequest, Unsettled, WhyView, WorkloadView};
+use migrate_proto::api::{CheckpointView, ErrorBody, Event, NodeView, RunRequest, Unsettled, WhyView, WorkloadView};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio_util::io::StreamReader;
 
-use crate::control::ForwardedRequest;
+use crate::control::{EventQuery, ForwardedRequest, Lines};
+use crate::events::everywhere;
 use crate::peers::Peers;
 use crate::proxy;
 
 /// An answer may be this long.
 const LARGEST_ANSWER: usize = 16 << 20;
+
+/// A line of a stream may be this long.
+const LONGEST_LINE: usize = 1 << 20;
 
 /// How long an agent that can be reached may take to say what it has: it only has to look.
 const LOOK: Duration = Duration::from_secs(10);
@@ -53,6 +60,20 @@ pub async fn node(peers: &Peers, node: &NodeName) -> Result<NodeView, Problem> {
     }
 }
 
+/// The checkpoints that a node has.
+pub async fn checkpoints(
+    peers: &Peers,
+    node: &NodeName,
+    workload: Option<&WorkloadName>,
+) -> Result<Vec<CheckpointView>, Problem> {
+    let of = workload.map(|name| format!("&workload={name}")).unwrap_or_default();
+    let views: Vec<CheckpointView> = look(peers, node, &format!("/v1/checkpoints?scope=node{of}")).await?;
+    match views.iter().flat_map(|view| &view.nodes).find(|named| *named != node) {
+        None => Ok(views),
+        Some(other) => Err(speaks_for(node, other)),
+    }
+}
+
 /// A node is believed about itself only.
 fn speaks_for(node: &NodeName, other: &NodeName) -> Problem {
     Problem::new(Code::Corrupt, format!("{node} speaks for {other}"))
@@ -64,12 +85,34 @@ async fn look<T: DeserializeOwned>(peers: &Peers, node: &NodeName, path: &str) -
     answer.unwrap_or_else(|_| Err(late()))
 }
 
-/// What a node remembers of a workload.
-pub async fn events(peers: &Peers, node: &NodeName, workload: &WorkloadName) -> Result<Vec<Event>, Problem> {
-    let path = format!("/v1/events?workload={workload}");
-    let answer = answer(peers, node, Method::GET, &path, Bytes::new()).await?;
+/// What a node remembers. It is believed about itself only.
+pub async fn events(peers: &Peers, node: &NodeName, query: &EventQuery) -> Result<Vec<Event>, Problem> {
+    let answer = answer(peers, node, Method::GET, &everywhere::path(query), Bytes::new()).await?;
     let lines = answer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(line).map_err(|error| odd(node, error))).collect()
+    let events: Vec<Event> = lines
+        .map(|line| serde_json::from_slice(line).map_err(|error| odd(node, error)))
+        .collect::<Result<_, Problem>>()?;
+    match events.iter().find(|event| event.node != *node) {
+        None => Ok(events),
+        Some(event) => Err(speaks_for(node, &event.node)),
+    }
+}
+
+/// What happens on a node from now on, until its agent or the link is gone.
+pub async fn follow_events(peers: &Peers, node: &NodeName, query: &EventQuery) -> Result<Lines<Event>, Problem> {
+    let body = stream::empty().boxed();
+    let request = ForwardedRequest { method: Method::GET, path: everywhere::path(query), body };
+    let response = proxy::ask(peers, node, request).await?;
+    if !response.status.is_success() {
+        return Err(odd(node, response.status));
+    }
+    let lines = FramedRead::new(StreamReader::new(response.body), LinesCodec::new_with_max_length(LONGEST_LINE));
+    let node = node.clone();
+    let events = lines.map(|line| serde_json::from_str::<Event>(&line.ok()?).ok());
+    Ok(events
+        .take_while(move |event| ready(event.as_ref().is_some_and(|event| event.node == node)))
+        .filter_map(ready)
+        .boxed())
 }
 
 /// What of a workload's handovers is not settled on a node.

@@ -1,13 +1,14 @@
 //! What happened on this node, for `migrate events`: the last ten thousand events in memory, and a file that survives
 //! the agent.
 //!
-//! Every event has a number, one more than the one before. A reader is a number too, the next one it wants: it first
-//! takes what is kept and then waits for more, so that nothing falls between replay and live. A reader that is slower
-//! than ten thousand events is told how many it missed.
+//! A reader is a place, that of the next event it wants: it first takes what is kept and then waits for more, so that nothing
+//! falls between replay and live. A reader that is slower than ten thousand events is told how many it missed. Every event has
+//! a number, which rises also over the agent's death: with it a reader goes on after its connection broke.
 //!
 //! The file is a convenience for people, not a journal: it is not synced, and where it cannot be written (a full disk)
 //! the agent says so in its log and goes on.
 
+pub mod everywhere;
 mod file;
 pub mod timestamp;
 
@@ -91,6 +92,10 @@ pub enum Kind {
     Healthy,
     /// A workload is ill, or hangs.
     Unhealthy,
+    /// A checkpoint was taken because somebody asked for it.
+    Checkpointed,
+    /// A workload was brought back from a checkpoint.
+    Restored,
     /// A workload was stopped.
     Stopped,
     /// A workload was forgotten.
@@ -137,6 +142,8 @@ impl Kind {
             Kind::Failed => "failed",
             Kind::Healthy => "healthy",
             Kind::Unhealthy => "unhealthy",
+            Kind::Checkpointed => "checkpointed",
+            Kind::Restored => "restored",
             Kind::Stopped => "stopped",
             Kind::Removed => "removed",
             Kind::Moving => "moving",
@@ -174,8 +181,10 @@ struct Shared {
 
 struct Kept {
     ring: VecDeque<Timed>,
-    /// The number of the ring's front.
+    /// The place of the ring's front among all events since the agent began.
     first: u64,
+    /// The number of the newest event.
+    newest: u64,
     file: EventFile,
 }
 
@@ -188,10 +197,11 @@ impl EventLog {
     /// Opens the log in `dir`, which is made where it is missing, and reads what an earlier agent left there.
     pub fn open(dir: &Path, node: NodeName, clock: impl Clock) -> Result<EventLog, EventError> {
         let (file, events) = EventFile::open(dir)?;
-        let mut ring: VecDeque<Timed> = events.into_iter().filter_map(timed).collect();
+        let mut newest = 0;
+        let mut ring: VecDeque<Timed> = events.into_iter().filter_map(|event| timed(event, &mut newest)).collect();
         ring.drain(..ring.len().saturating_sub(KEPT));
         let next = watch::Sender::new(ring.len() as u64);
-        let kept = Mutex::new(Kept { ring, first: 0, file });
+        let kept = Mutex::new(Kept { ring, first: 0, newest, file });
         Ok(EventLog { shared: Arc::new(Shared { node, clock: Box::new(clock), kept, next }) })
     }
 
@@ -219,6 +229,7 @@ impl EventLog {
             // Under the lock, so that times rise with numbers.
             let at_ms = self.shared.clock.now_ms();
             event.at = timestamp::format(at_ms);
+            event.number = kept.number_at(at_ms);
             let written = kept.file.append(&event);
             kept.push(Timed { at_ms, event });
             self.shared.next.send_replace(kept.next());
@@ -229,23 +240,29 @@ impl EventLog {
         }
     }
 
-    /// The events that are not older than `since` (all that are kept where absent), oldest first. With `follow` the
-    /// stream goes on with what happens from now on, and never ends.
-    pub fn read(&self, since: Option<Duration>, follow: bool) -> BoxStream<'static, Event> {
+    /// The events with a number above `after` that are not older than `since` (all that are kept where absent), oldest first. With
+    /// `follow` the stream goes on with what happens from now on, and never ends.
+    pub fn read(&self, since: Option<Duration>, after: u64, follow: bool) -> BoxStream<'static, Event> {
         let age_ms = since.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         let not_before = age_ms.map_or(0, |age| self.shared.clock.now_ms().saturating_sub(age));
         let changes = self.shared.next.subscribe();
         let end = if follow { u64::MAX } else { *changes.borrow() };
         let next = self.kept().first;
-        let reader = Reader { log: self.clone(), changes, next, end, not_before };
+        let reader = Reader { log: self.clone(), changes, next, end, not_before, after };
         stream::unfold(reader, |mut reader| async { Some((reader.batch().await?, reader)) })
             .flat_map(stream::iter)
             .boxed()
     }
 
+    /// Something that whoever reads now should know, and that is not kept.
+    pub fn remark(&self, message: impl Into<String>) -> Event {
+        self.event(Kind::Warning, None, None, shorten(message.into()))
+    }
+
     fn event(&self, kind: Kind, workload: Option<&WorkloadName>, phase: Option<Phase>, message: String) -> Event {
         let at = timestamp::format(self.shared.clock.now_ms());
         Event {
+            number: 0,
             at,
             node: self.shared.node.clone(),
             workload: workload.cloned(),
@@ -267,6 +284,13 @@ impl Kept {
         self.first + self.ring.len() as u64
     }
 
+    /// The number of an event that happens now. It is made from the time: what was written last may be lost with the machine's
+    /// power, and a number must not be given twice.
+    fn number_at(&mut self, at_ms: u64) -> u64 {
+        self.newest = number_after(self.newest, at_ms);
+        self.newest
+    }
+
     fn push(&mut self, timed: Timed) {
         if self.ring.len() == KEPT {
             self.ring.pop_front();
@@ -279,11 +303,13 @@ impl Kept {
 struct Reader {
     log: EventLog,
     changes: watch::Receiver<u64>,
-    /// The number of the event it wants next.
+    /// The place of the event it wants next.
     next: u64,
-    /// The number at which it ends.
+    /// The place at which it ends.
     end: u64,
     not_before: u64,
+    /// The number of the last event that it has.
+    after: u64,
 }
 
 impl Reader {
@@ -309,14 +335,14 @@ impl Reader {
         if self.next < kept.first {
             let missed = kept.first - self.next;
             let message = format!("{missed} events were left out: the reader is too slow");
-            batch.push(self.log.event(Kind::Warning, None, None, message));
+            batch.push(self.log.remark(message));
             self.next = kept.first;
         }
         let skip = usize::try_from(self.next - kept.first).unwrap_or(usize::MAX);
         let until_end = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
         for timed in kept.ring.iter().skip(skip).take(until_end) {
             self.next += 1;
-            if timed.at_ms >= self.not_before {
+            if timed.at_ms >= self.not_before && timed.event.number > self.after {
                 batch.push(timed.event.clone());
             }
             if batch.len() >= BATCH {
@@ -327,9 +353,18 @@ impl Reader {
     }
 }
 
-/// `None` for a line whose time nobody can read.
-fn timed(event: Event) -> Option<Timed> {
-    Some(Timed { at_ms: timestamp::parse(&event.at)?, event })
+/// `None` for a line whose time nobody can read. Earlier agents gave no numbers.
+fn timed(mut event: Event, newest: &mut u64) -> Option<Timed> {
+    let at_ms = timestamp::parse(&event.at)?;
+    if event.number <= *newest {
+        event.number = number_after(*newest, at_ms);
+    }
+    *newest = event.number;
+    Some(Timed { at_ms, event })
+}
+
+fn number_after(newest: u64, at_ms: u64) -> u64 {
+    (newest + 1).max(at_ms.saturating_mul(1000))
 }
 
 fn shorten(mut message: String) -> String {

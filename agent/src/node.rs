@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use migrate_proto::api::{
-    CheckReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState, NodeView,
-    RunRequest, State, WhyView, WorkloadView,
+    CheckReport, CheckpointView, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState,
+    NodeView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
 };
 use migrate_proto::care::Chart;
+use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -20,14 +20,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::channel;
 use crate::cluster::nodes;
-use crate::control::{ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope};
+use crate::control::{
+    ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
+};
 use crate::events::{Kind, everywhere};
 use crate::figures::Figures;
 use crate::handover::{Ground, departure, rest};
 use crate::keyring::Keyring;
 use crate::registry::{Doing, Record};
 use crate::workload::Workload;
-use crate::{check, clock, elsewhere, output, preflight, proxy, rootfs, why};
+use crate::{check, checkpoint, clock, elsewhere, output, preflight, proxy, rootfs, why};
 
 /// How often a move tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -320,6 +322,7 @@ impl Control for Node {
         blocking(move || {
             let _turn = turn;
             removing.drop_sandbox(&ground.host)?;
+            ground.host.checkpoints().forget(removing.name())?;
             ground.registry.remove(removing.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))
         })
         .await?;
@@ -327,8 +330,8 @@ impl Control for Node {
         Ok(())
     }
 
-    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
-        output::logs(&self.ground.host, self.own(name)?, tail, follow).await
+    async fn logs(&self, name: &WorkloadName, query: LogQuery) -> Result<Lines<ExecLine>, Problem> {
+        output::logs(&self.ground.host, self.own(name)?, query).await
     }
 
     async fn exec(
@@ -347,6 +350,30 @@ impl Control for Node {
         cancel: CancellationToken,
     ) -> Result<Lines<MoveLine>, Problem> {
         self.begin_move(self.own(name)?, request, cancel).await
+    }
+
+    async fn checkpoint(&self, name: &WorkloadName) -> Result<CheckpointView, Problem> {
+        let workload = self.own(name)?;
+        check::settled(&workload)?;
+        let taken = checkpoint::take::take(&self.ground, &workload, CheckpointKind::Asked).await?;
+        Ok(checkpoint::view(&taken.generation, self.me()))
+    }
+
+    async fn checkpoints(&self, workload: Option<WorkloadName>, scope: Scope) -> Result<Vec<CheckpointView>, Problem> {
+        checkpoint::all(&self.ground, workload, scope).await
+    }
+
+    async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
+        if let Some(new) = &request.r#as {
+            // Nodes that do not answer cannot be asked; of two with one name neither can then move to the other.
+            if let Ok(elsewhere) = self.whereabouts(new).await {
+                let node = elsewhere.unwrap_or_else(|| self.me().clone());
+                let message = format!("there is a workload {new} on {node} already");
+                return Err(Problem::new(Code::NameTaken, message).hint("choose another name, or remove the other one"));
+            }
+        }
+        let restored = checkpoint::restore::restore(&self.ground, name, request).await?;
+        self.view(&restored).await
     }
 
     async fn check(&self, name: &WorkloadName, to: Option<NodeName>) -> Result<CheckReport, Problem> {
@@ -384,19 +411,17 @@ impl Control for Node {
         if scope == Scope::Cluster {
             views.extend(nodes::others(&self.ground.peers).await);
         }
+        nodes::mark_offices(&mut views, &self.ground.peers.offices());
         views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
     }
 
-    async fn events(
-        nodes::mark_offices(&mut views, &self.ground.peers.offices());
-        &self,
-        since: Option<Duration>,
-        workload: Option<WorkloadName>,
-        follow: bool,
-    ) -> Result<Lines<Event>, Problem> {
-        let is_meant = move |event: &Event| workload.is_none() || event.workload == workload;
-        Ok(self.ground.host.events.read(since, follow).filter(move |event| std::future::ready(is_meant(event))).boxed())
+    async fn events(&self, query: EventQuery) -> Result<Lines<Event>, Problem> {
+        let (log, me) = (&self.ground.host.events, self.me());
+        Ok(match query.scope {
+            Scope::Node => everywhere::here(log, me, &query),
+            Scope::Cluster => everywhere::everywhere(log.clone(), me.clone(), self.ground.peers.clone(), query).await,
+        })
     }
 
     async fn reload_keys(&self) -> Result<NodeView, Problem> {

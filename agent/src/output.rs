@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel;
-use crate::control::{ByteStream, Lines};
+use crate::control::{ByteStream, Lines, LogQuery, LogStart};
 use crate::host::Host;
 use crate::workload::Workload;
 
@@ -34,21 +34,17 @@ const QUEUE: usize = 16;
 type Wrap = fn(String) -> ExecLine;
 
 /// What a workload has written so far, or what it writes until it is no longer here.
-pub async fn logs(
-    host: &Arc<Host>,
-    workload: Arc<Workload>,
-    tail: Option<u64>,
-    follow: bool,
-) -> Result<Lines<ExecLine>, Problem> {
+pub async fn logs(host: &Arc<Host>, workload: Arc<Workload>, query: LogQuery) -> Result<Lines<ExecLine>, Problem> {
     let sandbox = sandbox_with_files(host, &workload).await?;
     // What has ended writes no more.
-    let follow = follow && workload.is_going();
+    let follow = query.follow && workload.is_going();
     let (tell, receiver) = mpsc::channel(QUEUE);
     let gone = CancellationToken::new();
-    for (output, wrap) in [(Output::Stdout, ExecLine::Stdout as Wrap), (Output::Stderr, ExecLine::Stderr as Wrap)] {
+    for output in [Output::Stdout, Output::Stderr] {
         let source = Source { sandbox: sandbox.clone(), output };
-        let file = Followed { source, tail, follow, gone: gone.clone() };
-        tokio::spawn(copy_file(file, tell.clone(), wrap));
+        let says_place = query.follow;
+        let file = Followed { source, from: query.from, says_place, follow, gone: gone.clone() };
+        tokio::spawn(copy_file(file, tell.clone()));
     }
     if follow {
         tokio::spawn(async move {
@@ -96,7 +92,9 @@ async fn sandbox_with_files(host: &Arc<Host>, workload: &Arc<Workload>) -> Resul
 
 struct Followed {
     source: Source,
-    tail: Option<u64>,
+    from: LogStart,
+    /// Whether the answer begins with the place at which it begins.
+    says_place: bool,
     follow: bool,
     gone: CancellationToken,
 }
@@ -132,14 +130,24 @@ impl Source {
     }
 }
 
-async fn copy_file(followed: Followed, tell: mpsc::Sender<ExecLine>, wrap: Wrap) {
-    let Followed { source, tail, follow, gone } = followed;
+async fn copy_file(followed: Followed, tell: mpsc::Sender<ExecLine>) {
+    let Followed { source, from, says_place, follow, gone } = followed;
+    let (wrap, place, asked): (Wrap, fn(u64) -> ExecLine, _) = match (source.output, from) {
+        (Output::Stdout, LogStart::Bytes(out, _)) => (ExecLine::Stdout, ExecLine::StdoutFrom, out),
+        (Output::Stdout, _) => (ExecLine::Stdout, ExecLine::StdoutFrom, 0),
+        (Output::Stderr, LogStart::Bytes(_, err)) => (ExecLine::Stderr, ExecLine::StderrFrom, err),
+        (Output::Stderr, _) => (ExecLine::Stderr, ExecLine::StderrFrom, 0),
+    };
     let Some(length) = source.len().await else { return };
-    let start = match tail {
-        Some(count) => start_of_last_lines(&source, length, count).await,
-        None => Some(0),
+    let start = match from {
+        LogStart::Lines(count) => start_of_last_lines(&source, length, count).await,
+        // A workload that was brought back from a checkpoint may have written less than its reader has.
+        LogStart::First | LogStart::Bytes(..) => Some(asked.min(length)),
     };
     let Some(mut at) = start else { return };
+    if says_place && tell.send(place(at)).await.is_err() {
+        return;
+    }
     // Who does not follow gets what was there when it was asked for, however fast the workload writes.
     let end = if follow { u64::MAX } else { length };
     loop {

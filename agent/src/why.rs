@@ -12,8 +12,8 @@ use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::decision;
 use migrate_transport::link::PeerAddress;
 
-use crate::control::Scope;
-use crate::events::Kind;
+use crate::control::{EventQuery, Scope};
+use crate::events::{Kind, everywhere};
 use crate::handover::Ground;
 use crate::workload::Workload;
 use crate::{clock, durable, elsewhere};
@@ -32,8 +32,8 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>, scope: Scope) -> Res
     let view = view.map_err(Problem::internal)?.ok_or_else(gone)?;
     let name = workload.name();
 
-    let own: Vec<Event> = ground.host.events.read(None, false).collect().await;
-    let mut history: Vec<Event> = own.into_iter().filter(|event| event.workload.as_ref() == Some(name)).collect();
+    let query = EventQuery { workload: Some(name.clone()), scope: Scope::Node, ..EventQuery::default() };
+    let mut history: Vec<Event> = everywhere::here(&ground.host.events, ground.host.node(), &query).collect().await;
     let came = history
         .iter()
         .rev()
@@ -44,7 +44,7 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>, scope: Scope) -> Res
     let others = if scope == Scope::Cluster { ground.peers.all() } else { Vec::new() };
     let query = &query;
     let asked = others.iter().map(|PeerAddress { node, .. }| async move {
-        let events = elsewhere::events(&ground.peers, node, name).await?;
+        let events = elsewhere::events(&ground.peers, node, query).await?;
         Ok::<_, Problem>((events, elsewhere::unsettled(&ground.peers, node, name).await?))
     });
     let (mut unsettled, mut silent) = (unsettled(ground, workload), Vec::new());

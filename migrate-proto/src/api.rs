@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::care::Wish;
+use crate::cluster::CheckpointId;
+use crate::cluster::record::CheckpointKind;
 use crate::error::Problem;
 use crate::id::Epoch;
 use crate::key::Fingerprint;
@@ -27,6 +29,60 @@ pub struct RunRequest {
     /// What is to be done when it ends, hangs or is ill.
     #[serde(default, skip_serializing_if = "Wish::is_nothing")]
     pub care: Wish,
+}
+
+/// A workload's newest checkpoint, as `ps` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCheckpoint {
+    /// Which.
+    pub id: CheckpointId,
+    /// When it was taken, RFC 3339.
+    pub at: String,
+    /// How long ago that was.
+    pub age_s: u64,
+    /// How many nodes have it.
+    pub replicas: u32,
+}
+
+/// A checkpoint, as `checkpoints` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// Which.
+    pub id: CheckpointId,
+    /// Of which workload.
+    pub workload: WorkloadName,
+    /// When it was taken, RFC 3339.
+    pub at: String,
+    /// How long ago that was.
+    pub age_s: u64,
+    /// How much memory and files it holds.
+    pub bytes: u64,
+    /// What it took on disk beyond what earlier ones had stored.
+    pub bytes_stored: u64,
+    /// The nodes that have it.
+    pub nodes: Vec<NodeName>,
+    /// When all of it was last read and was as it had been taken, RFC 3339; `None` where nobody has looked, or it is damaged.
+    pub verified: Option<String>,
+    /// What is wrong with it, where something is.
+    pub damaged: Option<String>,
+    /// Why it was taken.
+    pub kind: CheckpointKind,
+    /// The workload's epoch.
+    pub epoch: Epoch,
+    /// Whether the workload was healthy.
+    pub healthy: bool,
+}
+
+/// What to bring a workload back from, and as what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// The checkpoint, or how its identity begins; the newest that can be used where absent.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
+    /// The name of a second workload to make of it; the first one's place is taken where absent.
+    #[serde(default)]
+    pub r#as: Option<WorkloadName>,
 }
 
 /// State of a workload.
@@ -83,7 +139,7 @@ pub struct WorkloadView {
     /// Its own address.
     pub ip: Option<String>,
     /// Its newest checkpoint; null until checkpoints are kept.
-    pub last_checkpoint: Option<serde_json::Value>,
+    pub last_checkpoint: Option<LastCheckpoint>,
     /// How the main process ended, where it did.
     #[serde(default)]
     pub exit: Option<Exit>,
@@ -359,6 +415,9 @@ pub struct PhaseTime {
 /// A line of `migrate events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
+    /// Rises with every event of a node, also over its agent's death. 0 where it is no node's event, but a remark to whoever reads.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub number: u64,
     /// When, RFC 3339 with milliseconds, UTC.
     pub at: String,
     /// Where it was seen.
@@ -375,6 +434,10 @@ pub struct Event {
     /// What a move took, and what was predicted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub figures: Option<MoveFigures>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a move took, beside what was predicted before it.
@@ -407,6 +470,10 @@ pub enum ExecLine {
     Stdout(String),
     /// The command wrote this to its stderr.
     Stderr(String),
+    /// Of logs that are followed: what comes of stdout begins at this byte.
+    StdoutFrom(u64),
+    /// The same of stderr.
+    StderrFrom(u64),
     /// It ended; the last line.
     Exit(Exit),
     /// It could not be run; the last line.

@@ -6,7 +6,7 @@ pub mod api;
 pub mod care;
 pub mod cluster;
 pub mod codec;
-pub mod datagram;
+pub mod cursor;
 pub mod datagram;
 pub mod error;
 pub mod frame;

@@ -1,6 +1,7 @@
 //! HTTP/1.1 over an agent's Unix socket: one connection for each request, JSON both ways.
 
 pub(crate) mod choose;
+pub(crate) mod follow;
 pub(crate) mod lines;
 use std::io;
 use std::path::PathBuf;

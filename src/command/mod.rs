@@ -1,15 +1,17 @@
 //! One function for each command: ask, show, and the exit code.
 
 pub(crate) mod checking;
+pub(crate) mod checkpoints;
 pub(crate) mod cluster;
 pub(crate) mod key;
+pub(crate) mod logs;
 pub(crate) mod moving;
 pub(crate) mod streams;
 pub(crate) mod workloads;
 
 use std::time::Duration;
 
-use migrate_proto::api::MoveRequest;
+use migrate_proto::api::{MoveRequest, RestoreRequest};
 
 use crate::cli::key::KeyCommand;
 use crate::cli::lab::LabCommand;
@@ -91,7 +93,7 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Stop { grace, name } => workloads::stop(session, &name, grace).await,
         Command::Start { name } => workloads::start(session, &name).await,
         Command::Rm { force, name } => workloads::remove(session, &name, force).await,
-        Command::Logs { follow, tail, name } => streams::logs(session, &name, follow, tail).await,
+        Command::Logs { follow, tail, name } => logs::logs(session, &name, follow, tail).await,
         Command::Exec { no_stdin, name, argv } => streams::exec(session, &name, &argv, !no_stdin).await,
         Command::Move { name, to, mode } => {
             moving::migrate(session, Some(name), MoveRequest { to, mode: mode.into(), force: false }).await
@@ -99,6 +101,11 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Key(KeyCommand::Rotate(options)) => key::rotation::rotate(session, &options).await,
         Command::Check { name, to } => checking::check(session, &name, to.as_ref()).await,
         Command::Why { name } => checking::why(session, &name).await,
+        Command::Checkpoint { name } => checkpoints::take(session, &name).await,
+        Command::Checkpoints { name } => checkpoints::list(session, name.as_ref()).await,
+        Command::Restore { checkpoint, as_new, on, name } => {
+            checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new }).await
+        }
         Command::Nodes => cluster::nodes(session).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
@@ -114,9 +121,6 @@ fn run_lab(session: &Session, command: LabCommand) -> Result<u8, Failure> {
 
 fn not_there_yet(command: &Command) -> &'static str {
     match command {
-        Command::Checkpoint(_) => "checkpoint",
-        Command::Checkpoints(_) => "checkpoints",
-        Command::Restore(_) => "restore",
         Command::Drain(_) => "drain",
         Command::Undrain(_) => "undrain",
         Command::Top(_) => "top",

@@ -1,4 +1,4 @@
-//! logs and exec: bytes of a workload, as they are.
+//! exec: a command beside a workload, and its bytes as they are.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -19,24 +19,6 @@ use crate::client::lines::Lines;
 use crate::client::{ClientError, RequestError};
 use crate::failure::Failure;
 use crate::show::answer;
-
-/// A workload's stdout and stderr.
-pub(crate) async fn logs(
-    session: &Session,
-    name: &WorkloadName,
-    follow: bool,
-    tail: Option<u64>,
-) -> Result<u8, Failure> {
-    let tail = tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
-    let agent = session.agent().await?;
-    session
-        .in_time(async {
-            let mut lines = agent.get_lines(&format!("/v1/workloads/{name}/logs?follow={follow}{tail}")).await?;
-            // Logs of a workload that has ended may end with how it ended; there is no last line otherwise.
-            copy_out(session, &mut lines).await.map(|_| 0)
-        })
-        .await
-}
 
 /// Runs a command beside a workload; its exit code, as a shell would give it.
 pub(crate) async fn exec(
@@ -78,6 +60,7 @@ async fn copy_out(session: &Session, lines: &mut Lines<ExecLine>) -> Result<Opti
             ExecLine::Stdout(text) if !session.everywhere.json => answer::bytes(&BASE64_STANDARD.decode(text)?)?,
             ExecLine::Stderr(text) if !session.everywhere.json => answer::error_bytes(&BASE64_STANDARD.decode(text)?)?,
             ExecLine::Stdout(_) | ExecLine::Stderr(_) => {}
+            ExecLine::StdoutFrom(_) | ExecLine::StderrFrom(_) => {}
             ExecLine::Exit(exit) => return Ok(Some(exit)),
             ExecLine::Error(problem) => return Err(ClientError::Refused(problem).into()),
         }

@@ -7,7 +7,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
-use migrate_proto::api::{CheckReport, ExecRequest, MoveRequest, NodeView, RunRequest, WhyView, WorkloadView};
+use migrate_proto::api::{
+    CheckReport, CheckpointView, ExecRequest, MoveRequest, NodeView, RestoreRequest, RunRequest, WhyView, WorkloadView,
+};
+use migrate_proto::cursor::Cursor;
+use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +20,7 @@ use super::failure::Failure;
 use super::input::{Arguments, JsonBody, JsonThenBytes, Name};
 use super::lines::ndjson;
 use super::{Api, openapi};
-use crate::control::{Health, Lines, Scope};
+use crate::control::{EventQuery, Health, Lines, LogQuery, LogStart, Scope};
 
 type Answer<T> = Result<Json<T>, Failure>;
 
@@ -89,6 +93,33 @@ pub(super) struct LogsArguments {
     #[serde(default)]
     follow: bool,
     tail: Option<u64>,
+    from: Option<Places>,
+}
+
+/// `17,4`: bytes of stdout and stderr.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Places(u64, u64);
+
+impl TryFrom<String> for Places {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Places, String> {
+        let places = text.split_once(',').and_then(|(out, err)| Some(Places(out.parse().ok()?, err.parse().ok()?)));
+        places.ok_or_else(|| format!("{text:?} has to be like 17,4: bytes of stdout and stderr"))
+    }
+}
+
+impl LogsArguments {
+    fn query(self) -> Result<LogQuery, Problem> {
+        let from = match (self.tail, self.from) {
+            (None, None) => LogStart::First,
+            (Some(lines), None) => LogStart::Lines(lines),
+            (None, Some(Places(out, err))) => LogStart::Bytes(out, err),
+            (Some(_), Some(_)) => return Err(Problem::new(Code::Usage, "`tail` and `from` do not go together")),
+        };
+        Ok(LogQuery { from, follow: self.follow })
+    }
 }
 
 pub(super) async fn logs(
@@ -96,8 +127,8 @@ pub(super) async fn logs(
     Name(name): Name,
     Arguments(arguments): Arguments<LogsArguments>,
 ) -> Result<Response, Failure> {
-    let lines = api.control.logs(&name, arguments.tail, arguments.follow).await?;
-    Ok(following(&api, arguments.follow, lines))
+    let query = arguments.query()?;
+    Ok(following(&api, query.follow, api.control.logs(&name, query).await?))
 }
 
 pub(super) async fn exec(
@@ -124,6 +155,33 @@ pub(super) async fn migrate(
 #[serde(deny_unknown_fields)]
 pub(super) struct CheckArguments {
     to: Option<NodeName>,
+}
+
+pub(super) async fn checkpoint(State(api): State<Api>, Name(name): Name) -> Answer<CheckpointView> {
+    Ok(Json(api.control.checkpoint(&name).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckpointsArguments {
+    workload: Option<WorkloadName>,
+    #[serde(default)]
+    scope: Scope,
+}
+
+pub(super) async fn checkpoints(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<CheckpointsArguments>,
+) -> Answer<Vec<CheckpointView>> {
+    Ok(Json(api.control.checkpoints(arguments.workload, arguments.scope).await?))
+}
+
+pub(super) async fn restore(
+    State(api): State<Api>,
+    Name(name): Name,
+    JsonBody(request): JsonBody<RestoreRequest>,
+) -> Answer<WorkloadView> {
+    Ok(Json(api.control.restore(&name, request).await?))
 }
 
 pub(super) async fn check(
@@ -160,15 +218,20 @@ pub(super) struct EventArguments {
     follow: bool,
     since_ms: Option<u64>,
     workload: Option<WorkloadName>,
+    #[serde(default)]
+    scope: Scope,
+    #[serde(default)]
+    after: Cursor,
 }
 
 pub(super) async fn events(
     State(api): State<Api>,
     Arguments(arguments): Arguments<EventArguments>,
 ) -> Result<Response, Failure> {
-    let since = arguments.since_ms.map(Duration::from_millis);
-    let lines = api.control.events(since, arguments.workload, arguments.follow).await?;
-    Ok(following(&api, arguments.follow, lines))
+    let EventArguments { follow, since_ms, workload, scope, after } = arguments;
+    let since = since_ms.map(Duration::from_millis);
+    let lines = api.control.events(EventQuery { since, workload, follow, scope, after }).await?;
+    Ok(following(&api, follow, lines))
 }
 
 /// What follows ends with the agent; what is finite comes to its end.

@@ -60,6 +60,7 @@ fn parameter(argument: &Argument) -> Value {
         "integer" => json!({"type": "integer", "minimum": 0}),
         "boolean" => json!({"type": "boolean"}),
         "name" => json!({"$ref": reference("Name")}),
+        "cursor" => json!({"type": "string"}),
         words => json!({"type": "string", "enum": words.split('|').collect::<Vec<_>>()}),
     };
     json!({"name": argument.name, "in": "query", "required": false, "schema": schema, "description": argument.help})

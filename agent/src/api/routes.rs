@@ -22,7 +22,7 @@ pub(super) struct Route {
 /// An argument in the query; none has to be there.
 pub(super) struct Argument {
     pub(super) name: &'static str,
-    /// `boolean`, `integer`, `name`, or `node|cluster` for one of these words.
+    /// `boolean`, `integer`, `name`, `cursor`, or `node|cluster` for one of these words.
     pub(super) kind: &'static str,
     pub(super) help: &'static str,
 }
@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 15] = [
+pub(super) const ROUTES: [Route; 18] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -125,7 +125,11 @@ pub(super) const ROUTES: [Route; 15] = [
         method: "get",
         path: "/v1/workloads/{name}/logs",
         summary: "What a workload wrote to stdout and stderr",
-        query: &[FOLLOW, argument("tail", "integer", "only the last so many lines; all where absent")],
+        query: &[
+            FOLLOW,
+            argument("tail", "integer", "only the last so many lines; all where absent"),
+            argument("from", "cursor", "where a reader goes on: at which bytes of stdout and stderr, as in `17,4`"),
+        ],
         input: Input::Nothing,
         answer: Answer::Lines("ExecLine"),
         handler: || get(handlers::logs),
@@ -147,6 +151,33 @@ pub(super) const ROUTES: [Route; 15] = [
         input: Input::Json("MoveRequest"),
         answer: Answer::Lines("MoveLine"),
         handler: || post(handlers::migrate),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/checkpoint",
+        summary: "Take a checkpoint of a workload, which runs on",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "CheckpointView"),
+        handler: || post(handlers::checkpoint),
+    },
+    Route {
+        method: "post",
+        path: "/v1/workloads/{name}/restore",
+        summary: "Bring a workload back from a checkpoint of this node",
+        query: &[],
+        input: Input::Json("RestoreRequest"),
+        answer: Answer::One(StatusCode::OK, "WorkloadView"),
+        handler: || post(handlers::restore),
+    },
+    Route {
+        method: "get",
+        path: "/v1/checkpoints",
+        summary: "The checkpoints that there are, of each workload the oldest first",
+        query: &[argument("workload", "name", "only those of this workload"), SCOPE],
+        input: Input::Nothing,
+        answer: Answer::List("CheckpointView"),
+        handler: || get(handlers::checkpoints),
     },
     Route {
         method: "get",
@@ -192,6 +223,12 @@ pub(super) const ROUTES: [Route; 15] = [
             FOLLOW,
             argument("since_ms", "integer", "only what is at most so old; all that is kept where absent"),
             argument("workload", "name", "only what is about this workload"),
+            SCOPE,
+            argument(
+                "after",
+                "cursor",
+                "where a reader goes on: the last number that it has of each node, as in `node1:17,node2:4`",
+            ),
         ],
         input: Input::Nothing,
         answer: Answer::Lines("Event"),

@@ -33,7 +33,7 @@ fn warn(log: &EventLog, message: impl Into<String>) {
 }
 
 async fn messages(log: &EventLog, since: Option<Duration>) -> Vec<String> {
-    log.read(since, false).map(|event| event.message).collect().await
+    log.read(since, 0, false).map(|event| event.message).collect().await
 }
 
 #[tokio::test]
@@ -42,11 +42,11 @@ async fn an_event_says_when_where_and_what() {
     let (log, clock) = open(&dir);
     clock.set(1_763_719_872_345);
     log.record(Kind::Moving, Some(&"web".parse().unwrap()), Some(Phase::CleanUp), "away");
-    let events: Vec<Event> = log.read(None, false).collect().await;
+    let events: Vec<Event> = log.read(None, 0, false).collect().await;
     let json = serde_json::to_value(&events).unwrap();
     assert_eq!(
         json,
-        serde_json::json!([{"at": "2025-11-21T10:11:12.345Z", "node": "node1", "workload": "web",
+        serde_json::json!([{"number": 1_763_719_872_345_000_u64, "at": "2025-11-21T10:11:12.345Z", "node": "node1", "workload": "web",
             "kind": "moving", "phase": "clean-up", "message": "away"}])
     );
 }
@@ -87,7 +87,7 @@ async fn a_follower_gets_every_event_once_in_order_while_others_write() {
             std::thread::spawn(move || (0..500).for_each(|n| warn(&log, format!("{writer} {n}"))))
         })
         .collect();
-    let followed: Vec<String> = log.read(None, true).map(|event| event.message).take(2000).collect().await;
+    let followed: Vec<String> = log.read(None, 0, true).map(|event| event.message).take(2000).collect().await;
     writers.into_iter().for_each(|writer| writer.join().unwrap());
     assert_eq!(followed, messages(&log, None).await);
     for writer in 0..4 {
@@ -101,7 +101,7 @@ async fn a_follower_gets_every_event_once_in_order_while_others_write() {
 async fn a_follower_waits_and_wakes() {
     let dir = TempDir::new().unwrap();
     let (log, _) = open(&dir);
-    let mut followed = log.read(None, true);
+    let mut followed = log.read(None, 0, true);
     assert!(followed.next().now_or_never().is_none());
     warn(&log, "now");
     assert_eq!(followed.next().now_or_never().unwrap().unwrap().message, "now");
@@ -112,7 +112,7 @@ async fn a_follower_waits_and_wakes() {
 async fn memory_is_bounded_and_a_slow_reader_is_told() {
     let dir = TempDir::new().unwrap();
     let (log, _) = open(&dir);
-    let mut slow = log.read(None, true);
+    let mut slow = log.read(None, 0, true);
     for n in 0..KEPT + 7 {
         warn(&log, n.to_string());
     }
@@ -151,4 +151,24 @@ async fn a_file_that_cannot_be_written_costs_no_event() {
     log.kept().file.redirect(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     warn(&log, "kept");
     assert_eq!(messages(&log, None).await, ["kept"]);
+}
+
+#[tokio::test]
+async fn numbers_rise_over_the_agents_death_and_a_reader_goes_on_after_one() {
+    let dir = TempDir::new().unwrap();
+    let (log, clock) = open(&dir);
+    for (ms, message) in [(5, "a"), (5, "b"), (4, "c")] {
+        clock.set(ms);
+        warn(&log, message);
+    }
+    let numbers: Vec<u64> = log.read(None, 0, false).map(|event| event.number).collect().await;
+    assert_eq!(numbers, [5000, 5001, 5002]);
+    drop(log);
+    let (log, clock) = open(&dir);
+    // A clock that was set back must not make a number twice.
+    clock.set(1);
+    warn(&log, "d");
+    let later: Vec<(u64, String)> =
+        log.read(None, 5001, false).map(|event| (event.number, event.message)).collect().await;
+    assert_eq!(later, [(5002, "c".to_owned()), (5003, "d".to_owned())]);
 }

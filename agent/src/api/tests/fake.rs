@@ -13,6 +13,8 @@ use futures_util::future::pending;
 use futures_util::stream;
 use http_body_util::BodyExt;
 use migrate_proto::api::*;
+use migrate_proto::cluster::CheckpointId;
+use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::id::Epoch;
 use migrate_proto::message::Severity;
 use migrate_proto::name::WorkloadName;
@@ -21,7 +23,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::super::*;
-use crate::control::{ByteStream, Health, Lines, Scope};
+use crate::control::{ByteStream, EventQuery, Health, Lines, LogQuery, Scope};
 
 /// Nothing in the tests takes this long; it only ends a test that would hang.
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -110,8 +112,8 @@ impl Control for Fake {
         self.view(name).map(drop)
     }
 
-    async fn logs(&self, name: &WorkloadName, tail: Option<u64>, follow: bool) -> Result<Lines<ExecLine>, Problem> {
-        self.called(format!("logs {name} {tail:?} {follow}"));
+    async fn logs(&self, name: &WorkloadName, LogQuery { from, follow }: LogQuery) -> Result<Lines<ExecLine>, Problem> {
+        self.called(format!("logs {name} {from:?} {follow}"));
         self.view(name)?;
         let lines = stream::iter([ExecLine::Stdout(STANDARD.encode("a\n")), ExecLine::Stderr(STANDARD.encode("b\n"))]);
         Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
@@ -174,22 +176,34 @@ impl Control for Fake {
         Ok(checked(name))
     }
 
+    async fn checkpoint(&self, name: &WorkloadName) -> Result<CheckpointView, Problem> {
+        self.called(format!("checkpoint {name}"));
+        self.view(name)?;
+        Ok(checkpoint(name, &self.node))
+    }
+
+    async fn checkpoints(&self, workload: Option<WorkloadName>, scope: Scope) -> Result<Vec<CheckpointView>, Problem> {
+        self.called(format!("checkpoints {workload:?} {scope:?}"));
+        Ok(workload.iter().map(|name| checkpoint(name, &self.node)).collect())
+    }
+
+    async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
+        self.called(format!("restore {name} {:?} {:?}", request.checkpoint, request.r#as));
+        self.view(name)
+    }
+
     async fn why(&self, name: &WorkloadName, scope: Scope) -> Result<WhyView, Problem> {
         self.called(format!("why {name} {scope:?}"));
         self.view(name)?;
         Ok(why(name, &self.node))
     }
 
-    async fn events(
-        &self,
-        since: Option<Duration>,
-        workload: Option<WorkloadName>,
-        follow: bool,
-    ) -> Result<Lines<Event>, Problem> {
-        let about = workload.map(|name| format!(" {name}")).unwrap_or_default();
-        self.called(format!("events {since:?} {follow}{about}"));
+    async fn events(&self, query: EventQuery) -> Result<Lines<Event>, Problem> {
+        let about = query.workload.map(|name| format!(" {name}")).unwrap_or_default();
+        let after = if query.after.is_empty() { String::new() } else { format!(" after {}", query.after) };
+        self.called(format!("events {:?} {} {:?}{about}{after}", query.since, query.follow, query.scope));
         let lines = stream::iter([event()]);
-        Ok(if follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
+        Ok(if query.follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
     }
 
     async fn reload_keys(&self) -> Result<NodeView, Problem> {
@@ -229,6 +243,28 @@ pub(super) fn workload(name: &WorkloadName, node: &NodeName) -> WorkloadView {
         last_checkpoint: None,
         exit: None,
         reason: None,
+    }
+}
+
+pub(super) fn last_checkpoint() -> LastCheckpoint {
+    LastCheckpoint { id: CheckpointId([1; 32]), at: "2026-11-21T10:11:12.345Z".into(), age_s: 1, replicas: 1 }
+}
+
+pub(super) fn checkpoint(name: &WorkloadName, node: &NodeName) -> CheckpointView {
+    let LastCheckpoint { id, at, age_s, .. } = last_checkpoint();
+    CheckpointView {
+        id,
+        workload: name.clone(),
+        at,
+        age_s,
+        bytes: 2,
+        bytes_stored: 1,
+        nodes: vec![node.clone()],
+        verified: None,
+        damaged: None,
+        kind: CheckpointKind::Asked,
+        epoch: Epoch::FIRST,
+        healthy: true,
     }
 }
 
@@ -289,6 +325,7 @@ pub(super) fn why(name: &WorkloadName, node: &NodeName) -> WhyView {
 
 pub(super) fn event() -> Event {
     Event {
+        number: 1,
         at: "2025-11-21T10:11:12.345Z".to_owned(),
         node: "node1".parse().unwrap(),
         workload: None,

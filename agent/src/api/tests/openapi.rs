@@ -136,6 +136,10 @@ fn schemas_have_the_fields_of_the_types() {
     fields_are_described("Volume", &Volume { source: "/a".into(), target: "/b".into(), read_only: true });
     fields_are_described("WorkloadView", &fake::workload(&web, &node1));
     fields_are_described("NodeView", &fake::node());
+    let checkpoint = fake::checkpoint(&web, &node1);
+    fields_are_described("LastCheckpoint", &fake::last_checkpoint());
+    fields_are_described("CheckpointView", &checkpoint);
+    fields_are_described("RestoreRequest", &RestoreRequest::default());
     fields_are_described("Health", &fake::health(&node1));
     fields_are_described("Event", &fake::event());
     fields_are_described("MoveFigures", &fake::event().figures.unwrap());
@@ -161,6 +165,7 @@ fn schemas_of_requests_require_what_the_types_require() {
     required_fields_suffice::<Wish>("Wish", &json!({}));
     required_fields_suffice::<Timing>("Timing", &json!({}));
     required_fields_suffice::<MoveRequest>("MoveRequest", &json!({}));
+    required_fields_suffice::<RestoreRequest>("RestoreRequest", &json!({}));
     required_fields_suffice::<ExecRequest>("ExecRequest", &json!({"argv": ["a"]}));
 }
 
@@ -176,6 +181,8 @@ fn schemas_have_the_words_of_the_enums() {
     assert_eq!(words("MoveReport", "outcome"), json!([Outcome::Moved, Outcome::Stayed, Outcome::Unknown]));
     assert_eq!(words("CheckReport", "verdict"), json!([Verdict::Yes, Verdict::No, Verdict::Unlikely]));
     assert_eq!(words("Reason", "severity"), json!([Severity::No, Severity::Unlikely, Severity::Note]));
+    use migrate_proto::cluster::record::CheckpointKind::{Asked, BeforeStop, Drain, Periodic};
+    assert_eq!(words("CheckpointView", "kind"), json!([Periodic, Asked, Drain, BeforeStop]));
     for (name, count) in [("WorkloadView", 9), ("NodeView", 5)] {
         let states = words(name, "state");
         assert_eq!(states.as_array().unwrap().len(), count);
@@ -191,6 +198,12 @@ fn schemas_have_the_words_of_the_enums() {
     let kinds = [
         Kind::Started,
         Kind::Ended,
+        Kind::Restarting,
+        Kind::Failed,
+        Kind::Healthy,
+        Kind::Unhealthy,
+        Kind::Checkpointed,
+        Kind::Restored,
         Kind::Stopped,
         Kind::Removed,
         Kind::Moving,
@@ -198,6 +211,13 @@ fn schemas_have_the_words_of_the_enums() {
         Kind::Arrived,
         Kind::Stayed,
         Kind::Adopted,
+        Kind::Keys,
+        Kind::NodeJoined,
+        Kind::NodeSuspect,
+        Kind::NodeBack,
+        Kind::NodeDead,
+        Kind::NodeLeft,
+        Kind::Leader,
         Kind::AgentStarted,
         Kind::AgentStopped,
         Kind::Warning,

@@ -28,6 +28,14 @@ async fn answers_of_one_value() {
         ("POST", "/v1/workloads/web/stop", "", 200, "stop web None"),
         ("POST", "/v1/workloads/web/stop?timeout_ms=250", "", 200, "stop web Some(250ms)"),
         ("POST", "/v1/workloads/web/start", "", 200, "start web"),
+        ("POST", "/v1/workloads/web/restore", "{}", 200, "restore web None None"),
+        (
+            "POST",
+            "/v1/workloads/web/restore",
+            r#"{"checkpoint": "ab", "as": "new"}"#,
+            200,
+            "restore web Some(\"ab\") Some(new)",
+        ),
     ] {
         let (answered, calls) = asked(method, path, body).await;
         assert_eq!((answered.status.as_u16(), &*answered.content_type), (status, "application/json"), "{path}");
@@ -36,6 +44,22 @@ async fn answers_of_one_value() {
         let first = if value.is_array() { value[0].clone() } else { value };
         assert!(first["name"] == "web" || first["node"] == "node1" || first["name"] == "node1", "{path}: {first}");
     }
+}
+
+#[tokio::test]
+async fn checkpoints_are_taken_and_listed() {
+    for (method, path, call) in [
+        ("POST", "/v1/workloads/web/checkpoint", "checkpoint web"),
+        ("GET", "/v1/checkpoints?workload=web", "checkpoints Some(web) Cluster"),
+        ("GET", "/v1/checkpoints?workload=web&scope=node", "checkpoints Some(web) Node"),
+    ] {
+        let (answered, calls) = asked(method, path, "").await;
+        assert_eq!((answered.status.as_u16(), calls), (200, vec![call.to_owned()]), "{path}");
+        let value = answered.json();
+        let first = if value.is_array() { value[0].clone() } else { value };
+        assert_eq!((&first["workload"], &first["kind"]), (&json!("web"), &json!("asked")), "{path}");
+    }
+    assert_eq!(asked("GET", "/v1/checkpoints", "").await.0.json(), json!([]));
 }
 
 #[tokio::test]
@@ -59,8 +83,9 @@ async fn answers_of_lines() {
     let log = json!([{"stdout": "YQo="}, {"stderr": "Ygo="}]);
     let echo = json!([{"stdout": "aW4="}, {"exit": {"code": 7}}]);
     for (method, path, body, call, lines) in [
-        ("GET", "/v1/workloads/web/logs", "", "logs web None false", log.clone()),
-        ("GET", "/v1/workloads/web/logs?tail=5&follow=false", "", "logs web Some(5) false", log),
+        ("GET", "/v1/workloads/web/logs", "", "logs web First false", log.clone()),
+        ("GET", "/v1/workloads/web/logs?tail=5&follow=false", "", "logs web Lines(5) false", log.clone()),
+        ("GET", "/v1/workloads/web/logs?from=7,8", "", "logs web Bytes(7, 8) false", log),
         ("POST", "/v1/workloads/web/exec", "{\"argv\": [\"cat\"]}\nin", "exec web [\"cat\"]", echo),
         (
             "POST",
@@ -76,7 +101,9 @@ async fn answers_of_lines() {
         assert_eq!(json!(answered.lines()), lines, "{path}");
     }
     let (answered, calls) = asked("GET", "/v1/events?since_ms=1500", "").await;
-    assert_eq!(calls, ["events Some(1.5s) false"]);
+    assert_eq!(calls, ["events Some(1.5s) false Cluster"]);
+    let (_, calls) = asked("GET", "/v1/events?scope=node&follow=false&after=node1:7,b:8&workload=web", "").await;
+    assert_eq!(calls, ["events None false Node web after b:8,node1:7"]);
     assert_eq!(answered.lines()[0]["message"], "mind");
     let (answered, calls) = asked("POST", "/v1/workloads/web/move", r#"{"to": "node2", "force": true}"#).await;
     assert_eq!(calls, ["move web MoveRequest { to: Some(node2), mode: Auto, force: true }"]);
@@ -116,7 +143,10 @@ async fn requests_that_are_wrong_reach_nobody_and_say_why() {
         ("DELETE", "/v1/workloads/web?force=1", "", 400, "force"),
         ("POST", "/v1/workloads/web/stop?timeout_ms=-1", "", 400, "timeout_ms"),
         ("GET", "/v1/workloads/web/logs?tail=x", "", 400, "tail"),
+        ("GET", "/v1/workloads/web/logs?from=7", "", 400, "from"),
+        ("GET", "/v1/workloads/web/logs?from=7,8&tail=1", "", 400, "tail"),
         ("GET", "/v1/events?follow=yes", "", 400, "follow"),
+        ("GET", "/v1/events?after=node1", "", 400, "node1:17,node2:4"),
         ("POST", "/v1/workloads", "", 400, "line 1 column 0"),
         ("POST", "/v1/workloads", "{\n \"spec\": }", 400, "line 2 column 10"),
         ("POST", "/v1/workloads", r#"{"spec": {"name": "A b", "argv": []}}"#, 400, "spec.name: 'A b' is not a name"),

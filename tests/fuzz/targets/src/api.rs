@@ -15,7 +15,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use migrate_agent::api::{self, NODE_HEADER};
-use migrate_agent::control::{ByteStream, Control, ForwardedRequest, ForwardedResponse, Health, Lines, Scope};
+use migrate_agent::control::{ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope};
 use migrate_proto::api::{
     CheckReport, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WhyView,
     WorkloadView,
@@ -147,7 +147,7 @@ impl Control for Nobody {
         unknown(name)
     }
 
-    async fn logs(&self, _: &WorkloadName, _: Option<u64>, _: bool) -> Result<Lines<ExecLine>, Problem> {
+    async fn logs(&self, _: &WorkloadName, _: LogQuery) -> Result<Lines<ExecLine>, Problem> {
         Ok(stream::empty().boxed())
     }
 
@@ -188,7 +188,7 @@ impl Control for Nobody {
         unknown(name)
     }
 
-    async fn events(&self, _: Option<Duration>, _: Option<WorkloadName>, _: bool) -> Result<Lines<Event>, Problem> {
+    async fn events(&self, _: EventQuery) -> Result<Lines<Event>, Problem> {
         Ok(stream::empty().boxed())
     }
 
