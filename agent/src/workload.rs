@@ -510,7 +510,7 @@ impl Workload {
 /// What `ps` says of one that has ended and begins again.
 fn waiting(chart: &Chart) -> Option<String> {
     let Stage::Waiting { after, .. } = chart.past.stage() else { return None };
-    (!chart.held).then(|| format!("it {after}; begins again soon"))
+    (!chart.held).then(|| format!("begins again soon: it {after}"))
 }
 
 /// How it ended. That it cannot be seen does not mean that it has.

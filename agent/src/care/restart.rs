@@ -52,7 +52,7 @@ async fn account_with(ground: &Ground, workload: &Arc<Workload>, end: &End, _tur
         }
         Ok(Some(Next::GiveUp(why))) => {
             let start = format!("`migrate start {}` begins it anew", workload.name());
-            say(Kind::Failed, format!("failed, and is not begun again: {why}; {start}"));
+            say(Kind::Failed, format!("is not begun again: {why}; {start}"));
         }
         Ok(Some(Next::Rest) | None) => {}
         Err(problem) => return told(workload, "what follows from its end cannot be written down", &problem),
