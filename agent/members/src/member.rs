@@ -13,6 +13,9 @@ pub const MAX_ADDRESS_BYTES: usize = 128;
 /// The highest generation. Seconds since 1970 fit many times over; what is above is nonsense from outside.
 pub const MAX_GENERATION: u64 = 1 << 48;
 
+/// The longest name, in bytes: its type sees to that.
+const LONGEST_NAME: usize = 63;
+
 /// Why something is no member.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidMember {
@@ -31,8 +34,12 @@ pub enum InvalidMember {
 ///
 /// Of two members with one name the one with the higher generation counts. A node that comes back, after a restart or because
 /// the others took it for dead, comes with a higher generation: what was said about the one before does not touch it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Member(Arc<Facts>);
+#[derive(Clone)]
+pub struct Member {
+    /// By what members are looked up, thousands of times for each datagram in a large cluster: beside the facts, not behind them.
+    key: ByName,
+    facts: Arc<Facts>,
+}
 
 #[derive(PartialEq, Eq)]
 struct Facts {
@@ -62,48 +69,52 @@ impl Member {
         if facts.generation > MAX_GENERATION {
             return Err(InvalidMember::Generation(facts.generation));
         }
-        Ok(Member(Arc::new(facts)))
+        Ok(Member::of(facts))
+    }
+
+    fn of(facts: Facts) -> Member {
+        Member { key: ByName::of(&facts.name), facts: Arc::new(facts) }
     }
 
     /// The node's name.
     pub fn name(&self) -> &NodeName {
-        &self.0.name
+        &self.facts.name
     }
 
     /// The mark of its state directory.
     pub fn mark(&self) -> StateMark {
-        self.0.mark
+        self.facts.mark
     }
 
     /// Rises each time it comes back.
     pub fn generation(&self) -> u64 {
-        self.0.generation
+        self.facts.generation
     }
 
     /// Where its datagrams go.
     pub fn address(&self) -> &str {
-        &self.0.address
+        &self.facts.address
     }
 
     /// Whether it has said that it leaves.
     pub fn is_leaving(&self) -> bool {
-        self.0.leaving
+        self.facts.leaving
     }
 
     /// The same, as it says goodbye. It counts more than the one that stays.
     pub(crate) fn goodbye(&self) -> Member {
-        self.with(self.0.generation, true)
+        self.with(self.facts.generation, true)
     }
 
     /// The same, come back; nothing when the generations are used up.
     pub(crate) fn come_back(&self, step: u64) -> Option<Member> {
-        let generation = self.0.generation.saturating_add(step).min(MAX_GENERATION);
-        (generation > self.0.generation).then(|| self.with(generation, false))
+        let generation = self.facts.generation.saturating_add(step).min(MAX_GENERATION);
+        (generation > self.facts.generation).then(|| self.with(generation, false))
     }
 
     fn with(&self, generation: u64, leaving: bool) -> Member {
-        let Facts { name, mark, address, .. } = &*self.0;
-        Member(Arc::new(Facts { name: name.clone(), mark: *mark, generation, leaving, address: address.clone() }))
+        let Facts { name, mark, address, .. } = &*self.facts;
+        Member::of(Facts { name: name.clone(), mark: *mark, generation, leaving, address: address.clone() })
     }
 
     /// One with everything said: for the codec.
@@ -120,20 +131,30 @@ impl Member {
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Facts { name, mark, generation, leaving, address } = &*self.0;
+        let Facts { name, mark, generation, leaving, address } = &*self.facts;
         write!(f, "{name}#{generation}({mark}{} at {address})", if *leaving { ", leaving" } else { "" })
     }
 }
 
-/// What foca takes for a member's address: its name. Another life of the same node is the same address.
-#[derive(Clone)]
-pub struct ByName(Member);
+/// What foca takes for a member's address: its name, and zeros behind it. Another life of the same node is the same address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ByName([u8; LONGEST_NAME]);
 
-impl PartialEq for ByName {
-    fn eq(&self, other: &ByName) -> bool {
-        self.0.name() == other.0.name()
+impl ByName {
+    fn of(name: &NodeName) -> ByName {
+        let mut key = [0; LONGEST_NAME];
+        key.iter_mut().zip(name.as_str().bytes()).for_each(|(place, byte)| *place = byte);
+        ByName(key)
     }
 }
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Member) -> bool {
+        self.key == other.key && self.facts == other.facts
+    }
+}
+
+impl Eq for Member {}
 
 impl foca::Identity for Member {
     type Addr = ByName;
@@ -144,12 +165,12 @@ impl foca::Identity for Member {
     }
 
     fn addr(&self) -> ByName {
-        ByName(self.clone())
+        self.key
     }
 
     fn win_addr_conflict(&self, other: &Member) -> bool {
         // The last two only make the order total: two nodes of one name and generation must be judged alike everywhere.
-        fn rank(Member(m): &Member) -> (u64, bool, [u8; 8], &str) {
+        fn rank(Member { facts: m, .. }: &Member) -> (u64, bool, [u8; 8], &str) {
             (m.generation, m.leaving, m.mark.0, &m.address)
         }
         rank(self) > rank(other)
@@ -182,6 +203,17 @@ mod tests {
         assert_eq!(member(1).come_back(4).unwrap().generation(), 5);
         assert_eq!(member(MAX_GENERATION - 1).come_back(4).unwrap().generation(), MAX_GENERATION);
         assert_eq!(member(MAX_GENERATION).come_back(4), None);
+    }
+
+    #[test]
+    fn lives_of_one_node_have_one_address_and_other_names_have_others() {
+        let named = |name: &str| Member::unheard(name.parse().unwrap(), "x:1".to_owned()).unwrap().addr();
+        assert!(member(1).addr() == member(2).addr());
+        let names = ["a", "aa", "b", &"a".repeat(LONGEST_NAME), &"a".repeat(LONGEST_NAME - 1)];
+        for (at, name) in names.iter().enumerate() {
+            assert!(names.iter().enumerate().all(|(other, n)| (named(n) == named(name)) == (at == other)), "{name}");
+        }
+        assert!("a".repeat(LONGEST_NAME + 1).parse::<NodeName>().is_err(), "no name is cut off");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Swim {
     hearing: Hearing,
     seeds: Vec<Member>,
     known: Views,
+    /// Foca may know something of a member that was not told yet. To look costs a walk over all of them.
+    stale: bool,
     /// The size of the cluster that foca's settings are for.
     sized_for: usize,
 }
@@ -89,6 +91,7 @@ impl Swim {
             hearing: Hearing::default(),
             seeds: Vec::new(),
             known: Views::default(),
+            stale: false,
             sized_for: 1,
         })
     }
@@ -125,11 +128,23 @@ impl Swim {
         })
     }
 
+    /// These are members, as far as the caller knows from elsewhere: from the record, or from before it was started anew. They are taken for
+    /// living until they do not answer, and nobody else is told about them.
+    pub fn know(&mut self, now: Duration, members: Vec<Member>) -> Vec<Out> {
+        self.call(now, |swim, outs| {
+            let me = swim.me().name().clone();
+            let others = members.into_iter().filter(|member| *member.name() != me).map(foca::Member::alive);
+            swim.stale = true;
+            swim.drive(outs, |foca, effects| foca.apply_many(others, false, effects));
+        })
+    }
+
     /// Says goodbye. After this the machine does nothing any more.
     pub fn leave(&mut self, now: Duration) -> Vec<Out> {
         let outs = self.call(now, |swim, outs| {
             let goodbye = swim.me().goodbye();
             swim.standing = Standing::Left;
+            swim.stale = true;
             // Each of these tells some random members; one that hears it is enough.
             swim.drive(outs, |foca, effects| foca.change_identity(goodbye, effects));
             swim.drive(outs, |foca, effects| foca.gossip(effects));
@@ -142,15 +157,18 @@ impl Swim {
     /// A datagram has come.
     pub fn datagram(&mut self, now: Duration, bytes: &[u8]) -> Vec<Out> {
         self.call(now, |swim, outs| {
-            let from = match Words::header(bytes) {
-                Ok(header) => header.src,
+            let (header, said) = match Words::datagram(bytes) {
+                Ok(read) => read,
                 Err(err) => return outs.push(Out::Trouble(err.into())),
             };
-            let me = swim.me().clone();
+            let (from, me) = (header.src, swim.me().clone());
             if let Some(marks) = swim.hearing.heard(swim.now, &me, &from, swim.settings.period) {
                 outs.push(Out::SameName { name: from.name().clone(), marks });
             }
             if from.name() != me.name() && swim.standing != Standing::Refused {
+                let from = foca::Member::new(from, header.src_incarnation, State::Alive);
+                // Of this node itself too: what foca makes of that is not foreseen here.
+                swim.stale |= std::iter::once(&from).chain(&said).any(|said| swim.known.would_change(said));
                 swim.drive(outs, |foca, effects| foca.handle_data(bytes, effects));
             }
         })
@@ -181,7 +199,10 @@ impl Swim {
             return outs;
         }
         what(self, &mut outs);
-        self.compare(&mut outs);
+        if std::mem::take(&mut self.stale) {
+            self.compare(&mut outs);
+        }
+        debug_assert!(self.nothing_is_untold());
         self.resize(&mut outs);
         if self.said_score != self.health.score() {
             self.said_score = self.health.score();
@@ -215,6 +236,7 @@ impl Swim {
             self.timers
                 .push(at, Timer::Verdict(Verdict { of, incarnation, timer, since: self.now, put_off: put_off + 1 }));
         } else {
+            self.stale = true;
             self.drive(outs, |foca, effects| foca.handle_timer(timer, effects));
         }
     }
@@ -246,6 +268,7 @@ impl Swim {
         };
         outs.push(Out::CameBack(member.generation()));
         self.standing = Standing::Alone;
+        self.stale = true;
         self.drive(outs, |foca, effects| foca.change_identity(member, effects));
         // Foca has forgotten that it knows others, and looks only when it is told something.
         self.drive(outs, |foca, effects| foca.apply_many(std::iter::empty(), true, effects));
@@ -286,7 +309,10 @@ impl Swim {
             Note::Heard => self.health.heard(),
             Note::Probing => self.health.probing(),
             Note::Answered => self.health.answered(),
-            Note::ProbeFailed(target) => self.health.probe_failed(&target),
+            Note::ProbeFailed(target) => {
+                self.stale = true;
+                self.health.probe_failed(&target);
+            }
             Note::Active => self.standing = Standing::Member,
             Note::Idle => self.standing = Standing::Alone,
             Note::Defunct if matches!(self.standing, Standing::Refused | Standing::Left) => {}
@@ -304,6 +330,12 @@ impl Swim {
         for member in self.foca.iter_membership_state().filter(|member| member.id().name() != me) {
             self.known.update(self.now, member, outs);
         }
+    }
+
+    /// Whether whatever has changed was noticed without looking: only for assertions.
+    fn nothing_is_untold(&self) -> bool {
+        let me = self.foca.identity().name();
+        self.foca.iter_membership_state().all(|member| member.id().name() == me || !self.known.would_change(member))
     }
 
     fn resize(&mut self, outs: &mut Vec<Out>) {

@@ -22,6 +22,11 @@ impl Views {
         self.0.get(name)
     }
 
+    /// Whether it would be news if foca took this over.
+    pub(crate) fn would_change(&self, said: &foca::Member<Member>) -> bool {
+        self.of(said.id().name()).is_none_or(|view| view.health != health(said) || view.member != *said.id())
+    }
+
     /// Foca says this of a member now.
     pub(crate) fn update(&mut self, now: Duration, said: &foca::Member<Member>, outs: &mut Vec<Out>) {
         let (member, health) = (said.id(), health(said));

@@ -61,6 +61,15 @@ impl Words {
     pub fn header(mut datagram: &[u8]) -> Result<Header<Member>, WordsError> {
         read_header(&mut datagram)
     }
+
+    /// A whole datagram as foca reads it: its header, and what it says about members.
+    pub fn datagram(mut datagram: &[u8]) -> Result<(Header<Member>, Vec<foca::Member<Member>>), WordsError> {
+        let header = read_header(&mut datagram)?;
+        // Foca's own number, in its byte order. Where there is none, nothing is said.
+        let count = if datagram.len() < 2 { 0 } else { u16::from_be_bytes(take(&mut datagram)?) };
+        let said = (0..count).map(|_| read_said(&mut datagram)).collect::<Result<_, _>>()?;
+        Ok((header, said))
+    }
 }
 
 impl Codec<Member> for Words {
@@ -92,17 +101,7 @@ impl Codec<Member> for Words {
     }
 
     fn decode_member(&mut self, buf: impl Buf) -> Result<foca::Member<Member>, WordsError> {
-        advancing(buf, |from| {
-            let id = read_member(from)?;
-            let incarnation = u16::from_le_bytes(take(from)?);
-            let state = match byte(from)? {
-                1 => State::Alive,
-                2 => State::Suspect,
-                3 => State::Down,
-                value => return Err(WordsError::Number { what: "a state", value }),
-            };
-            Ok(foca::Member::new(id, incarnation, state))
-        })
+        advancing(buf, read_said)
     }
 }
 
@@ -134,6 +133,18 @@ fn read_header(from: &mut &[u8]) -> Result<Header<Member>, WordsError> {
     let dst = read_member(from)?;
     let message = read_message(from)?;
     Ok(Header { src, src_incarnation, dst, message })
+}
+
+fn read_said(from: &mut &[u8]) -> Result<foca::Member<Member>, WordsError> {
+    let id = read_member(from)?;
+    let incarnation = u16::from_le_bytes(take(from)?);
+    let state = match byte(from)? {
+        1 => State::Alive,
+        2 => State::Suspect,
+        3 => State::Down,
+        value => return Err(WordsError::Number { what: "a state", value }),
+    };
+    Ok(foca::Member::new(id, incarnation, state))
 }
 
 fn write_message(message: &Message<Member>, out: &mut Vec<u8>) -> Result<(), WordsError> {
