@@ -26,6 +26,7 @@ mod node;
 mod random;
 mod restart;
 mod sides;
+pub mod swim;
 mod world;
 
 pub use bug::Bug;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use migrate_simulation::campaign::{self, Outcome};
-use migrate_simulation::{Bug, World};
+use migrate_simulation::{Bug, World, swim};
 
 /// Prints a line; whoever does not want to read on may close the pipe.
 macro_rules! say {
@@ -33,12 +33,27 @@ struct Options {
     /// Only the history of `--seed`, with everything that happens in it.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Membership in clusters of 10 and more nodes, up to so many, in place of all that: a table.
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    swim: Option<u32>,
+    /// With `--swim`: how many of a hundred datagrams are lost.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "swim", value_parser = clap::value_parser!(u8).range(0..=90))]
+    lost: u8,
+    /// With `--swim`: how many of a hundred nodes are slow.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, requires = "swim", value_parser = clap::value_parser!(u8).range(0..=90))]
+    slow: u8,
+    /// With `--swim`: how many deaths are measured for each size.
+    #[arg(long, default_value_t = 40, requires = "swim")]
+    deaths: usize,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
     let from_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let first = options.seed.unwrap_or_else(from_clock);
+    if let Some(nodes) = options.swim {
+        return membership(&options, nodes);
+    }
     if options.trace {
         return show(first, options.bug, usize::MAX);
     }
@@ -54,6 +69,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The same seed for the same figures: 0 where none is given.
+fn membership(options: &Options, most: u32) -> ExitCode {
+    let seed = options.seed.unwrap_or(0);
+    let sizes = swim::sizes(most as usize);
+    say!("{} % of datagrams lost, {} % of nodes slow, seed {seed}\n\n{}", options.lost, options.slow, swim::HEAD);
+    let mut false_deaths = 0;
+    for nodes in sizes {
+        let circumstances = swim::Circumstances::usual(nodes, options.lost, options.slow);
+        let figures = swim::measure(&circumstances, swim::Extent::of(options.deaths), seed);
+        say!("{}", swim::row(nodes, &figures));
+        false_deaths += figures.false_deaths + figures.unknown;
+    }
+    if false_deaths == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn report(first: u64, outcome: &Outcome) {
