@@ -91,6 +91,8 @@ bugs! {
     OpenSessionNotRetried = "open-session-not-retried" is caught by EventuallySettled;
     /// A new leader does not go on with what the last one has only fenced.
     FencedForgotten = "fenced-forgotten-by-new-leader" is caught by EventuallySettled;
+    /// An agent acts on the record as it has found it on its disk.
+    ReadyTooEarly = "ready-too-early" is caught by LeaseBeforeRun | AtMostOneRunning;
     /// One node writes into its record when it has heard of a command.
     ApplyUsesClock = "apply-uses-clock" is caught by RecordMonotone;
     /// A node takes over an older record than it has.

@@ -57,8 +57,12 @@ impl World {
         self.ask_about_images(node);
     }
 
-    /// More of the log has come.
-    pub(crate) fn learn(&mut self, node: usize, len: usize) {
+    /// More of the log has come: all that there was when the leader said so.
+    pub(crate) fn learn(&mut self, node: usize, len: usize, sent: u64) {
+        let deposed = self.log.leader != Some(node) && self.agent(node).is_some_and(|agent| agent.lead.is_some());
+        if deposed && self.stubborn && self.faulty && !self.random.one_in(20) {
+            return;
+        }
         let now = self.local(node);
         let (bug, odd) = (self.bug, self.now % 7 == 3);
         let here = &mut self.nodes[node];
@@ -68,7 +72,8 @@ impl World {
             agent.record = Arc::clone(&self.log.states[len]);
             agent.applied = len;
         }
-        agent.ready = true;
+        // What was said before this agent was there may be older than what the one before it has done.
+        agent.ready |= sent >= agent.started || bug == Some(Bug::ReadyTooEarly);
         if agent.applied >= len {
             return;
         }

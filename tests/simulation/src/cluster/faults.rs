@@ -232,7 +232,7 @@ impl World {
     }
 
     pub(crate) fn power_on(&mut self, node: usize) {
-        if !std::mem::replace(&mut self.nodes[node].powered, true) {
+        if self.ledger.dead != Some(node) && !std::mem::replace(&mut self.nodes[node].powered, true) {
             let life = self.nodes[node].life;
             self.start_agent(node, life);
         }
@@ -333,13 +333,25 @@ impl World {
         self.loss = 0;
         self.note(|| "the faults end".to_owned());
         self.cuts.clear();
-        for node in 0..self.nodes.len() {
+        self.bury();
+        for node in (0..self.nodes.len()).filter(|node| self.ledger.dead != Some(*node)).collect::<Vec<_>>() {
             self.power_on(node);
             let life = self.nodes[node].life;
             self.start_agent(node, life);
             self.wake(node, false);
         }
         self.undrain();
+    }
+
+    /// Perhaps one node never comes back, if the others are a majority without it.
+    fn bury(&mut self) {
+        let node = self.random.index(self.nodes.len());
+        let voters = self.log.voters(self.log.len());
+        let enough = voters.agree(|voter| self.node_of(voter).is_some_and(|other| other != node));
+        if enough && self.random.one_in(3) {
+            self.power_loss(node);
+            self.ledger.dead = Some(node);
+        }
     }
 
     /// Until the record says so.

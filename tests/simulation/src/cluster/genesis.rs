@@ -67,6 +67,7 @@ pub(super) fn world(seed: u64, bug: Option<Bug>, trace: Option<VecDeque<String>>
     let mut world = World::empty(random, terms, Log::new(record), bug, trace);
     world.loss = [0, 0, 5, 20][world.random.index(4)];
     world.slow = [lease / 20, lease / 5, lease, 2 * lease][world.random.index(4)];
+    world.stubborn = world.random.one_in(4) || bug == Some(Bug::FenceIgnoresVoters);
     world.calm = 1 + world.random.below(4);
     world.menu = faults::any_menu(&mut world.random, bug);
     for _ in 0..loads {
@@ -80,8 +81,8 @@ pub(super) fn world(seed: u64, bug: Option<Bug>, trace: Option<VecDeque<String>>
         let here = Node::new(node, loads, clock, room);
         world.nodes.push(here);
     }
-    // Together they have room for all.
-    world.nodes[0].room = loads as u64;
+    // There is room for all, whoever may be gone.
+    (world.nodes[0].room, world.nodes[1].room) = (loads as u64, loads as u64);
     begin(&mut world);
     world
 }

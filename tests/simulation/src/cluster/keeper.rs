@@ -49,6 +49,7 @@ impl World {
             applied,
             voters: self.log.voters(learned).clone(),
             record,
+            started: self.now,
             ready: seasoned,
             holder,
             asked: None,

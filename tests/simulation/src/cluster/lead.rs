@@ -92,7 +92,7 @@ impl World {
             Act::Nudge { node: to, .. } => {
                 let len = self.nodes[node].agent.as_ref().map_or(0, |agent| agent.applied);
                 if let Some(to) = self.named(&to) {
-                    self.send(node, to, Event::Learn { node: to, len });
+                    self.send(node, to, Event::Learn { node: to, len, sent: 0 });
                 }
             }
             Act::Prepare { load, node: to, .. } => {
@@ -178,7 +178,8 @@ impl World {
             return;
         }
         // Nobody tells one that it was deposed; sooner or later it finds out.
-        if self.log.leader != Some(node) && self.random.one_in(2) {
+        let late = if self.stubborn && self.faulty { 20 } else { 2 };
+        if self.log.leader != Some(node) && self.random.one_in(late) {
             if let Some(agent) = self.agent(node) {
                 agent.lead = None;
             }
@@ -187,7 +188,7 @@ impl World {
         if self.log.leader == Some(node) && self.has_majority(node) {
             let len = self.log.len();
             for other in 0..self.nodes.len() {
-                self.send(node, other, Event::Learn { node: other, len });
+                self.send(node, other, Event::Learn { node: other, len, sent: self.now });
             }
         }
         self.look_around(node);

@@ -153,7 +153,7 @@ impl World {
                 self.nodes[node].learned = len;
             }
             let soon = if node == leader { 0 } else { self.delay() };
-            self.at(self.now + soon, Event::Learn { node, len });
+            self.at(self.now + soon, Event::Learn { node, len, sent: self.now });
         }
     }
 
@@ -188,7 +188,7 @@ impl World {
         self.log.vacant = None;
         self.tally.elections += 1;
         self.note(|| format!("node{} leads", leader + 1));
-        self.learn(leader, len);
+        self.learn(leader, len, self.now);
         self.begin_to_lead(leader);
     }
 

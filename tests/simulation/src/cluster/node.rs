@@ -115,7 +115,9 @@ pub(crate) struct Agent {
     pub(crate) record: Arc<Record>,
     /// How many entries of the log are in that.
     pub(crate) applied: usize,
-    /// Whether the leader has been heard: only then the record says what is true.
+    /// When it was started.
+    pub(crate) started: u64,
+    /// Whether the record has been as new as the leader's since then: only then it says what is true.
     pub(crate) ready: bool,
     pub(crate) holder: Option<Holder>,
     /// Which session was given up by proposing the one after it, and when that was proposed first.

@@ -72,7 +72,7 @@ pub(crate) enum Event {
     Lapse { to: usize, lapse: Lapse },
     Propose(Box<Proposal>),
     Answer { to: usize, life: u64, voice: Voice, index: u64, answer: Answer },
-    Learn { node: usize, len: usize },
+    Learn { node: usize, len: usize, sent: u64 },
     Elect,
     ChangeVoters { by: usize, to: BTreeSet<VoterId> },
     SecondStep,
@@ -121,6 +121,8 @@ pub struct World {
     pub(crate) menu: Vec<super::faults::Fault>,
     /// How rare faults are.
     pub(crate) calm: u64,
+    /// Who was deposed does not hear of it for long.
+    pub(crate) stubborn: bool,
     pub(crate) nodes: Vec<Node>,
     pub(crate) log: Log,
     /// From whom to whom nothing gets.
@@ -158,6 +160,7 @@ impl World {
             slow: 0,
             menu: Vec::new(),
             calm: 1,
+            stubborn: false,
             nodes: Vec::new(),
             log,
             cuts: BTreeSet::new(),
@@ -253,7 +256,7 @@ impl World {
                 self.answered(to, voice, index, &answer);
             }
             Event::Answer { .. } => {}
-            Event::Learn { node, len } => self.learn(node, len),
+            Event::Learn { node, len, sent } => self.learn(node, len, sent),
             Event::Elect => self.elect(),
             Event::ChangeVoters { by, to } => self.change_voters(by, to),
             Event::SecondStep => self.second_step(),

@@ -314,7 +314,7 @@ proptest! {
 #[test]
 fn histories_reach_what_matters() {
     let mut reached: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for number in 0..60 {
+    for number in 0..150 {
         let mut dice = Dice(number);
         let mut book = Book::company();
         for _ in 0..250 {

@@ -98,6 +98,8 @@ impl Load {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) loads: Vec<Load>,
+    /// Who never comes back.
+    pub(crate) dead: Option<usize>,
     /// The leases that a leader who knows who votes knows to be over.
     pub(crate) over: BTreeSet<(NodeName, u64)>,
     /// What each checkpoint's workload had done.
