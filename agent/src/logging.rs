@@ -41,8 +41,10 @@ pub fn init(level: Level, format: Format) -> Result<(), LoggingError> {
 
 fn filter(level: Level) -> Targets {
     let libraries = if level > Level::INFO { Level::INFO } else { level.min(Level::WARN) };
+    // Raft warns of what it expects, and does so at every change of the members.
+    let raft = if level > Level::INFO { Level::WARN } else { Level::ERROR };
     // A prefix: all crates of the project begin with it.
-    Targets::new().with_default(libraries).with_target("migrate", level)
+    Targets::new().with_default(libraries).with_target("openraft", raft).with_target("migrate", level)
 }
 
 #[cfg(test)]

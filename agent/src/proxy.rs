@@ -36,7 +36,7 @@ pub async fn ask(peers: &Peers, node: &NodeName, request: ForwardedRequest) -> R
 
 /// Answers what another agent asks.
 pub async fn serve(router: Router, talk: Talk) {
-    let Talk { speaker, mut listener, peer } = talk;
+    let Talk { speaker, mut listener, peer, .. } = talk;
     let request = match listener.expect_soon().await {
         Ok(Message::Request { method, path }) => {
             Method::from_bytes(method.as_bytes()).ok().map(|method| (method, path))

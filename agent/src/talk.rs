@@ -9,7 +9,7 @@ use migrate_proto::message::{AgentFacts, Message};
 use migrate_proto::name::NodeName;
 use migrate_proto::version::{SPOKEN, Versions};
 use migrate_transport::parcel::Parcel;
-use migrate_transport::session::{LinkState, Session, SessionError, SessionReceiver, SessionSender};
+use migrate_transport::session::{LinkState, Session, SessionError, SessionId, SessionReceiver, SessionSender};
 use tokio::sync::watch;
 
 /// How long a peer may take to say what it wants, and to take the answer. It has a session: it need only speak.
@@ -52,6 +52,8 @@ pub struct Talk {
     pub listener: Listener,
     /// Who the peer is.
     pub peer: AgentFacts,
+    /// What both sides call this conversation.
+    pub name: SessionId,
 }
 
 impl Speaker {
@@ -113,10 +115,13 @@ impl Listener {
 
 /// Begins a conversation on a session that was opened here.
 pub async fn greet(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
+    let name = session.id();
     let (speaker, mut listener) = halves(session);
     speaker.say(&Message::Hello { offer: SPOKEN, facts }).await?;
     match listener.expect().await? {
-        Message::Welcome { version, facts } if SPOKEN.contains(version) => Ok(Talk { speaker, listener, peer: facts }),
+        Message::Welcome { version, facts } if SPOKEN.contains(version) => {
+            Ok(Talk { speaker, listener, peer: facts, name })
+        }
         Message::Refused(problem) => Err(problem),
         other => Err(unexpected(&other)),
     }
@@ -133,7 +138,7 @@ fn wordless() -> Problem {
 }
 
 async fn begin(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
-    let authenticated = session.peer();
+    let (authenticated, name) = (session.peer(), session.id());
     let (speaker, mut listener) = halves(session);
     let Message::Hello { offer, facts: theirs } = listener.expect().await? else {
         return Err(Problem::new(Code::Corrupt, "the peer did not begin with a greeting"));
@@ -148,7 +153,7 @@ async fn begin(session: Session, facts: AgentFacts) -> Result<Talk, Problem> {
     match choice {
         Ok(version) => {
             speaker.say(&Message::Welcome { version, facts }).await?;
-            Ok(Talk { speaker, listener, peer: theirs })
+            Ok(Talk { speaker, listener, peer: theirs, name })
         }
         Err(problem) => {
             speaker.say_last(&Message::Refused(problem.clone())).await?;

@@ -117,9 +117,8 @@ impl Agreement {
                 self.belong_to(now.cluster).await;
             }
             let mut offices = offices(&now);
-            // One that is started again takes itself for the leader that it was, until it hears of another.
-            let me = Some(self.host.node());
-            if offices.leader.as_ref() == me && leader.as_ref() != me && !now.leads {
+            // One that was cut off, or is started again, takes itself for the leader that it was until it hears of another.
+            if offices.leader.as_ref() == Some(self.host.node()) && !now.leads {
                 offices.leader = None;
             }
             if offices.leader.is_some() && offices.leader != leader {

@@ -3,7 +3,7 @@
 //! A call fails at once where there is no way to the member, and nothing of it is kept: what was given up must not arrive in a burst
 //! when the way is there again. A conversation in which two calls in a row were not answered in time is given up and begun anew.
 //!
-//! Both sides trace every call with its number (`call`), so that one search finds it in both logs.
+//! Both sides trace every call with its number and the conversation's name, so that one search finds it in both logs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,11 +15,10 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::Message;
 use migrate_proto::name::NodeName;
 use migrate_transport::link::PeerAddress;
-use migrate_transport::session::LinkState;
+use migrate_transport::session::{LinkState, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
-use tracing::Instrument;
 
 use crate::peers::Peers;
 use crate::talk::{self, Listener, Purpose, Speaker, Talk};
@@ -205,6 +204,8 @@ struct Conversation {
     waiting: Waiting,
     next: AtomicU64,
     hearing: AbortHandle,
+    /// What both sides call it.
+    name: SessionId,
 }
 
 impl Conversation {
@@ -212,7 +213,7 @@ impl Conversation {
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         let hearing = tokio::spawn(hear(talk.listener, waiting.clone())).abort_handle();
         let link = talk.speaker.link();
-        Conversation { speaker: talk.speaker, link, waiting, next: AtomicU64::new(0), hearing }
+        Conversation { speaker: talk.speaker, link, waiting, next: AtomicU64::new(0), hearing, name: talk.name }
     }
 
     fn is_over(&self) -> bool {
@@ -234,9 +235,10 @@ impl Conversation {
             self.speaker.say(&Message::Call { id, what: what as u8, body }).await.map_err(CallError::Lost)?;
             answered.await.unwrap_or_else(|_| Err(CallError::Lost(over())))
         };
-        let span = tracing::debug_span!("call", call = id, ?what);
-        let answer = tokio::time::timeout(ttl, asked.instrument(span)).await;
+        tracing::debug!(conversation = ?self.name, call = id, ?what, "a call");
+        let answer = tokio::time::timeout(ttl, asked).await;
         let answer = answer.unwrap_or(Err(CallError::Late(ttl)));
+        tracing::debug!(conversation = ?self.name, call = id, answered = answer.is_ok(), "the end of a call");
         if let Some(waiting) = &mut *lock(&self.waiting) {
             waiting.remove(&id);
         }
@@ -277,7 +279,7 @@ async fn hear(mut listener: Listener, waiting: Waiting) {
 
 /// Answers what a member asks, for as long as the conversation goes on.
 pub async fn serve(answers: Arc<dyn Answers>, talk: Talk) {
-    let Talk { speaker, mut listener, peer } = talk;
+    let Talk { speaker, mut listener, peer, name } = talk;
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         // Never closed.
@@ -290,8 +292,8 @@ pub async fn serve(answers: Arc<dyn Answers>, talk: Talk) {
             Err(problem) => return tracing::debug!(peer = %peer.node, %problem, "a member calls no more"),
         };
         let (answers, speaker, from) = (answers.clone(), speaker.clone(), peer.node.clone());
-        let span = tracing::debug_span!("answer", call = id, what = number, %from);
-        let answered = async move {
+        tracing::debug!(conversation = ?name, call = id, what = number, %from, "a call came");
+        tokio::spawn(async move {
             let answer = match What::of(number) {
                 Some(what) => answers.answer(&from, what, body).await,
                 None => Err(Problem::new(Code::Usage, format!("calls of kind {number} are not known here"))),
@@ -300,10 +302,11 @@ pub async fn serve(answers: Arc<dyn Answers>, talk: Talk) {
                 Ok(body) => Message::Reply { id, body },
                 Err(problem) => Message::CallFailed { id, problem },
             };
+            let answered = matches!(said, Message::Reply { .. });
             let _ = speaker.say(&said).await;
+            tracing::debug!(conversation = ?name, call = id, answered, "the answer to a call");
             drop(turn);
-        };
-        tokio::spawn(answered.instrument(span));
+        });
     }
 }
 

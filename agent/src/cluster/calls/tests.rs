@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use migrate_proto::message::AgentFacts;
 use migrate_transport::link::Transport;
 use migrate_transport::memory::Network;
-use migrate_transport::session::{Acceptor, Session, SessionId, Timing};
+use migrate_transport::session::{Acceptor, Session, Timing};
 use tokio::sync::Notify;
 
 use super::*;

@@ -111,3 +111,61 @@ fn now() -> Nanos {
 fn nanos(at: Duration) -> Nanos {
     Nanos(u64::try_from(at.as_nanos()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use migrate_proto::cluster::lease::LogId;
+
+    use super::*;
+
+    const ME: VoterId = VoterId(7);
+
+    /// Of a node that votes, with others or alone.
+    fn leases(dir: &tempfile::TempDir, voters: &[u64], alone: bool) -> Leases {
+        let terms = Terms::new(60_000_000_000, 10_000).unwrap();
+        let page = LeasePage::create(&dir.path().join("lease")).unwrap();
+        let mut leases = Leases::new(ME, terms, page);
+        let sets = vec![voters.iter().copied().map(VoterId).collect()];
+        let addresses = voters.iter().map(|voter| (VoterId(*voter), format!("{voter}:1"))).collect();
+        let voters = Voters { config: LogId { term: 1, index: 1 }, sets };
+        leases.sit(Box::new(Bench { voters, addresses, known: BTreeMap::new(), alone }));
+        leases
+    }
+
+    fn claim() -> Claim {
+        Claim { node: "a".parse().unwrap(), session: 3 }
+    }
+
+    #[test]
+    fn who_votes_alone_keeps_its_own_lease_and_it_stands_on_the_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7], true);
+        assert_eq!((leases.deadline(), leases.due()), (None, Ok(Vec::new())));
+        let before = crate::clock::boottime();
+        leases.open(claim(), before);
+        assert_eq!(leases.due(), Ok(Vec::new()), "nobody else has to be told");
+        let page = leases.page.read();
+        assert!(page.session == 3 && page.until >= nanos(before).plus(60_000_000_000), "{page:?}");
+        assert!(leases.deadline().unwrap() > before + Duration::from_secs(5), "it was answered");
+    }
+
+    #[test]
+    fn others_are_told_and_one_vote_of_three_is_not_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7, 8, 9], false);
+        leases.open(claim(), crate::clock::boottime());
+        let told: Vec<String> = leases.due().unwrap().into_iter().map(|(to, _)| to).collect();
+        assert_eq!(told, ["8:1", "9:1"]);
+        assert_eq!(leases.page.read(), Page::default());
+    }
+
+    #[test]
+    fn what_is_over_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7], true);
+        leases.resume(claim().node, Page { session: 3, until: Nanos(1) });
+        assert_eq!(leases.due(), Err(claim()));
+        assert_eq!((leases.due(), leases.deadline()), (Ok(Vec::new()), None));
+    }
+}
