@@ -19,11 +19,11 @@ pub(crate) const MARGIN: Duration = Duration::from_millis(150);
 pub(crate) const SESSION: u64 = 7;
 
 /// Writes the clock of deadlines into a file that somebody else maps, for ever.
-const STAMPS: &str = "import mmap, struct, sys, time
+const STAMPS: &str = "import mmap, sys, time
 file = open(sys.argv[1], 'r+b')
-page = mmap.mmap(file.fileno(), 4096)
+words = memoryview(mmap.mmap(file.fileno(), 4096)).cast('Q')
 while True:
-    struct.pack_into('Q', page, 0, time.clock_gettime_ns(time.CLOCK_BOOTTIME))";
+    words[0] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)";
 
 /// See there.
 pub(crate) struct Leased {
@@ -128,6 +128,30 @@ impl Leased {
     /// Waits until it does.
     pub(crate) fn await_frozen(&self) {
         wait_until("the workload stands still", || self.is_frozen());
+    }
+}
+
+/// Somebody who makes control groups and removes them all the time, as every start of a workload does: the kernel changes one at a
+/// time, frozen or made.
+pub(crate) struct Restless(std::sync::mpsc::Sender<()>, Option<std::thread::JoinHandle<()>>);
+
+impl Restless {
+    pub(crate) fn start() -> Restless {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let make = move || {
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                super::cgroup("restless").remove().unwrap();
+            }
+        };
+        Restless(stop, Some(std::thread::spawn(make)))
+    }
+}
+
+impl Drop for Restless {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+        let ended = self.1.take().map(std::thread::JoinHandle::join);
+        assert!(matches!(ended, Some(Ok(()))));
     }
 }
 
