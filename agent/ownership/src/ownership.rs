@@ -202,6 +202,11 @@ impl Standing {
         self.voters.contain(self.me)
     }
 
+    /// Whether it votes, and nobody else does.
+    pub fn is_sole_voter(&self) -> bool {
+        !self.voters.is_empty() && self.voters.sets.iter().all(|set| *set == [self.me].into())
+    }
+
     /// Where the leader is.
     pub fn leader_place(&self) -> Option<&Place> {
         self.leader.and_then(|leader| self.members.get(&leader))

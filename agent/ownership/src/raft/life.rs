@@ -1,7 +1,6 @@
 //! From the start of a node to its stop: it finds its cluster, takes part, and begins anew when its store has failed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use migrate_proto::cluster::ClusterId;
@@ -79,7 +78,6 @@ async fn take_part(shared: &Arc<Shared>, mut store: Store) -> Ended {
         Ok(running) => Arc::new(running),
         Err(fatal) => return Ended::Failed(fatal.to_string()),
     };
-    running.raft.runtime_config().elect(shared.may_lead.load(Ordering::Relaxed));
     shared.running.send_replace(Some(Arc::clone(&running)));
     let ended = tokio::select! {
         ended = shared.watch(&running) => ended,
@@ -185,9 +183,14 @@ impl Shared {
     }
 
     /// Tells everybody how this node stands and what the record is, until raft ends.
+    ///
+    /// A voter that was just started does not try to lead before the leader has had time to find it: raft would try at once, be refused,
+    /// and unseat the leader with its higher term.
     async fn watch(&self, running: &Running) -> Ended {
         let (mut metrics, mut records) = (running.raft.metrics(), running.record.clone());
         let (mut trouble, mut stranger) = (self.trouble.subscribe(), self.stranger.subscribe());
+        let mut may_lead = self.may_lead.subscribe();
+        let hushed = Instant::now() + 2 * self.setup.timing.election_max;
         let (mut said, mut halfway) = (Instant::now(), None);
         loop {
             let figures: RaftMetrics<u64, Place> = metrics.borrow_and_update().clone();
@@ -198,9 +201,11 @@ impl Shared {
             now.trouble = trouble.borrow_and_update().clone().or_else(|| warn_of(*stranger.borrow_and_update()));
             finish_change(running, &now, &mut halfway);
             give_way(running, &now, &figures);
+            running.may_lead(*may_lead.borrow_and_update() && (now.is_sole_voter() || Instant::now() >= hushed));
             self.stand(|standing| *standing = now);
             self.show(&records.borrow_and_update());
-            let look = until.filter(|until| *until > Instant::now()).unwrap_or(Instant::now() + HALFWAY / 2);
+            let later = Instant::now() + HALFWAY / 2;
+            let look = until.into_iter().chain([hushed]).filter(|at| *at > Instant::now()).fold(later, Instant::min);
             tokio::select! {
                 changed = metrics.changed() => match changed {
                     Ok(()) => said = Instant::now(),
@@ -209,6 +214,7 @@ impl Shared {
                 Ok(()) = records.changed() => {}
                 Ok(()) = trouble.changed() => {}
                 Ok(()) = stranger.changed() => {}
+                Ok(()) = may_lead.changed() => {}
                 () = sleep_until(look) => {}
             }
         }

@@ -28,7 +28,6 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -96,7 +95,7 @@ struct Shared {
     trouble: watch::Sender<Option<String>>,
     /// The last that was heard of a node of another cluster.
     stranger: watch::Sender<Option<(ClusterId, Instant)>>,
-    may_lead: AtomicBool,
+    may_lead: watch::Sender<bool>,
     stop: watch::Sender<bool>,
 }
 
@@ -112,7 +111,7 @@ impl Raft {
             standing: watch::channel(Standing::forming(setup.joiner.id())).0,
             trouble: watch::channel(None).0,
             stranger: watch::channel(None).0,
-            may_lead: AtomicBool::new(true),
+            may_lead: watch::channel(true).0,
             stop: watch::channel(false).0,
             setup,
             carrier,
@@ -129,10 +128,7 @@ impl Raft {
     /// Whether this node may try to lead. One that hears from no other voter must not: raft has no way to ask whether it would win, and its
     /// attempts would unseat the leader when it is back.
     pub fn may_lead(&self, may: bool) {
-        self.shared.may_lead.store(may, Ordering::Relaxed);
-        if let Some(running) = self.shared.running() {
-            running.raft.runtime_config().elect(may);
-        }
+        self.shared.may_lead.send_replace(may);
     }
 
     /// Stops, and returns when the store is closed.

@@ -67,7 +67,6 @@ pub async fn from_here(store: &Path, mark: StateMark) -> Result<Backup, RebuildE
     let running = Running::start(store, asker, cluster, &Timing::default()).await;
     // Starting has applied what was known to be agreed; more than that nobody can say without the others.
     let running = running.map_err(|fatal| RebuildError::Raft(fatal.to_string()))?;
-    running.raft.runtime_config().elect(false);
     let record = running.record.borrow().clone();
     let _ = running.raft.shutdown().await;
     drop(running);

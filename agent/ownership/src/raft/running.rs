@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migrate_proto::cluster::command::Command;
@@ -23,6 +24,8 @@ use crate::store::Store;
 use crate::types::{self, Place, Types};
 use crate::wire::{Answer, Ask, Failure, fits};
 
+/// How long an election takes that is won at once.
+const ELECTION: Duration = Duration::from_millis(100);
 /// How long to wait before looking again who leads.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -37,6 +40,10 @@ pub(crate) struct Running {
     pub(crate) me: VoterId,
     pub(crate) cluster: ClusterId,
     timing: Timing,
+    /// When a leader was last heard, or this was started.
+    heard: watch::Sender<Instant>,
+    may_lead: AtomicBool,
+    standing_up: AtomicBool,
 }
 
 /// Who leads, as far as is known here.
@@ -60,7 +67,9 @@ impl Running {
         let lines = Lines { asker: asker.clone(), record: record.clone() };
         let me = asker.me;
         let raft = openraft::Raft::new(me.0, Arc::new(timing.config()), lines, log, machine).await?;
-        Ok(Running { raft, asker, record, me, cluster, timing: timing.clone() })
+        let (heard, timing) = (watch::channel(Instant::now()).0, timing.clone());
+        let (may_lead, standing_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Running { raft, asker, record, me, cluster, timing, heard, may_lead, standing_up })
     }
 
     /// Asks the leader, wherever it is. Tries again while nothing can have been done; ends soon, whatever happens.
@@ -223,6 +232,40 @@ impl Running {
             ChangeMembershipError::EmptyMembership(_) => BadVoter::Nobody.into(),
             ChangeMembershipError::LearnerNotFound(error) => BadVoter::NoMember(Shown(VoterId(error.node_id))).into(),
         }))
+    }
+
+    /// Whether this node may try to lead.
+    pub(crate) fn may_lead(&self, may: bool) {
+        self.may_lead.store(may, Ordering::Relaxed);
+        self.raft.runtime_config().elect(may);
+    }
+
+    /// A leader has sent something.
+    pub(crate) fn heard_a_leader(&self) {
+        self.heard.send_replace(Instant::now());
+    }
+
+    /// A voter that lacks what this one has wants to lead. It cannot, and raft lets both wait for seconds then: so this one stands up,
+    /// unless a leader is there.
+    pub(crate) fn stand_up(self: &Arc<Running>) {
+        let silent = self.heard.borrow().elapsed() > self.timing.election_max;
+        if !silent || !self.may_lead.load(Ordering::Relaxed) || self.standing_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let running = Arc::clone(self);
+        tokio::spawn(async move {
+            // The first attempt may only teach it the other's term.
+            for _ in 0..2 {
+                if running.raft.trigger().elect().await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(ELECTION).await;
+                if running.metrics().current_leader.is_some() {
+                    break;
+                }
+            }
+            running.standing_up.store(false, Ordering::Relaxed);
+        });
     }
 
     /// A leader died between the two steps of a change of voters: ends it.

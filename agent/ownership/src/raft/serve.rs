@@ -58,8 +58,16 @@ impl Shared {
 async fn of_raft(running: &Arc<Running>, ask: Ask) -> Result<Answer, Failure> {
     let stopped = |error: &dyn std::fmt::Display| Failure::Propose(ProposeError::Stopped(error.to_string()));
     match ask {
-        Ask::Vote(vote) => running.raft.vote(vote).await.map(Answer::Vote).map_err(|error| stopped(&error)),
+        Ask::Vote(vote) => {
+            let has = vote.last_log_id;
+            let answer = running.raft.vote(vote).await.map_err(|error| stopped(&error))?;
+            if !answer.vote_granted && answer.last_log_id > has {
+                running.stand_up();
+            }
+            Ok(Answer::Vote(answer))
+        }
         Ask::Append(append) => {
+            running.heard_a_leader();
             running.raft.append_entries(append).await.map(Answer::Append).map_err(|error| stopped(&error))
         }
         Ask::Snapshot(piece) => match running.raft.install_snapshot(piece).await {

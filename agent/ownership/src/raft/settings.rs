@@ -102,7 +102,8 @@ impl Timing {
             purge_batch_size: 1,
             enable_tick: true,
             enable_heartbeat: true,
-            enable_elect: true,
+            // Not before it has given the leader time to be heard: see `life`.
+            enable_elect: false,
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn standing(
     let sets: Vec<BTreeSet<VoterId>> =
         members.get_joint_config().iter().map(|set| set.iter().copied().map(VoterId).collect()).collect();
     let me = VoterId(metrics.id);
-    let alone = sets.len() == 1 && sets.iter().all(|set| *set == [me].into());
+    let alone = !sets.is_empty() && sets.iter().all(|set| *set == [me].into());
     let leader = metrics.state == ServerState::Leader;
     // What was agreed before this node led is in its record when the first entry of its own term is.
     let current = metrics.last_applied.is_some_and(|applied| applied.leader_id.term == metrics.current_term);

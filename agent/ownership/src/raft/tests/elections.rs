@@ -69,6 +69,41 @@ async fn a_voter_that_may_not_lead_unseats_nobody() {
     assert_eq!((cluster.leader().await, cluster.standing(leader).term), (leader, term));
 }
 
+/// Raft would try to lead as soon as it is started, and unseat the leader by that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_started_again_unseats_nobody() {
+    let mut cluster = Cluster::of(3, 3).await;
+    let leader = cluster.leader().await;
+    let term = cluster.standing(leader).term;
+    for number in (0..3).filter(|number| *number != leader).cycle().take(4) {
+        cluster.kill(number).await;
+        let load = format!("after{}", cluster.record(leader).loads.len());
+        done(&**cluster.node(leader), declare(&load, 1, 0)).await.unwrap();
+        cluster.start(number).await;
+        let load = load.parse().unwrap();
+        until("it has caught up", || cluster.record(number).loads.contains_key(&load)).await;
+    }
+    assert_eq!((cluster.leader().await, cluster.standing(leader).term), (leader, term));
+}
+
+/// The one that lacks something tries first, cannot win, and has the higher number.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_one_that_has_more_leads_soon() {
+    let mut cluster = Cluster::of(3, 3).await;
+    let leader = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|number| *number != leader).collect();
+    let (has, lacks) = (others[0], others[1]);
+    cluster.net.part_one_way(&address(leader), &address(lacks));
+    cluster.node(lacks).may_lead(false);
+    done(&**cluster.node(leader), declare("web", 1, 0)).await.unwrap();
+    cluster.kill(leader).await;
+    cluster.net.heal();
+    cluster.node(lacks).may_lead(true);
+    assert_eq!(cluster.leader().await, has);
+    let record = confirmed(&**cluster.node(lacks)).await;
+    assert!(record.loads.contains_key(&"web".parse().unwrap()));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_done_and_nobody_leads() {
     let mut cluster = Cluster::of(3, 3).await;
@@ -99,10 +134,13 @@ async fn new_leader_after_a_kill() {
     let mut cluster = Cluster::of(3, 3).await;
     for _ in 0..30 {
         let leader = cluster.leader().await;
+        let stopped = cluster.nodes[leader].take().unwrap();
         let killed = Instant::now();
-        cluster.kill(leader).await;
+        cluster.net.detach(&address(leader));
+        let stopping = tokio::spawn(async move { stopped.stop().await });
         cluster.leader().await;
         took.push(killed.elapsed());
+        stopping.await.unwrap();
         cluster.start(leader).await;
         cluster.everybody_is_in().await;
         until("it follows", || cluster.standing(leader).leader.is_some_and(|now| now != id(leader))).await;
