@@ -19,11 +19,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use migrate_proto::care::retain::Retention;
 use migrate_proto::handover::Budgets;
 use migrate_proto::name::NodeName;
 use thiserror::Error;
 use tracing::Level;
 
+use crate::checkpoint::Keeping;
 use crate::logging::Format;
 use settings::Setting;
 use sources::{Given, Origin};
@@ -65,6 +67,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long each phase of a move may take.
     pub budgets: Budgets,
+    /// How many checkpoints are kept, and how much they may take.
+    pub keeping: Keeping,
     /// Where moves look for a FIFO to wait at, in rehearsals.
     pub halts: Option<PathBuf>,
     /// The log's level.
@@ -192,6 +196,7 @@ impl Config {
             link_timeout: given.one(&settings::LINK_TIMEOUT, values::duration)?,
             shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
             budgets: Config::budgets(given)?,
+            keeping: Config::keeping(given)?,
             halts: Config::optional(given, &settings::HALTS, values::path)?,
             log_level: given.one(&settings::LOG_LEVEL, values::level)?,
             log_format: given.one(&settings::LOG_FORMAT, values::format)?,
@@ -209,6 +214,13 @@ impl Config {
         parse: fn(OsString) -> Result<T, BadValue>,
     ) -> Result<Option<T>, ConfigError> {
         given.said(setting).then(|| given.one(setting, parse)).transpose()
+    }
+
+    fn keeping(given: &Given) -> Result<Keeping, ConfigError> {
+        let count = given.one(&settings::CHECKPOINT_KEEP, values::count)?;
+        let age = given.one(&settings::CHECKPOINT_AGE, values::duration)?;
+        let retention = Retention { count, age_ms: age.as_millis() as u64 };
+        Ok(Keeping { retention, bytes: given.one(&settings::CHECKPOINT_MAX_BYTES, values::size)? })
     }
 
     fn budgets(given: &Given) -> Result<Budgets, ConfigError> {

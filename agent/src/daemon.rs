@@ -33,7 +33,7 @@ use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
 use crate::talk::{self, Purpose};
 use crate::workload::Workload;
-use crate::{api, care, check, proxy};
+use crate::{api, care, check, checkpoint, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
@@ -68,6 +68,8 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     tokio::task::block_in_place(|| take_over(&ground))?;
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
+    tokio::spawn(checkpoint::every::run(ground.clone()));
+    tokio::spawn(checkpoint::scrub::run(ground.clone()));
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
@@ -173,7 +175,17 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
             if let Err(error) = decision::clear(&place.dump()) {
                 tracing::warn!(%error, "what an earlier move left could not be removed");
             }
+            let turn = workload.turn().ok();
+            if place.restoring().exists() {
+                if let Some(going) = checkpoint::restore::recover(ground, &workload) {
+                    tokio::spawn(going.run(ground.clone(), workload, turn));
+                }
+                return;
+            }
             go_on(ground, &workload, &record, status);
+            if place.checkpoint().exists() {
+                tokio::spawn(checkpoint::take::recover(ground.clone(), workload, turn));
+            }
         }
         // It was being received, and nothing was promised yet.
         Ok((None, None)) => {
@@ -257,12 +269,7 @@ fn sweep_images(ground: &Ground) {
 }
 
 /// Conversations that peers begin.
-async fn receive(
-    mut acceptor: Acceptor,
-    ground: Ground,
-    router: axum::Router,
-    answers: Option<Arc<dyn Answers>>,
-) {
+async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router, answers: Option<Arc<dyn Answers>>) {
     let stamp = Stamp::of("peers");
     loop {
         let session = tokio::select! {

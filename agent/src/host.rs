@@ -1,16 +1,19 @@
 //! What this node is and has: the things that every part of the agent needs to know, gathered once at the start.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use migrate_criu::probe::Capabilities;
+use migrate_image::vault::Broken;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::AgentFacts;
 use migrate_proto::name::NodeName;
 use migrate_sandbox::cgroup::Cgroup;
 
+use crate::checkpoint::Checkpoints;
 use crate::config::Config;
-use crate::events::EventLog;
+use crate::events::{EventLog, Kind};
 use crate::predict::Forecasts;
 
 /// This node.
@@ -27,6 +30,8 @@ pub struct Host {
     pub kernel: String,
     /// What was learned about how long moves take.
     pub forecasts: Forecasts,
+    /// The checkpoints of workloads.
+    checkpoints: OnceLock<Checkpoints>,
     sandboxes_made: AtomicU64,
 }
 
@@ -37,12 +42,26 @@ impl Host {
         let forecasts = Forecasts::open(&config.state);
         Ok(Host {
             forecasts,
+            checkpoints: OnceLock::new(),
             config,
             events,
             init_program: init_program()?,
             criu,
             kernel,
             sandboxes_made: AtomicU64::new(0),
+        })
+    }
+
+    /// The checkpoints of workloads; opened when they are first asked for. Blocks then, and must not be before it is clear that no other
+    /// agent has this state directory.
+    pub fn checkpoints(&self) -> &Checkpoints {
+        self.checkpoints.get_or_init(|| {
+            let (checkpoints, broken) = Checkpoints::open(&self.config.state, self.config.keeping);
+            for Broken { path, workload, what } in broken {
+                let what = format!("a checkpoint cannot be used, {}: {what}", path.display());
+                self.events.record(Kind::Warning, Some(&workload), None, what);
+            }
+            checkpoints
         })
     }
 

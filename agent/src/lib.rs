@@ -14,6 +14,7 @@ pub mod api;
 pub mod care;
 pub mod channel;
 pub mod check;
+pub mod checkpoint;
 pub mod clock;
 pub mod cluster;
 pub mod config;

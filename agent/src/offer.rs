@@ -105,6 +105,18 @@ pub fn consider(
     demands: Option<&Demands>,
     promised: u64,
 ) -> Vec<Finding> {
+    let mut findings = unfit(host, offer, demands, promised);
+    findings.extend(taken_name(host, registry, &offer.spec.name).map(no));
+    findings
+}
+
+/// Whether a workload that has no other node to stay on can be brought back here. Blocks.
+pub fn fits(host: &Arc<Host>, offer: &Offer, demands: Option<&Demands>) -> Result<(), Problem> {
+    refusal(&unfit(host, offer, demands, 0)).map_or(Ok(()), |problem| Err(problem.clone()))
+}
+
+/// What is missing here that it needs.
+fn unfit(host: &Arc<Host>, offer: &Offer, demands: Option<&Demands>, promised: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     match host.criu() {
         Ok(criu) => {
@@ -117,7 +129,6 @@ pub fn consider(
         }
     }
     findings.extend(lack_of_room(host, offer, &look(host, promised)).into_iter().map(no));
-    findings.extend(taken_name(host, registry, &offer.spec.name).map(no));
     findings
 }
 

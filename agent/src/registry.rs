@@ -9,6 +9,8 @@
 //!   departure.json    the journal of a handover away from here that is under way
 //!   arrival.json      the same of one to here
 //!   dump/             the guard's directory of that handover, with the decision file
+//!   checkpoint/       the guard's directory of a checkpoint that is being taken
+//!   restoring.json    the journal of a restore from one, with layer.restored and layer.before
 //! ```
 
 use std::collections::BTreeMap;
@@ -103,6 +105,26 @@ impl Place {
     /// The guard's directory of a dump, with the decision file.
     pub fn dump(&self) -> PathBuf {
         self.dir.join("dump")
+    }
+
+    /// The guard's directory of a dump that is a checkpoint: its decision is never one about a move.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.dir.join("checkpoint")
+    }
+
+    /// The journal of a restore from a checkpoint.
+    pub fn restoring(&self) -> PathBuf {
+        self.dir.join("restoring.json")
+    }
+
+    /// Its files as they were in a checkpoint, before they are its own.
+    pub fn layer_restored(&self) -> PathBuf {
+        self.dir.join("layer.restored")
+    }
+
+    /// Its files before a restore, until that is done.
+    pub fn layer_before(&self) -> PathBuf {
+        self.dir.join("layer.before")
     }
 }
 

@@ -21,6 +21,7 @@ use migrate_sandbox::lease::LeasePage;
 use migrate_sandbox::plan::{Lease, MAIN_PID};
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::events::Kind;
 use crate::host::Host;
@@ -56,6 +57,8 @@ struct Live {
     share: CpuShare,
     /// A move is under way, or waits for an answer.
     moving: bool,
+    /// A checkpoint is being taken; cancelled, it gives way.
+    checkpointing: Option<CancellationToken>,
     /// Why it is frozen, where it is.
     frozen: Option<String>,
 }
@@ -63,7 +66,14 @@ struct Live {
 impl Workload {
     /// A workload with this record; nothing is started.
     pub fn new(place: Place, record: Record) -> Arc<Workload> {
-        let live = Live { sandbox: None, share: CpuShare::default(), moving: false, frozen: None, record };
+        let live = Live {
+            sandbox: None,
+            share: CpuShare::default(),
+            moving: false,
+            checkpointing: None,
+            frozen: None,
+            record,
+        };
         Arc::new(Workload {
             name: live.record.spec.name.clone(),
             place,
@@ -105,15 +115,25 @@ impl Workload {
     /// The right to change it, or the problem that somebody else has it.
     pub fn turn(&self) -> Result<OwnedMutexGuard<()>, Problem> {
         let busy = |_| {
-            let what = if self.live().moving { "is being moved" } else { "is being changed by another command" };
+            let live = self.live();
+            let what = match (live.moving, &live.checkpointing) {
+                (true, _) => "is being moved",
+                (false, Some(_)) => "is having a checkpoint taken",
+                (false, None) => "is being changed by another command",
+            };
+            drop(live);
             Problem::new(Code::Busy, format!("{} {what}", self.name))
                 .hint("wait until that is done; `migrate ps` shows its state")
         };
         self.turn.clone().try_lock_owned().map_err(busy)
     }
 
-    /// The same, with some patience while it is not being moved: what an arrival leaves to be cleared away is soon done.
+    /// The same, with some patience while it is not being moved: what an arrival leaves to be cleared away is soon done. A checkpoint that
+    /// is being taken gives way.
     pub async fn turn_soon(&self) -> Result<OwnedMutexGuard<()>, Problem> {
+        if let Some(checkpointing) = &self.live().checkpointing {
+            checkpointing.cancel();
+        }
         if self.is_moving() { self.turn() } else { self.turn_after_handover().await }
     }
 
@@ -158,6 +178,22 @@ impl Workload {
     /// Says that a move is under way, or over.
     pub fn set_moving(&self, moving: bool) {
         self.live().moving = moving;
+    }
+
+    /// Says that a checkpoint is being taken. What comes back is cancelled by whoever wants to change the workload.
+    pub fn set_checkpointing(&self) -> CancellationToken {
+        self.live().checkpointing.insert(CancellationToken::new()).clone()
+    }
+
+    /// Says that none is being taken any more.
+    pub fn end_checkpointing(&self) {
+        self.live().checkpointing = None;
+    }
+
+    /// It runs, after it had ended.
+    pub fn begins_again(&self) {
+        self.live().frozen = None;
+        self.ended.send_replace(None);
     }
 
     /// Says why it is frozen, or that it is not.
@@ -496,7 +532,7 @@ impl Workload {
             health: health.as_str().to_owned(),
             group: None,
             ip: None,
-            last_checkpoint: None,
+            last_checkpoint: host.checkpoints().last(&self.name),
             exit,
             reason,
         })

@@ -6,7 +6,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::care::Chart;
-use crate::care::Chart;
 use crate::error::{Code, Problem};
 use crate::handover::{Decision, Terms};
 use crate::id::{Digest, Epoch, HandoverId};
@@ -427,7 +426,6 @@ impl Message {
             Message::Call { .. } => 29,
             Message::Reply { .. } => 30,
             Message::CallFailed { .. } => 31,
-            Message::Care(_) => 32,
             Message::Care(_) => 32,
         }
     }

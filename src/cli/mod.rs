@@ -200,12 +200,30 @@ pub(crate) enum Command {
     /// A cluster on one machine
     #[command(subcommand, arg_required_else_help = true)]
     Lab(lab::LabCommand),
-    /// Keep an image of a workload (not there yet)
-    Checkpoint(NotThereYet),
-    /// What is kept (not there yet)
-    Checkpoints(NotThereYet),
-    /// Bring a workload back from a checkpoint (not there yet)
-    Restore(NotThereYet),
+    /// Keep a checkpoint of a workload, which runs on
+    Checkpoint {
+        /// Which workload
+        name: WorkloadName,
+    },
+    /// The checkpoints that are kept
+    Checkpoints {
+        /// Of which workload [default: of all]
+        name: Option<WorkloadName>,
+    },
+    /// Bring a workload back from a checkpoint: what it did since then is lost
+    Restore {
+        /// Which checkpoint, or how its identity begins [default: the newest that can be used]
+        #[arg(long, value_name = "ID")]
+        checkpoint: Option<String>,
+        /// Make a second workload of it, under this name
+        #[arg(long = "as", value_name = "NEW")]
+        as_new: Option<WorkloadName>,
+        /// Where: a node that has the checkpoint [default: where the workload is]
+        #[arg(long, value_name = "NODE")]
+        on: Option<NodeName>,
+        /// Which workload
+        name: WorkloadName,
+    },
     /// Move everything away from a node (not there yet)
     Drain(NotThereYet),
     /// Let a node take workloads again (not there yet)

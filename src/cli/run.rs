@@ -60,8 +60,6 @@ pub(crate) struct RunOptions {
 #[derive(Debug, Args)]
 struct Later {
     #[arg(long, hide = true)]
-    checkpoint_every: Option<OsString>,
-    #[arg(long, hide = true)]
     replicas: Option<OsString>,
     #[arg(long, hide = true)]
     ip: Option<OsString>,
@@ -138,7 +136,6 @@ impl RunOptions {
     fn refuse_what_comes_later(&self) -> Result<(), RunError> {
         refuse_choice("--net", self.net.as_deref(), "host", |given| given == "own")?;
         let given = [
-            ("--checkpoint-every", self.later.checkpoint_every.is_some()),
             ("--replicas", self.later.replicas.is_some()),
             ("--ip", self.later.ip.is_some()),
             ("--group", self.later.group.is_some()),

@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod checking;
+pub(crate) mod checkpoints;
 pub(crate) mod moving;
 pub(crate) mod remark;
 pub(crate) mod style;

@@ -81,8 +81,10 @@ fn state_color(state: State) -> Color {
 
 /// `migrate ps`.
 pub(crate) fn workloads(style: Style, views: &[WorkloadView], now: SystemTime) -> String {
-    let mut table =
-        table(style, &["NAME", "STATE", "NODE", "EPOCH", "PID", "STARTED", "RESTARTS", "HEALTH", "CPU", "MEMORY", "FILES", "NOTE"]);
+    let mut table = table(
+        style,
+        &["NAME", "STATE", "NODE", "EPOCH", "PID", "STARTED", "RESTARTS", "HEALTH", "CPU", "MEMORY", "FILES", "NOTE"],
+    );
     for view in views {
         let started = view.started.as_deref().and_then(|at| time::age(at, now)).map(|age| units::age(age) + " ago");
         let note = [view.exit.map(exit), view.reason.as_deref().map(harmless)].into_iter().flatten();

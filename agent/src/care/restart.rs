@@ -11,6 +11,7 @@ use migrate_proto::error::Problem;
 use tokio::sync::OwnedMutexGuard;
 
 use super::wall_clock;
+use crate::checkpoint::restore;
 use crate::events::Kind;
 use crate::handover::Ground;
 use crate::registry::Doing;
@@ -62,8 +63,8 @@ async fn account_with(ground: &Ground, workload: &Arc<Workload>, end: &End, _tur
 
 /// Begins a workload again whose time it is.
 ///
-/// This is the one place where it comes back; from nothing, with its files. From its last checkpoint that was healthy is to be tried here
-/// first: `from` below says what there is, and `Chart::past` why.
+/// This is the one place where it comes back: what hung, was ill or was lost with its node from its last checkpoint that was healthy, where there is
+/// one; everything else from nothing, with its files. What ended by itself would do so again.
 pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
     let Ok(turn) = workload.turn() else { return };
     let record = workload.record();
@@ -74,6 +75,10 @@ pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
         return;
     }
     if matches!(record.doing, Doing::Lost(_)) && is_elsewhere(ground, workload).await {
+        return;
+    }
+    let from_checkpoint = record.care.health.is_ill() || matches!(record.doing, Doing::Lost(_));
+    if from_checkpoint && restore::instead_of_afresh(ground, workload).await {
         return;
     }
     let (host, starting) = (ground.host.clone(), workload.clone());
@@ -177,6 +182,19 @@ pub(super) async fn note(
         }
     }
     true
+}
+
+/// Whether it is not its own fault that it does nothing: it is frozen, by its lease or for a checkpoint, or somebody else has it at the
+/// moment.
+pub(super) async fn stands_still(ground: &Ground, workload: &Arc<Workload>) -> bool {
+    let Ok(_turn) = workload.turn() else { return true };
+    let (host, name) = (ground.host.clone(), workload.name().clone());
+    let looked = write(move || {
+        let freezer = host.cgroup(name.as_str())?.freezer();
+        let events = freezer.and_then(|freezer| std::fs::read_to_string(freezer.with_file_name("cgroup.events")).ok());
+        Ok(events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")))
+    });
+    looked.await.unwrap_or(false)
 }
 
 /// It is ill, and its policy is that this is the end of it. False where somebody else has it at the moment.

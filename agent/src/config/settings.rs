@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 34] = [
+pub const SETTINGS: [&Setting; 37] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -73,6 +73,9 @@ pub const SETTINGS: [&Setting; 34] = [
     &CLOCK_BOUND,
     &RAFT_HEARTBEAT,
     &RAFT_ELECTION,
+    &CHECKPOINT_KEEP,
+    &CHECKPOINT_AGE,
+    &CHECKPOINT_MAX_BYTES,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -397,6 +400,36 @@ pub(super) const RAFT_ELECTION: Setting = Setting {
     value: "DURATION/DURATION",
     default: Default::Value("400ms/600ms"),
     help: "How long it may be silent before another is elected, at least and at most; more than twice `raft_heartbeat`",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_KEEP: Setting = Setting {
+    key: "checkpoint_keep",
+    env: &["MIGRATE_CHECKPOINT_KEEP"],
+    flag: "checkpoint-keep",
+    value: "N",
+    default: Default::Value("3"),
+    help: "How many checkpoints of a workload are kept; beyond that always the newest verified and the newest healthy one",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_AGE: Setting = Setting {
+    key: "checkpoint_age",
+    env: &["MIGRATE_CHECKPOINT_AGE"],
+    flag: "checkpoint-age",
+    value: "DURATION",
+    default: Default::Value("24h"),
+    help: "How old a checkpoint may become before it is dropped, unless it is the last that can be used",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_MAX_BYTES: Setting = Setting {
+    key: "checkpoint_max_bytes",
+    env: &["MIGRATE_CHECKPOINT_MAX_BYTES"],
+    flag: "checkpoint-max-bytes",
+    value: "SIZE",
+    default: Default::Value("32GiB"),
+    help: "How much the checkpoints of all workloads may take on this node; what would exceed it is not taken",
     ..PLAIN
 };
 

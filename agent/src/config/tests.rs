@@ -69,6 +69,7 @@ fn defaults_are_those_of_the_table() {
         link_timeout: Duration::from_secs(10),
         shutdown_timeout: Duration::from_secs(10),
         budgets: Budgets::default(),
+        keeping: Keeping::default(),
         halts: None,
         log_level: Level::INFO,
         log_format: Format::Human,
@@ -118,8 +119,9 @@ fn lists_are_arrays_repeated_flags_or_parted_variables() {
     let file = "peers = [\"node2=a.example:1\",\n \"node3=[::1]:2\"]\nhide = [\"/a\", \"/b,c\"]";
     assert_eq!(Case::file(file).load().unwrap().peers, both);
     assert_eq!(Case::file(file).load().unwrap().hide, [Path::new("/a"), Path::new("/b,c")]);
-    let environment =
-        Case::file("").variable("MIGRATE_PEERS", "node2=a.example:1, node3=[::1]:2,").variable("MIGRATE_HIDE", "/a:/b,c");
+    let environment = Case::file("")
+        .variable("MIGRATE_PEERS", "node2=a.example:1, node3=[::1]:2,")
+        .variable("MIGRATE_HIDE", "/a:/b,c");
     assert_eq!(environment.load().unwrap().peers, both);
     assert_eq!(environment.load().unwrap().hide, [Path::new("/a"), Path::new("/b,c")]);
     let flags = Case::file("").flags(&["--peer", "node2=a.example:1", "--peer=node3=[::1]:2"]);
@@ -224,6 +226,12 @@ fn wrong_values_are_refused() {
         ("--freeze-limit", "1s/1s/1s"),
         ("--commit-repeat", "0s"),
         ("--halts", "here"),
+        ("--checkpoint-keep", "0"),
+        ("--checkpoint-keep", "many"),
+        ("--checkpoint-age", "0s"),
+        ("--checkpoint-max-bytes", "12"),
+        ("--checkpoint-max-bytes", "0GiB"),
+        ("--checkpoint-max-bytes", "99999999999TiB"),
         ("--log-level", "loud"),
         ("--log-format", "xml"),
     ] {

@@ -85,6 +85,12 @@ pub enum BadValue {
     /// No limits.
     #[error("must be a duration, or two as in 1h/30s: for the whole, and (not more) without progress: {0}")]
     NotBudget(String),
+    /// No number of things.
+    #[error("must be a number from 1 to 1000: {0}")]
+    NotCount(String),
+    /// No size.
+    #[error("must be a size above zero, as in 512MiB or 2GiB: {0}")]
+    NotSize(String),
     /// No level.
     #[error("must be one of error, warn, info, debug and trace: {0}")]
     NotLevel(String),
@@ -174,6 +180,29 @@ pub(super) fn duration(word: OsString) -> Result<Duration, BadValue> {
     };
     let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).filter(|ms| *ms > 0);
     ms.map(Duration::from_millis).ok_or(BadValue::NotDuration(word))
+}
+
+pub(super) fn count(word: OsString) -> Result<u32, BadValue> {
+    let word = text(word)?;
+    let count = word.parse().ok().filter(|count| (1..=1000).contains(count));
+    count.ok_or(BadValue::NotCount(word))
+}
+
+/// Bytes.
+pub(super) fn size(word: OsString) -> Result<u64, BadValue> {
+    let word = text(word)?;
+    let unit_at = word.find(|c: char| !c.is_ascii_digit()).unwrap_or(word.len());
+    let (number, unit) = word.split_at(unit_at);
+    let shift = match unit {
+        "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        "TiB" => Some(40),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(shift).and_then(|(number, shift)| number.checked_mul(1 << shift));
+    bytes.filter(|bytes| *bytes > 0).ok_or(BadValue::NotSize(word))
 }
 
 /// The limits of a phase: for the whole, and for standing still; one duration stands for both.

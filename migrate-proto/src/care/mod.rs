@@ -18,6 +18,8 @@ use restart::{Past, Policy};
 
 /// No shorter time makes sense where programs are started to ask: milliseconds.
 const SHORTEST_MS: u64 = 100;
+/// Each has the workload stand still for a moment: milliseconds.
+const MOST_OFTEN_MS: u64 = 1000;
 /// A day, in milliseconds: no health check is rarer.
 const LONGEST_MS: u64 = 24 * 3600 * 1000;
 /// More failures than that in a row are a mistake in the command line.
@@ -38,6 +40,9 @@ pub struct Wish {
     /// When it is asked, and how patiently.
     #[serde(default)]
     pub timing: Timing,
+    /// How often a checkpoint of it is taken, in milliseconds; never where absent.
+    #[serde(default)]
+    pub checkpoint_every_ms: Option<u64>,
 }
 
 /// How a workload is known to be well.
@@ -89,7 +94,7 @@ impl Default for Timing {
 impl Wish {
     /// Whether there is anything to do.
     pub fn is_nothing(&self) -> bool {
-        self.restart == Policy::No && self.watch.is_none()
+        self.restart == Policy::No && self.watch.is_none() && self.checkpoint_every_ms.is_none()
     }
 
     /// How often it has to give a sign of life, where it has to.
@@ -114,6 +119,9 @@ impl Wish {
         }
         if !(1..=MOST_RETRIES).contains(&retries) {
             return refuse(format!("{retries} health retries are not between 1 and {MOST_RETRIES}"));
+        }
+        if let Some(ms) = self.checkpoint_every_ms.filter(|ms| !(MOST_OFTEN_MS..=LONGEST_MS).contains(ms)) {
+            return refuse(format!("a checkpoint every {ms} ms is not between one a second and one a day"));
         }
         match &self.watch {
             Some(Watch::Pulse(ms)) if !(SHORTEST_MS..=LONGEST_MS).contains(ms) => {
@@ -275,6 +283,8 @@ mod tests {
             timed(Timing { retries: 0, ..usual }),
             timed(Timing { retries: MOST_RETRIES + 1, ..usual }),
             timed(Timing { grace_ms: u64::MAX, ..usual }),
+            Wish { checkpoint_every_ms: Some(999), ..Wish::default() },
+            Wish { checkpoint_every_ms: Some(LONGEST_MS + 1), ..Wish::default() },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

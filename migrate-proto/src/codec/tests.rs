@@ -98,15 +98,6 @@ fn chart() -> Chart {
     chart
 }
 
-fn chart() -> Chart {
-    let watch = Watch::Http(Page { host: "::1".to_owned(), port: 8080, path: "/".to_owned() });
-    let wish = Wish { restart: Policy::OnFailure(Some(3)), watch: Some(watch), ..Wish::default() };
-    let mut chart = Chart::new(wish);
-    chart.past.ended(Millis(1_795_255_872_123), Policy::Always, &End::Ill("hung".to_owned()));
-    (chart.health, chart.ill) = (Word::Unhealthy, Some("refused".to_owned()));
-    chart
-}
-
 fn manifest() -> Manifest {
     let stream = |name, length| Stream { name, length, digest: Digest([3; 32]) };
     let streams = vec![stream(StreamName::image("inventory.img").unwrap(), 60), stream(StreamName::layer(), 1 << 33)];
@@ -159,7 +150,6 @@ fn samples() -> Vec<Message> {
         Message::Call { id: 7, what: 3, body: b"x".to_vec() },
         Message::Reply { id: 300, body: Vec::new() },
         Message::CallFailed { id: 7, problem: Problem::new(Code::PeerDown, "") },
-        Message::Care(Box::new(chart())),
         Message::Care(Box::new(chart())),
     ]
 }

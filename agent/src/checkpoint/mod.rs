@@ -1,0 +1,272 @@
+//! Checkpoints of workloads, in the vault of this node's state directory: taken while they run, and what is brought back from them.
+//!
+//! - [`take`]: one checkpoint: a dump that is always refused, so that the workload goes on where it was.
+//! - `outlet`: from the dump into the vault.
+//! - [`every`]: those that are taken by the clock.
+//! - [`scrub`]: those that there are, looked at again.
+//! - [`restore`]: a workload, brought back; or a second one made of it.
+//! - [`Checkpoints`]: the vault, what is known of its pages, which of them are kept.
+
+pub mod every;
+mod outlet;
+pub mod restore;
+pub mod scrub;
+pub mod take;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::join_all;
+use migrate_image::vault::{Broken, Generation, Known, Limits, Looked, Vault, VaultError, WriteError};
+use migrate_proto::api::{CheckpointView, LastCheckpoint};
+use migrate_proto::care::retain::{Candidate, Retention, Soundness, retain};
+use migrate_proto::cluster::CheckpointId;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::name::{NodeName, WorkloadName};
+
+use crate::control::Scope;
+use crate::elsewhere;
+use crate::events::{Clock, SystemClock, timestamp};
+use crate::handover::Ground;
+
+/// What of the disk checkpoints leave alone: layers need it.
+const KEEP_FREE: u64 = 128 << 20;
+
+/// How many checkpoints are kept, and how much they may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Of each workload.
+    pub retention: Retention,
+    /// All together.
+    pub bytes: u64,
+}
+
+impl Default for Keeping {
+    fn default() -> Keeping {
+        Keeping { retention: Retention::default(), bytes: 32 << 30 }
+    }
+}
+
+/// The checkpoints of this node.
+pub struct Checkpoints {
+    vault: Result<Vault, Problem>,
+    retention: Retention,
+    /// What the next checkpoint of a workload need not store again. Lost with the agent, and read anew.
+    known: Mutex<HashMap<WorkloadName, Known>>,
+    /// Held by whoever takes one: each has the workload stand still, and the disk has one arm.
+    alone: tokio::sync::Mutex<()>,
+    in_use: Mutex<Vec<CheckpointId>>,
+}
+
+impl Checkpoints {
+    /// Opens the vault. Where that fails this node takes none, and says why; what else it does is not touched by it. Blocks.
+    pub fn open(state: &Path, keeping: Keeping) -> (Checkpoints, Vec<Broken>) {
+        let dir = state.join("vault");
+        let limits = Limits { bytes: keeping.bytes, keep_free: KEEP_FREE };
+        let (vault, broken) = match Vault::open(dir, limits) {
+            Ok((vault, broken)) => (Ok(vault), broken),
+            Err(error) => {
+                (Err(Problem::internal(format!("the checkpoints of this node cannot be used: {error}"))), Vec::new())
+            }
+        };
+        let checkpoints = Checkpoints {
+            vault,
+            retention: keeping.retention,
+            known: Mutex::default(),
+            alone: tokio::sync::Mutex::default(),
+            in_use: Mutex::default(),
+        };
+        (checkpoints, broken)
+    }
+
+    /// Where they are.
+    pub fn vault(&self) -> Result<&Vault, Problem> {
+        self.vault.as_ref().map_err(Clone::clone)
+    }
+
+    /// The checkpoints of a workload, oldest first.
+    pub fn of(&self, workload: &WorkloadName) -> Vec<Generation> {
+        self.vault.as_ref().map_or_else(|_| Vec::new(), |vault| vault.generations(workload))
+    }
+
+    /// Of all workloads, or of this one; oldest first.
+    pub fn views(&self, workload: Option<&WorkloadName>, node: &NodeName) -> Result<Vec<CheckpointView>, Problem> {
+        let vault = self.vault()?;
+        let of = match workload {
+            Some(workload) => vec![workload.clone()],
+            None => vault.workloads(),
+        };
+        Ok(of
+            .iter()
+            .flat_map(|workload| vault.generations(workload))
+            .map(|generation| view(&generation, node))
+            .collect())
+    }
+
+    /// What `ps` shows: the newest that can be used.
+    pub fn last(&self, workload: &WorkloadName) -> Option<LastCheckpoint> {
+        let generation = self.of(workload).into_iter().rev().find(Generation::is_usable)?;
+        let taken_ms = generation.about.taken_ms;
+        Some(LastCheckpoint {
+            id: generation.id,
+            at: timestamp::format(taken_ms),
+            age_s: SystemClock.now_ms().saturating_sub(taken_ms) / 1000,
+            replicas: 1,
+        })
+    }
+
+    /// Drops what need not be kept of a workload. Blocks.
+    pub fn tidy(&self, workload: &WorkloadName) -> Result<(), Problem> {
+        let vault = self.vault()?;
+        let in_use = locked(&self.in_use).clone();
+        let all: Vec<Candidate> =
+            vault.generations(workload).iter().map(|generation| candidate(generation, &in_use)).collect();
+        for id in retain(&all, self.retention, SystemClock.now_ms()) {
+            tracing::debug!(%workload, %id, "a checkpoint is not needed any more");
+            vault.drop_generation(id).map_err(of_vault)?;
+        }
+        Ok(())
+    }
+
+    /// Drops all checkpoints of a workload. Blocks.
+    pub fn forget(&self, workload: &WorkloadName) -> Result<(), Problem> {
+        locked(&self.known).remove(workload);
+        let Ok(vault) = &self.vault else { return Ok(()) };
+        vault
+            .generations(workload)
+            .iter()
+            .try_for_each(|generation| vault.drop_generation(generation.id))
+            .map_err(of_vault)
+    }
+
+    /// What the newest checkpoint of a workload holds, to be known again; read from disk after a restart of the agent. Blocks.
+    fn known(&self, vault: &Vault, workload: &WorkloadName) -> Option<Known> {
+        let newest = vault.generations(workload).into_iter().rev().find(Generation::is_usable)?;
+        let known = locked(&self.known).remove(workload).filter(|known| known.generation() == newest.id);
+        known.or_else(|| {
+            let read = vault.known(newest.id);
+            read.inspect_err(|error| tracing::warn!(%workload, %error, "its next checkpoint is stored whole")).ok()
+        })
+    }
+
+    /// The next checkpoint of this workload is not soon, or not here.
+    fn unlearn(&self, workload: &WorkloadName) {
+        locked(&self.known).remove(workload);
+    }
+
+    /// Nobody drops it until this is dropped.
+    fn use_it(&self, id: CheckpointId) -> InUse<'_> {
+        locked(&self.in_use).push(id);
+        InUse { of: self, id }
+    }
+}
+
+/// The checkpoints of this node, or of all that answer; of each workload the oldest first.
+pub async fn all(
+    ground: &Ground,
+    workload: Option<WorkloadName>,
+    scope: Scope,
+) -> Result<Vec<CheckpointView>, Problem> {
+    let (host, of) = (ground.host.clone(), workload.clone());
+    let own = tokio::task::spawn_blocking(move || host.checkpoints().views(of.as_ref(), host.node()));
+    let mut views = own.await.map_err(Problem::internal)??;
+    if scope == Scope::Cluster {
+        let others = ground.peers.all();
+        let asked = others.iter().map(|peer| elsewhere::checkpoints(&ground.peers, &peer.node, workload.as_ref()));
+        for view in join_all(asked).await.into_iter().flatten().flatten() {
+            match views.iter_mut().find(|known| known.id == view.id) {
+                Some(known) => known.nodes.extend(view.nodes),
+                None => views.push(view),
+            }
+        }
+    }
+    views.sort_by(|a, b| (&a.workload, &a.at).cmp(&(&b.workload, &b.at)));
+    Ok(views)
+}
+
+/// A checkpoint that somebody works with.
+struct InUse<'a> {
+    of: &'a Checkpoints,
+    id: CheckpointId,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        let mut in_use = locked(&self.of.in_use);
+        if let Some(place) = in_use.iter().position(|id| *id == self.id) {
+            in_use.swap_remove(place);
+        }
+    }
+}
+
+fn candidate(generation: &Generation, in_use: &[CheckpointId]) -> Candidate {
+    Candidate {
+        id: generation.id,
+        number: generation.about.number,
+        taken_ms: generation.about.taken_ms,
+        healthy: generation.about.healthy,
+        state: match generation.looked {
+            None => Soundness::NotLooked,
+            Some(Looked::Sound { .. }) => Soundness::Verified,
+            Some(Looked::Damaged { .. }) => Soundness::Damaged,
+        },
+        in_use: in_use.contains(&generation.id),
+    }
+}
+
+/// A checkpoint as it is shown.
+pub fn view(generation: &Generation, node: &NodeName) -> CheckpointView {
+    let about = &generation.about;
+    let (verified, damaged) = match &generation.looked {
+        None => (None, None),
+        Some(Looked::Sound { at_ms }) => (Some(timestamp::format(*at_ms)), None),
+        Some(Looked::Damaged { what }) => (None, Some(what.clone())),
+    };
+    CheckpointView {
+        id: generation.id,
+        workload: about.spec.name.clone(),
+        at: timestamp::format(about.taken_ms),
+        age_s: SystemClock.now_ms().saturating_sub(about.taken_ms) / 1000,
+        bytes: generation.raw_bytes,
+        bytes_stored: generation.new_bytes,
+        nodes: vec![node.clone()],
+        verified,
+        damaged,
+        kind: about.kind,
+        epoch: about.epoch,
+        healthy: about.healthy,
+    }
+}
+
+/// As much of an identity as a person needs.
+pub fn short(id: CheckpointId) -> String {
+    id.to_string().chars().take(12).collect()
+}
+
+/// What the vault says, as it is told to people.
+pub fn of_vault(error: VaultError) -> Problem {
+    let code = match &error {
+        VaultError::DiskFull { .. } | VaultError::OverBudget { .. } => Code::NoDisk,
+        VaultError::Damaged { .. } | VaultError::Segment { .. } | VaultError::Manifest(_) => Code::Corrupt,
+        VaultError::Unknown { .. } | VaultError::NoImage { .. } => Code::Usage,
+        _ => Code::Internal,
+    };
+    let hint = match code {
+        Code::NoDisk => "make room on the disk of the state directory, or keep fewer checkpoints",
+        _ => "",
+    };
+    Problem::new(code, error.to_string()).hint(hint)
+}
+
+fn of_write(error: WriteError) -> Problem {
+    match error {
+        WriteError::Vault(error) => of_vault(error),
+        other => Problem::internal(other),
+    }
+}
+
+/// Whoever panicked while it was locked left it whole: nothing is changed in more than one step.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,507 @@
+//! A workload, brought back from a checkpoint: in the place of the one that has ended, in the next epoch; or beside it, under another name.
+//!
+//! Nothing is lost before it is clear that it works: the old layer stays beside the new one until CRIU holds the restored processes, every byte
+//! compared, before their first instruction. Then the new epoch is written down, and only then do they run. A journal says, for an agent that
+//! is started anew in between, whether to take everything back or to go on.
+//!
+//! The newest checkpoint that can be used is taken. One that turns out to be damaged is noted as such, loudly, and the one before it is taken.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use migrate_image::vault::{About, Generation, Looked, VaultImage};
+use migrate_proto::api::RestoreRequest;
+use migrate_proto::care::Chart;
+use migrate_proto::cluster::CheckpointId;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::{Epoch, HandoverId};
+use migrate_proto::message::Offer;
+use migrate_proto::name::WorkloadName;
+use migrate_sandbox::plan::MAIN_PID;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{of_vault, short};
+use crate::durable;
+use crate::events::{Clock, Kind, SystemClock, timestamp};
+use crate::handover::Ground;
+use crate::handover::restore::{Free, Restore, freed_without_guard, guard_dir};
+use crate::offer;
+use crate::random;
+use crate::registry::{Doing, Place, Record};
+use crate::workload::Workload;
+
+/// What is written down while a workload is brought back.
+#[derive(Debug, Serialize, Deserialize)]
+struct Journal {
+    /// Its record before; none where there was no such workload.
+    before: Option<Record>,
+    /// From what.
+    from: CheckpointId,
+    /// It may have run: there is no way back.
+    committed: bool,
+}
+
+/// Brings a workload back, or makes a second one of it. Who asked may leave: it goes on.
+pub async fn restore(ground: &Ground, name: &WorkloadName, request: RestoreRequest) -> Result<Arc<Workload>, Problem> {
+    let (ground, name) = (ground.clone(), name.clone());
+    let restoring = tokio::spawn(async move {
+        let restored = find_and_restore(&ground, &name, request).await;
+        crate::handover::rest().await;
+        restored
+    });
+    restoring.await.map_err(Problem::internal)?
+}
+
+async fn find_and_restore(
+    ground: &Ground,
+    name: &WorkloadName,
+    request: RestoreRequest,
+) -> Result<Arc<Workload>, Problem> {
+    let candidates = candidates(ground, name, request.checkpoint.as_deref())?;
+    let into = request.r#as.as_ref().unwrap_or(name);
+    let mut first = None;
+    for generation in candidates {
+        let id = generation.id;
+        let _in_use = ground.host.checkpoints().use_it(id);
+        let revival = Revival::begin(ground, into, &generation)?;
+        match revival.run().await {
+            Err(problem) if problem.code == Code::Corrupt => {
+                let message = format!("checkpoint {} of {name} is damaged: {}", short(id), problem.message);
+                ground.host.events.record(Kind::Warning, Some(name), None, message);
+                note_damage(ground, id, problem.message.clone()).await;
+                first.get_or_insert(problem);
+            }
+            other => return other,
+        }
+    }
+    let why = first.map_or(String::new(), |problem| format!(": {}", problem.message));
+    let message = format!("there is no checkpoint of {name} on {} that can be used{why}", ground.host.node());
+    Err(Problem::new(Code::WrongState, message).hint("`migrate checkpoints` shows what there is"))
+}
+
+/// Brings a workload that hung, was ill or was lost with its node back from its last checkpoint that was healthy; the caller holds its turn. False
+/// where there is none that can be used: then it is begun afresh.
+pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> bool {
+    let name = workload.name();
+    let Ok(mut candidates) = candidates(ground, name, None) else { return false };
+    candidates.retain(|generation| generation.about.healthy);
+    for generation in candidates {
+        let _in_use = ground.host.checkpoints().use_it(generation.id);
+        let before = workload.record();
+        let epoch = before.epoch.max(generation.about.epoch).next();
+        let (id, ground, workload) = (generation.id, ground.clone(), workload.clone());
+        let revival = Revival {
+            ground: ground.clone(),
+            workload,
+            generation,
+            before: Some(before),
+            epoch,
+            asked: Asked::Policy,
+            _turn: None,
+        };
+        let Err(problem) = revival.run().await else { return true };
+        let message = format!("checkpoint {} was not restored: {}", short(id), problem.message);
+        ground.host.events.record(Kind::Warning, Some(name), None, message);
+        if problem.code != Code::Corrupt {
+            return false;
+        }
+        note_damage(&ground, id, problem.message).await;
+    }
+    false
+}
+
+/// From what it can be brought back, the best first. One that was asked for is tried whatever is known of it.
+fn candidates(ground: &Ground, name: &WorkloadName, asked: Option<&str>) -> Result<Vec<Generation>, Problem> {
+    ground.host.checkpoints().vault()?;
+    let mut all = ground.host.checkpoints().of(name);
+    all.reverse();
+    let Some(asked) = asked else {
+        all.retain(Generation::is_usable);
+        return Ok(all);
+    };
+    all.retain(|generation| generation.id.to_string().starts_with(asked));
+    let refuse = |what: String| {
+        Err(Problem::new(Code::Usage, what).hint(format!("`migrate checkpoints {name}` shows what there is")))
+    };
+    match all.len() {
+        1 => Ok(all),
+        0 => refuse(format!("{} has no checkpoint {} of {name}", ground.host.node(), asked.escape_debug())),
+        _ => refuse(format!("{} checkpoints of {name} begin with {}", all.len(), asked.escape_debug())),
+    }
+}
+
+async fn note_damage(ground: &Ground, id: CheckpointId, what: String) {
+    let host = ground.host.clone();
+    let noted = tokio::task::spawn_blocking(move || {
+        host.checkpoints().vault()?.note(id, Looked::Damaged { what }).map_err(of_vault)
+    });
+    if let Ok(Err(problem)) = noted.await {
+        tracing::warn!(%problem, %id, "that a checkpoint is damaged could not be written down");
+    }
+}
+
+/// One attempt.
+struct Revival {
+    ground: Ground,
+    workload: Arc<Workload>,
+    generation: Generation,
+    before: Option<Record>,
+    epoch: Epoch,
+    asked: Asked,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+/// On whose wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// What was before does not count.
+    Person,
+    /// It is a restart like any other.
+    Policy,
+}
+
+impl Revival {
+    /// Takes the name, or the turn of the workload that has it.
+    fn begin(ground: &Ground, into: &WorkloadName, generation: &Generation) -> Result<Revival, Problem> {
+        let about = &generation.about;
+        let known = ground.registry.get(into);
+        let (workload, before, epoch) = match known {
+            Some(workload) if about.spec.name == *into => {
+                refuse_if_it_runs(ground, &workload)?;
+                let record = workload.record();
+                let epoch = record.epoch.max(about.epoch).next();
+                (workload, Some(record), epoch)
+            }
+            Some(_) => return Err(taken(ground, into)),
+            None => {
+                // One that was forgotten goes on after the last epoch that is known of it.
+                let epoch = if about.spec.name == *into { about.epoch.next() } else { Epoch::FIRST };
+                (enter(ground, into, about, epoch)?, None, epoch)
+            }
+        };
+        let turn = workload.turn()?;
+        if before.is_some() {
+            // It may have been started meanwhile.
+            refuse_if_it_runs(ground, &workload)?;
+        }
+        let (ground, generation) = (ground.clone(), generation.clone());
+        Ok(Revival { ground, workload, generation, before, epoch, asked: Asked::Person, _turn: Some(turn) })
+    }
+
+    async fn run(self) -> Result<Arc<Workload>, Problem> {
+        let limit = Duration::from_millis(self.ground.host.config.budgets.restore.total);
+        let held = match tokio::time::timeout(limit, self.up_to_the_hold()).await {
+            Ok(held) => held,
+            Err(_) => Err(Problem::new(Code::TimedOut, format!("the restore took longer than {limit:?}"))),
+        };
+        let gone_on = match held {
+            Ok(restore) => self.go_on(&restore).await,
+            Err(problem) => Err(problem),
+        };
+        match gone_on {
+            Ok(()) => {
+                self.conclude().await;
+                Ok(self.workload)
+            }
+            Err(problem) => {
+                self.take_back().await;
+                let (name, node) = (self.workload.name(), self.ground.host.node());
+                let state = match &self.before {
+                    Some(before) => format!("; {name} is on {node} as it was: {}", word(&before.doing)),
+                    None => format!("; there is no {name}"),
+                };
+                let message = format!("{name} was not brought back: {}{state}", problem.message);
+                Err(Problem { message, ..problem })
+            }
+        }
+    }
+
+    /// Everything that can fail, and be taken back.
+    async fn up_to_the_hold(&self) -> Result<Restore, Problem> {
+        let (ground, workload) = (self.ground.clone(), self.workload.clone());
+        let (generation, before) = (self.generation.clone(), self.before.clone());
+        let built = tokio::task::spawn_blocking(move || build(&ground, &workload, &generation, before));
+        let image = Arc::new(built.await.map_err(Problem::internal)??);
+        let host = &self.ground.host;
+        let sandbox = self.workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
+        let restore = Restore::start(host, &self.workload, &sandbox).await?;
+        restore.ready().await?;
+        let held = restore.restore(image.clone()).await;
+        // CRIU says in its own words what it made of images that broke off; this says why they did.
+        if let Some(what) = image.damage() {
+            return Err(Problem::new(Code::Corrupt, what));
+        }
+        held.map(|_| restore)
+    }
+
+    /// Writes down that it is in its next epoch, then that they may run, then lets them. Fails only where nothing has run.
+    async fn go_on(&self, restore: &Restore) -> Result<(), Problem> {
+        let (workload, about) = (self.workload.clone(), &self.generation.about);
+        let journal = Journal { before: self.before.clone(), from: self.generation.id, committed: true };
+        let (epoch, started, asked) = (self.epoch, about.started.clone(), self.asked);
+        let written = tokio::task::spawn_blocking(move || {
+            if asked == Asked::Person {
+                workload.release()?;
+            }
+            workload.update(|record| {
+                if asked == Asked::Policy {
+                    record.care.begin();
+                    record.care.past.runs();
+                }
+                record.epoch = epoch;
+                record.owned = true;
+                record.doing = Doing::Running;
+                record.started = started;
+                record.pid = Some(MAIN_PID);
+            })?;
+            durable::write(&workload.place().restoring(), &journal).map_err(Problem::internal)
+        });
+        written.await.map_err(Problem::internal)??;
+        go(&self.ground, &self.workload, restore, about.last_pid).await
+    }
+
+    async fn conclude(&self) {
+        let (place, workload) = (self.workload.place().clone(), &self.workload);
+        let _ = tokio::task::spawn_blocking(move || forget(&place)).await;
+        let about = &self.generation.about;
+        let age_s = SystemClock.now_ms().saturating_sub(about.taken_ms) / 1000;
+        let (id, at) = (short(self.generation.id), timestamp::format(about.taken_ms));
+        let of = match about.spec.name == *workload.name() {
+            true => String::new(),
+            false => format!(" of {}", about.spec.name),
+        };
+        let message = format!(
+            "restored from checkpoint {id}{of} of {at}, {age_s} s old: what it did since then is lost; epoch {}",
+            self.epoch
+        );
+        self.ground.host.events.record(Kind::Restored, Some(workload.name()), None, message);
+    }
+
+    async fn take_back(&self) {
+        let (ground, workload, before) = (self.ground.clone(), self.workload.clone(), self.before.clone());
+        let taken = tokio::task::spawn_blocking(move || take_back(&ground, &workload, before)).await;
+        if let Err(problem) | Ok(Err(problem)) = taken.map_err(Problem::internal) {
+            let message = format!("what a restore had made could not be removed: {problem}");
+            self.ground.host.events.record(Kind::Warning, Some(self.workload.name()), None, message);
+        }
+    }
+}
+
+/// Layer and sandbox, from the generation; the old layer is kept beside. Blocks.
+fn build(
+    ground: &Ground,
+    workload: &Arc<Workload>,
+    generation: &Generation,
+    before: Option<Record>,
+) -> Result<VaultImage, Problem> {
+    let (host, place, about) = (&ground.host, workload.place(), &generation.about);
+    let image = host.checkpoints().vault()?.open_image(generation.id).map_err(of_vault)?;
+    let offer = as_offer(ground, about, &image)?;
+    offer::fits(host, &offer, about.demands.as_ref())?;
+    let journal = Journal { before, from: generation.id, committed: false };
+    durable::write(&place.restoring(), &journal).map_err(Problem::internal)?;
+    workload.drop_sandbox(host)?;
+    let restored = place.layer_restored();
+    durable::remove(&restored).map_err(Problem::internal)?;
+    image.write_layer(&restored).map_err(of_vault)?;
+    if place.layer().exists() {
+        fs::rename(place.layer(), place.layer_before()).map_err(Problem::internal)?;
+    }
+    fs::rename(&restored, place.layer()).map_err(Problem::internal)?;
+    let name = workload.name().clone();
+    workload.update(|record| {
+        record.spec = migrate_proto::spec::WorkloadSpec { name, ..about.spec.clone() };
+        record.doing = Doing::Starting;
+    })?;
+    let sandbox = workload.build_sandbox(host)?;
+    workload.attach_layer(&sandbox)?;
+    Ok(image)
+}
+
+/// Lets restored processes run that are held. The caller has written down that they may. Fails only where none of them has run.
+async fn go(ground: &Ground, workload: &Arc<Workload>, restore: &Restore, last_pid: i32) -> Result<(), Problem> {
+    let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
+    if restore.is_held().await {
+        let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
+        tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
+    }
+    if restore.resume().await? == Free::Perhaps {
+        let message = "CRIU was killed while it let the processes go: see whether all of them work";
+        ground.host.events.record(Kind::Warning, Some(workload.name()), None, message);
+    }
+    workload.begins_again();
+    workload.watch(&ground.host);
+    Ok(())
+}
+
+/// What an agent that is no more had begun. Where it had not written down that the processes may run nothing of it stays; returns
+/// `None` then. Blocks.
+pub fn recover(ground: &Ground, workload: &Arc<Workload>) -> Option<Going> {
+    let journal = match durable::read::<Journal>(&workload.place().restoring()) {
+        Ok(journal) => journal?,
+        Err(error) => {
+            workload
+                .set_frozen(Some(format!("it was being restored, and the journal of that cannot be read: {error}")));
+            return None;
+        }
+    };
+    if journal.committed {
+        return Some(Going { from: journal.from, before: journal.before });
+    }
+    let what = match take_back(ground, workload, journal.before) {
+        Ok(()) => "its restore was interrupted; it is as it was".to_owned(),
+        Err(problem) => format!("its restore was interrupted, and what it had made could not be removed: {problem}"),
+    };
+    ground.host.events.record(Kind::Warning, Some(workload.name()), None, what);
+    None
+}
+
+/// A restore that only has to be ended.
+#[derive(Debug)]
+pub struct Going {
+    from: CheckpointId,
+    before: Option<Record>,
+}
+
+impl Going {
+    /// Lets the processes run, where nobody has. The turn is held to the end.
+    pub async fn run(self, ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>) {
+        let went = self.let_go(&ground, &workload).await;
+        let (ending, ended) = (ground.clone(), workload.clone());
+        let concluded = tokio::task::spawn_blocking(move || match went {
+            Ok(()) => {
+                forget(ended.place());
+                ended.note_if_lost(&ending.host);
+                Ok("its restore was interrupted when it was done; it runs".to_owned())
+            }
+            Err(problem) => {
+                take_back(&ending, &ended, self.before)?;
+                Ok(format!("its restore was interrupted, and {}; it is as it was", problem.message))
+            }
+        });
+        let what = concluded.await.map_err(Problem::internal).and_then(std::convert::identity);
+        let what = what.unwrap_or_else(|problem| format!("its restore was interrupted, and not taken back: {problem}"));
+        ground.host.events.record(Kind::Warning, Some(workload.name()), None, what);
+        drop(turn);
+    }
+
+    /// Fails only where nothing has run.
+    async fn let_go(&self, ground: &Ground, workload: &Arc<Workload>) -> Result<(), Problem> {
+        let gone = || Problem::new(Code::RestoreFailed, "the restored processes are gone");
+        let sandbox = workload.sandbox().ok_or_else(gone)?;
+        if let Some(restore) = Restore::take_over(&sandbox).await {
+            let generation = ground.host.checkpoints().vault()?.generation(self.from);
+            let last_pid = generation.map_or(MAIN_PID, |generation| generation.about.last_pid);
+            return go(ground, workload, &restore, last_pid).await;
+        }
+        // The guard has ended as well; what it left tells.
+        freed_without_guard(&guard_dir(sandbox.dir())).ok_or_else(gone)?;
+        workload.watch(&ground.host);
+        Ok(())
+    }
+}
+
+/// Nothing of the restore stays. Blocks.
+fn take_back(ground: &Ground, workload: &Arc<Workload>, before: Option<Record>) -> Result<(), Problem> {
+    if before.is_some() && !workload.place().restoring().exists() {
+        // Nothing was begun.
+        return Ok(());
+    }
+    workload.drop_sandbox(&ground.host)?;
+    let Some(before) = before else {
+        return ground.registry.remove(workload.name()).map_err(Problem::internal);
+    };
+    let place = workload.place();
+    if place.layer_before().exists() {
+        fs::rename(place.layer_before(), place.layer()).map_err(Problem::internal)?;
+    }
+    durable::remove(&place.layer_restored()).map_err(Problem::internal)?;
+    workload.update(|record| *record = Record { sandbox: None, ..before })?;
+    durable::remove(&place.restoring()).map_err(Problem::internal)
+}
+
+/// What only mattered while it could be taken back. Blocks.
+fn forget(place: &Place) {
+    // The journal last: without it, nobody looks for the rest.
+    for path in [place.layer_before(), place.layer_restored(), place.restoring()] {
+        if let Err(error) = durable::remove(&path) {
+            tracing::warn!(%error, "what a restore left could not be removed");
+        }
+    }
+}
+
+/// Makes a name this workload's, which is not there yet. Blocks for a moment.
+fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> Result<Arc<Workload>, Problem> {
+    let place: Place = ground.registry.place(name);
+    let record = Record {
+        spec: migrate_proto::spec::WorkloadSpec { name: name.clone(), ..about.spec.clone() },
+        epoch,
+        owned: true,
+        doing: Doing::Starting,
+        started: about.started.clone(),
+        sandbox: None,
+        pid: None,
+        care: Chart::new(about.care.clone().unwrap_or_default()),
+    };
+    let workload = Workload::new(place.clone(), record);
+    if place.record().exists() || !ground.registry.add(workload.clone()) {
+        return Err(taken(ground, name));
+    }
+    let made = durable::remove_dir(place.dir()).and_then(|()| durable::make_dir(place.dir()));
+    if let Err(error) = made {
+        let _ = ground.registry.remove(name);
+        return Err(Problem::internal(error));
+    }
+    Ok(workload)
+}
+
+fn taken(ground: &Ground, name: &WorkloadName) -> Problem {
+    Problem::new(Code::NameTaken, format!("there is a workload {name} on {} already", ground.host.node()))
+        .hint("choose another name, or remove the other one")
+}
+
+fn refuse_if_it_runs(ground: &Ground, workload: &Workload) -> Result<(), Problem> {
+    if let Some(doubt) = workload.doubt() {
+        return Err(doubt);
+    }
+    let record = workload.record();
+    if !record.owned || matches!(record.doing, Doing::Running | Doing::Starting | Doing::Arriving) {
+        let (name, node) = (workload.name(), ground.host.node());
+        let message = format!("{name} runs on {node}: it is not replaced by an earlier state of itself");
+        let hint = format!("`migrate restore {name} --as NEW` makes a second one; or `migrate stop {name}` first");
+        return Err(Problem::new(Code::WrongState, message).hint(hint));
+    }
+    Ok(())
+}
+
+fn word(doing: &Doing) -> &'static str {
+    match doing {
+        Doing::Starting => "starting",
+        Doing::Arriving => "arriving",
+        Doing::Running => "running",
+        Doing::Stopped(_) => "stopped",
+        Doing::Failed(_) => "failed",
+        Doing::Lost(_) => "lost",
+    }
+}
+
+/// The checkpoint in the words in which a move would offer it: the same questions decide whether this node can take it.
+fn as_offer(ground: &Ground, about: &About, image: &VaultImage) -> Result<Offer, Problem> {
+    let (layer_bytes, layer_used_bytes) = image.layer_bytes();
+    Ok(Offer {
+        handover: HandoverId::new(ground.registry.mark(), random::bytes().map_err(Problem::internal)?),
+        spec: about.spec.clone(),
+        epoch: about.epoch,
+        from: about.node.clone(),
+        to: ground.host.node().clone(),
+        memory_bytes: image.image_bytes(),
+        layer_bytes,
+        layer_used_bytes,
+        layer_block_bytes: migrate_image::layer::BLOCK_BYTES as u32,
+        needs: about.needs.clone(),
+        last_pid: about.last_pid,
+        started: about.started.clone(),
+    })
+}
