@@ -112,3 +112,29 @@ fn who_was_stopped_with_the_agent_does_not_hang() {
     assert_eq!((agent(), lab.story("stopped").matches("adopted").count()), (before, 0));
     lab.assert_clean();
 }
+
+/// Whatever has frozen it: that is not its fault.
+#[test]
+fn who_is_frozen_does_not_hang() {
+    let lab = Lab::up(1);
+    let options = [&["--restart", "always"][..], &PULSE].concat();
+    lab.run_with("frozen", "node1", &options, &["sh", "-c", TOUCHES]);
+    lab.wait_until("frozen", |view| view.health == "healthy");
+    let main = lab.view("frozen").pid.unwrap().to_string();
+    let freeze = |word: &str| {
+        let group = format!("sed -n 's/^0:://p' /proc/{main}/cgroup");
+        // Where it is mounted differs; below that the path is the same.
+        let mounts = "findmnt -n -o TARGET -t cgroup2 | head -n 1";
+        let script = format!("echo {word} > $({mounts})$({group})/cgroup.freeze");
+        lab.done(["lab", "exec", "node1", "--", "sh", "-c", &script]);
+    };
+    freeze("1");
+    // Longer than a pulse.
+    std::thread::sleep(Duration::from_secs(5));
+    freeze("0");
+    lab.wait_until("frozen", |view| view.health == "healthy");
+    assert_eq!(lab.view("frozen").restarts, 0, "{}", lab.story("frozen"));
+    lab.exec("frozen", &["touch", "/tmp/hang"]);
+    lab.wait_for_restart("frozen", 1);
+    lab.assert_clean();
+}

@@ -183,6 +183,10 @@ impl Attendant {
         let Some(monitor) = &mut self.monitor else { return IDLE };
         monitor.look(&self.ground, &self.workload).await;
         let (word, why, pause) = (monitor.health.word(), monitor.why.clone(), monitor.pause());
+        if word.is_ill() && restart::stands_still(&self.ground, &self.workload).await {
+            self.pause();
+            return SOON;
+        }
         match word.is_ill() && chart.is_ended_when_ill() {
             true => self.end_ill(word, why.unwrap_or_default()).await,
             false => self.note(word, why, word == Word::Healthy).await.min(pause),

@@ -29,7 +29,7 @@ const MOST_COMMANDS: usize = 16;
 const LONGEST_LINE: usize = 256;
 
 /// Asks once; `Err` says why it is not well. Dropped, it ends what it has begun.
-pub async fn ask(host: &Host, workload: &Arc<Workload>, watch: &Watch, limit: Duration) -> Result<(), String> {
+pub(super) async fn ask(host: &Host, workload: &Arc<Workload>, watch: &Watch, limit: Duration) -> Result<(), String> {
     let asked = async {
         match watch {
             Watch::Command(argv) => command(host, workload, argv).await,

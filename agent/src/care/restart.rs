@@ -85,7 +85,9 @@ pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
     let started = write(move || {
         starting.update(|record| record.care.begin())?;
         starting.start(&host, clock::time_of_day())?;
-        starting.update(|record| drop(record.care.past.runs()))?;
+        starting.update(|record| {
+            record.care.past.runs();
+        })?;
         Ok(starting.chart().past.restarts)
     });
     match started.await {
@@ -182,6 +184,19 @@ pub(super) async fn note(
         }
     }
     true
+}
+
+/// Whether it is not its own fault that it does nothing: it is frozen, by its lease or for a checkpoint, or somebody else has it at the
+/// moment.
+pub(super) async fn stands_still(ground: &Ground, workload: &Arc<Workload>) -> bool {
+    let Ok(_turn) = workload.turn() else { return true };
+    let (host, name) = (ground.host.clone(), workload.name().clone());
+    let looked = write(move || {
+        let freezer = host.cgroup(name.as_str())?.freezer();
+        let events = freezer.and_then(|freezer| std::fs::read_to_string(freezer.with_file_name("cgroup.events")).ok());
+        Ok(events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")))
+    });
+    looked.await.unwrap_or(false)
 }
 
 /// Whether it is not its own fault that it does nothing: it is frozen, by its lease or for a checkpoint, or somebody else has it at the
