@@ -66,7 +66,7 @@ impl FromStr for Cursor {
             Some((node.parse().ok()?, number.parse().ok()?))
         };
         let parts = text.split(',').filter(|part| !part.is_empty());
-        parts.map(|text| part(text)).collect::<Option<_>>().map(Cursor).ok_or_else(|| CursorError(text.to_owned()))
+        parts.map(part).collect::<Option<_>>().map(Cursor).ok_or_else(|| CursorError(text.to_owned()))
     }
 }
 
