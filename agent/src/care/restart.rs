@@ -199,19 +199,6 @@ pub(super) async fn stands_still(ground: &Ground, workload: &Arc<Workload>) -> b
     looked.await.unwrap_or(false)
 }
 
-/// Whether it is not its own fault that it does nothing: it is frozen, by its lease or for a checkpoint, or somebody else has it at the
-/// moment.
-pub(super) async fn stands_still(ground: &Ground, workload: &Arc<Workload>) -> bool {
-    let Ok(_turn) = workload.turn() else { return true };
-    let (host, name) = (ground.host.clone(), workload.name().clone());
-    let looked = write(move || {
-        let freezer = host.cgroup(name.as_str())?.freezer();
-        let events = freezer.and_then(|freezer| std::fs::read_to_string(freezer.with_file_name("cgroup.events")).ok());
-        Ok(events.is_some_and(|events| events.lines().any(|line| line == "frozen 1")))
-    });
-    looked.await.unwrap_or(false)
-}
-
 /// It is ill, and its policy is that this is the end of it. False where somebody else has it at the moment.
 pub(super) async fn end_ill(ground: &Ground, workload: &Arc<Workload>, word: Word, why: &str) -> bool {
     let Ok(_turn) = workload.turn() else { return false };
