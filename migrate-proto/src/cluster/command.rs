@@ -272,6 +272,8 @@ pub struct Reassignment {
     pub to: Option<NodeName>,
     /// From what.
     pub begin: Begin,
+    /// The highest number of a checkpoint of it that the leader knows of: there may be a better one since.
+    pub numbered: u64,
     /// How much work is lost, for people.
     pub lost_ms: Option<u64>,
 }

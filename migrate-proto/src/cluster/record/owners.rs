@@ -139,10 +139,11 @@ impl Record {
         self.begin_epoch(load, Origin::Revived, Some(&by.node), life, None, from)
     }
 
-    /// Only if: that owner owns it in this epoch, and is fenced or has said that it could not run it; who gets it takes
-    /// workloads; what it begins from is listed and not damaged, or a move that was not refused.
+    /// Only if: that owner owns it in this epoch, and is fenced or has said that it could not run it; no checkpoint was kept since
+    /// the leader looked; who gets it takes workloads, and it is to run there; what it begins from is listed and not damaged, or
+    /// a move that was not refused.
     pub(super) fn reassign(&mut self, reassignment: &Reassignment) -> Result<Applied, Refusal> {
-        let Reassignment { load, epoch, owner, to, begin, lost_ms } = reassignment;
+        let Reassignment { load, epoch, owner, to, begin, numbered, lost_ms } = reassignment;
         let (via, from) = match *begin {
             Begin::Afresh => (None, None),
             Begin::Checkpoint(from) => (None, Some(from)),
@@ -152,6 +153,9 @@ impl Record {
             return Ok(Applied::AlreadySo);
         }
         let entry = self.owned_in(load, *epoch, owner)?;
+        if entry.numbered > *numbered {
+            return Err(Refusal::OldNumber { load: load.clone(), number: entry.numbered });
+        }
         let life = life_elsewhere(entry, to.is_some(), *begin);
         let released = matches!(entry.life, Life::Failed(_));
         if let Some(from) = from {
@@ -166,6 +170,10 @@ impl Record {
         }
         if let Some(to) = to {
             self.takes(to)?;
+            // It has nothing to do there, and its files are here.
+            if matches!(life, Life::Stopped(_)) {
+                return Err(Refusal::InLife { load: load.clone(), life: self.load(load)?.life.clone() });
+            }
         }
         let entry = self.load_mut(load)?;
         entry.restarts.recovered += 1;

@@ -302,6 +302,6 @@ fn reassign(
     begin: Begin,
     lost_ms: Option<u64>,
 ) -> Command {
-    let (load, epoch, owner) = (name.clone(), load.epoch, owner.clone());
-    Command::Reassign(Reassignment { load, epoch, owner, to, begin, lost_ms })
+    let (load, epoch, numbered, owner) = (name.clone(), load.epoch, load.numbered, owner.clone());
+    Command::Reassign(Reassignment { load, epoch, owner, to, begin, numbered, lost_ms })
 }

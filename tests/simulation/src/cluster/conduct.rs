@@ -151,7 +151,7 @@ impl World {
         let wanted = if finite { session } else { ENDLESS };
         let Some(body) = self.nodes[node].bodies[load].as_ref() else { return };
         let (armed, guarded, ended) = (body.armed, body.guarded, body.ended);
-        self.nodes[node].disk.owned[load] = Some(entry.epoch.0);
+        self.nodes[node].disk.owned[load] = Some((entry.epoch.0, session));
         if matches!(entry.life, Life::Stopped(_) | Life::Failed(_)) {
             if self.bug != Some(Bug::EndedRunAgain) {
                 self.nodes[node].bodies[load] = None;
@@ -288,7 +288,7 @@ impl World {
         let (epoch, restored) = (body.epoch, body.work > 0);
         self.note(|| format!("node{} begins {} in epoch {epoch}, from {}", node + 1, load_name(load), body.work));
         let later = self.bug == Some(Bug::ArmAfterStart) || restored && self.bug == Some(Bug::RecoverWithoutArm);
-        self.nodes[node].disk.owned[load] = Some(epoch);
+        self.nodes[node].disk.owned[load] = Some((epoch, session));
         let known = self.nodes[node].agent.as_ref().and_then(|agent| agent.record.loads.get(&load_name(load)));
         let numbered = known.map_or(0, |entry| entry.numbered).max(self.nodes[node].disk.numbered[load]);
         self.nodes[node].disk.numbered[load] = numbered;

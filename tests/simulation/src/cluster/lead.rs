@@ -273,7 +273,8 @@ impl World {
             let begin = entry.newest_sound().map_or(Begin::Afresh, |checkpoint| Begin::Checkpoint(checkpoint.id));
             if entry.life == Life::Running {
                 let (load, epoch, owner, to) = (load.clone(), entry.epoch, name.clone(), Some(to.clone()));
-                let reassign = Command::Reassign(Reassignment { load, epoch, owner, to, begin, lost_ms: None });
+                let (numbered, lost_ms) = (entry.numbered, None);
+                let reassign = Command::Reassign(Reassignment { load, epoch, owner, to, begin, numbered, lost_ms });
                 self.propose(node, Voice::Leader, reassign);
             }
         }
@@ -300,11 +301,19 @@ impl World {
 fn oldest(record: &Record, command: Command) -> Command {
     match command {
         Command::Many(commands) => Command::Many(commands.into_iter().map(|command| oldest(record, command)).collect()),
-        Command::Reassign(Reassignment { load, epoch, owner, to, begin: Begin::Checkpoint(newest), lost_ms }) => {
+        Command::Reassign(Reassignment {
+            begin: Begin::Checkpoint(newest),
+            load,
+            epoch,
+            owner,
+            to,
+            numbered,
+            lost_ms,
+        }) => {
             let listed = record.loads.get(&load).map_or(&[][..], |entry| &entry.checkpoints);
             let first = listed.iter().find(|checkpoint| !checkpoint.damaged).map_or(newest, |first| first.id);
             let begin = Begin::Checkpoint(first);
-            Command::Reassign(Reassignment { load, epoch, owner, to, begin, lost_ms })
+            Command::Reassign(Reassignment { load, epoch, owner, to, begin, numbered, lost_ms })
         }
         command => command,
     }

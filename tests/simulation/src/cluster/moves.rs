@@ -166,7 +166,7 @@ impl World {
         self.tally.moved += 1;
         self.note(|| format!("node{} goes on with {} in epoch {epoch}", node + 1, load_name(load)));
         self.nodes[node].images[load] = None;
-        self.nodes[node].disk.owned[load] = Some(epoch);
+        self.nodes[node].disk.owned[load] = Some((epoch, session));
         let numbered = self.nodes[node].disk.numbered[load].max(image.numbered);
         self.nodes[node].disk.numbered[load] = numbered;
         self.nodes[node].bodies[load] = Some(Body::new(epoch, image.work));

@@ -75,8 +75,8 @@ pub(crate) struct AtRecord {
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     pub(crate) files: BTreeMap<CheckpointId, File>,
-    /// In which epoch this node believes to own it.
-    pub(crate) owned: Vec<Option<u64>>,
+    /// In which epoch this node believes to own it, and in which session it has looked.
+    pub(crate) owned: Vec<Option<(u64, u64)>>,
     /// The highest number that this node has given to a checkpoint.
     pub(crate) numbered: Vec<u64>,
     pub(crate) at_record: Vec<Option<AtRecord>>,

@@ -104,7 +104,8 @@ pub(super) fn revive(epoch: u64, by: Claim, from: Option<u8>) -> Command {
 
 pub(super) fn reassign(epoch: u64, owner: &str, to: Option<&str>, begin: Begin) -> Command {
     let (owner, to) = (node(owner), to.map(node));
-    Command::Reassign(Reassignment { load: web(), epoch: Epoch(epoch), owner, to, begin, lost_ms: None })
+    let (load, epoch, numbered, lost_ms) = (web(), Epoch(epoch), u64::MAX, None);
+    Command::Reassign(Reassignment { load, epoch, owner, to, begin, numbered, lost_ms })
 }
 
 pub(super) fn assign(epoch: u64, to: &str) -> Command {

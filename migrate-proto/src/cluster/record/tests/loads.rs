@@ -2,7 +2,7 @@
 
 use super::fixtures::*;
 use crate::cluster::Claim;
-use crate::cluster::command::{Begin, Command};
+use crate::cluster::command::{Begin, Command, Reassignment};
 use crate::cluster::record::{Applied, Life, MAX_CHECKPOINTS, Origin, Proof, Refusal, Restarts, Wanted};
 use crate::id::Epoch;
 
@@ -168,15 +168,29 @@ fn what_waits_for_room_is_given_to_a_node() {
 
 #[test]
 fn what_has_ended_or_is_not_wanted_does_not_run_elsewhere() {
-    let elsewhere = || reassign(1, "a", Some("b"), Begin::Checkpoint(checkpoint_id(1)));
+    let elsewhere = |to| reassign(1, "a", to, Begin::Checkpoint(checkpoint_id(1)));
     let mut book = Book::running();
-    book.must(ended(1, claim("a", 1))).must(fence("a", 1)).must(elsewhere());
+    book.must(ended(1, claim("a", 1))).must(fence("a", 1));
+    assert_eq!(refused(&mut book, elsewhere(Some("b"))), "'web' is stopped");
+    book.must(elsewhere(None));
     assert!(matches!(book.web().life, Life::Stopped(Some(_))));
 
     let mut book = Book::running();
     let since = book.web().wished;
-    book.must(wish(1, since, Wanted::Stop)).must(fence("a", 1)).must(elsewhere());
+    book.must(wish(1, since, Wanted::Stop)).must(fence("a", 1));
+    assert_eq!(refused(&mut book, elsewhere(Some("b"))), "'web' is running");
+    book.must(elsewhere(None));
     assert_eq!(book.web().life, Life::Stopped(None));
+}
+
+#[test]
+fn a_leader_that_does_not_know_of_a_checkpoint_brings_nothing_back() {
+    let mut book = Book::running();
+    book.must(kept(1, claim("a", 1), 3)).must(fence("a", 1));
+    let Command::Reassign(late) = reassign(1, "a", Some("b"), Begin::Checkpoint(checkpoint_id(2))) else { panic!() };
+    let known = |numbered| Command::Reassign(Reassignment { numbered, ..late.clone() });
+    assert_eq!(refused(&mut book, known(2)), "the checkpoints of 'web' are numbered up to 3");
+    book.must(known(3));
 }
 
 #[test]

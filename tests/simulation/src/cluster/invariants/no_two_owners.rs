@@ -30,5 +30,7 @@ fn believes(world: &World, node: usize, load: usize) -> Option<u64> {
     let here = &world.nodes[node];
     let page = here.page?;
     let holds = here.clock.at(world.now) < page.until && here.disk.at_record[load].is_none();
-    here.disk.owned[load].filter(|_| holds)
+    // With another session it has to look again.
+    let (epoch, session) = here.disk.owned[load].filter(|_| holds)?;
+    (session == page.session).then_some(epoch)
 }
