@@ -268,6 +268,66 @@ fn a_killed_agent_leaves_it_running() {
     lab.assert_clean();
 }
 
+/// Either nothing has changed, or it runs.
+#[test]
+fn a_killed_agent_takes_a_restore_back_or_ends_it() {
+    let lab = Lab::up(1);
+    lab.specimen("keeper", "node1", &["memory", "--mib", "48", "--kind", "random"]);
+    lab.wait_for_more_ok("keeper", 2);
+    lab.checkpoint("keeper");
+    lab.done(["stop", "keeper"]);
+    let dir = lab.directory().join("node1/state/workloads/keeper");
+    for wait_for in ["restoring.json", "layer.restored", "layer.before"] {
+        let epoch = lab.view("keeper").epoch.0;
+        let restoring = lab.command(["restore", "keeper"]).spawn().unwrap();
+        assert!(eventually(|| dir.join(wait_for).exists() || lab.view("keeper").epoch.0 > epoch), "{wait_for}");
+        lab.done(["lab", "crash", "node1"]);
+        let _ = restoring.wait_with_output().unwrap();
+        assert!(eventually(|| lab.migrate(["ps"]).status.success()));
+        assert!(eventually(|| ["restoring.json", "layer.restored", "layer.before"]
+            .iter()
+            .all(|file| !dir.join(file).exists())));
+        let view = lab.view("keeper");
+        match view.state {
+            State::Stopped => {
+                assert_eq!(view.epoch.0, epoch, "{view:?}");
+                lab.done(["restore", "keeper"]);
+            }
+            _ => assert_eq!((view.state, view.epoch.0), (State::Running, epoch + 1), "{view:?}"),
+        }
+        lab.wait_for_more_ok("keeper", 3);
+        lab.assert_runs_only_on("keeper", "node1");
+        lab.done(["stop", "keeper"]);
+    }
+    lab.assert_clean();
+}
+
+/// Counts and gives signs of life, until there is a file that is not in the checkpoint.
+const PATIENT: &str = "import itertools, os, time\n\
+    for n in itertools.count(1):\n\
+    \x20 print('ok', n, flush=True)\n\
+    \x20 while os.path.exists('/work/hang'): time.sleep(0.05)\n\
+    \x20 os.utime(os.environ['MIGRATE_PULSE'])\n\
+    \x20 time.sleep(0.05)\n";
+
+#[test]
+fn what_hangs_comes_back_from_its_checkpoint() {
+    let lab = Lab::up(1);
+    let options = ["--restart", "always", "--pulse", "1s", "--health-grace", "1s"];
+    lab.run_with("patient", "node1", &options, &["python3", "-c", PATIENT]);
+    lab.wait_for_more_ok("patient", 5);
+    let checkpoint = lab.checkpoint("patient");
+    lab.exec("patient", &["touch", "/work/hang"]);
+    assert!(eventually(|| lab.happened("restored", &checkpoint.id.to_string()[..12])));
+    assert!(lab.happened("unhealthy", ""));
+    let view = lab.view("patient");
+    assert_eq!((view.epoch.0, view.restarts), (2, 1), "{view:?}");
+    // Afresh it would have begun at 1 again.
+    assert!(lab.assert_intact("patient") >= 5);
+    lab.wait_for_more_ok("patient", 3);
+    lab.assert_clean();
+}
+
 #[test]
 fn a_move_comes_first() {
     let lab = Lab::up(2);

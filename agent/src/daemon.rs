@@ -177,7 +177,7 @@ fn take_over_one(ground: &Ground, place: Place, record: Record) {
             }
             let turn = workload.turn().ok();
             if place.restoring().exists() {
-                if let Some(going) = checkpoint::restore::recover(ground, &workload) {
+                if let Some(going) = checkpoint::interrupted::recover(ground, &workload) {
                     tokio::spawn(going.run(ground.clone(), workload, turn));
                 }
                 return;

@@ -3,11 +3,13 @@
 //! - [`take`]: one checkpoint: a dump that is always refused, so that the workload goes on where it was.
 //! - `outlet`: from the dump into the vault.
 //! - [`every`]: those that are taken by the clock.
+//! - [`interrupted`]: restores that were not ended.
 //! - [`scrub`]: those that there are, looked at again.
 //! - [`restore`]: a workload, brought back; or a second one made of it.
 //! - [`Checkpoints`]: the vault, what is known of its pages, which of them are kept.
 
 pub mod every;
+pub mod interrupted;
 mod outlet;
 pub mod restore;
 pub mod scrub;

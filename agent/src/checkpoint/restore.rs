@@ -19,29 +19,18 @@ use migrate_proto::id::{Epoch, HandoverId};
 use migrate_proto::message::Offer;
 use migrate_proto::name::WorkloadName;
 use migrate_sandbox::plan::MAIN_PID;
-use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use super::interrupted::{self, Journal};
 use super::{of_vault, short};
 use crate::durable;
 use crate::events::{Clock, Kind, SystemClock, timestamp};
 use crate::handover::Ground;
-use crate::handover::restore::{Free, Restore, freed_without_guard, guard_dir};
+use crate::handover::restore::{Free, Restore};
 use crate::offer;
 use crate::random;
 use crate::registry::{Doing, Place, Record};
 use crate::workload::Workload;
-
-/// What is written down while a workload is brought back.
-#[derive(Debug, Serialize, Deserialize)]
-struct Journal {
-    /// Its record before; none where there was no such workload.
-    before: Option<Record>,
-    /// From what.
-    from: CheckpointId,
-    /// It may have run: there is no way back.
-    committed: bool,
-}
 
 /// Brings a workload back, or makes a second one of it. Who asked may leave: it goes on.
 pub async fn restore(ground: &Ground, name: &WorkloadName, request: RestoreRequest) -> Result<Arc<Workload>, Problem> {
@@ -264,7 +253,7 @@ impl Revival {
 
     async fn conclude(&self) {
         let (place, workload) = (self.workload.place().clone(), &self.workload);
-        let _ = tokio::task::spawn_blocking(move || forget(&place)).await;
+        let _ = tokio::task::spawn_blocking(move || interrupted::forget(&place)).await;
         let about = &self.generation.about;
         let age_s = SystemClock.now_ms().saturating_sub(about.taken_ms) / 1000;
         let (id, at) = (short(self.generation.id), timestamp::format(about.taken_ms));
@@ -281,7 +270,7 @@ impl Revival {
 
     async fn take_back(&self) {
         let (ground, workload, before) = (self.ground.clone(), self.workload.clone(), self.before.clone());
-        let taken = tokio::task::spawn_blocking(move || take_back(&ground, &workload, before)).await;
+        let taken = tokio::task::spawn_blocking(move || interrupted::take_back(&ground, &workload, before)).await;
         if let Err(problem) | Ok(Err(problem)) = taken.map_err(Problem::internal) {
             let message = format!("what a restore had made could not be removed: {problem}");
             self.ground.host.events.record(Kind::Warning, Some(self.workload.name()), None, message);
@@ -321,7 +310,12 @@ fn build(
 }
 
 /// Lets restored processes run that are held. The caller has written down that they may. Fails only where none of them has run.
-async fn go(ground: &Ground, workload: &Arc<Workload>, restore: &Restore, last_pid: i32) -> Result<(), Problem> {
+pub(super) async fn go(
+    ground: &Ground,
+    workload: &Arc<Workload>,
+    restore: &Restore,
+    last_pid: i32,
+) -> Result<(), Problem> {
     let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
     if restore.is_held().await {
         let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
@@ -334,102 +328,6 @@ async fn go(ground: &Ground, workload: &Arc<Workload>, restore: &Restore, last_p
     workload.begins_again();
     workload.watch(&ground.host);
     Ok(())
-}
-
-/// What an agent that is no more had begun. Where it had not written down that the processes may run nothing of it stays; returns
-/// `None` then. Blocks.
-pub fn recover(ground: &Ground, workload: &Arc<Workload>) -> Option<Going> {
-    let journal = match durable::read::<Journal>(&workload.place().restoring()) {
-        Ok(journal) => journal?,
-        Err(error) => {
-            workload
-                .set_frozen(Some(format!("it was being restored, and the journal of that cannot be read: {error}")));
-            return None;
-        }
-    };
-    if journal.committed {
-        return Some(Going { from: journal.from, before: journal.before });
-    }
-    let what = match take_back(ground, workload, journal.before) {
-        Ok(()) => "its restore was interrupted; it is as it was".to_owned(),
-        Err(problem) => format!("its restore was interrupted, and what it had made could not be removed: {problem}"),
-    };
-    ground.host.events.record(Kind::Warning, Some(workload.name()), None, what);
-    None
-}
-
-/// A restore that only has to be ended.
-#[derive(Debug)]
-pub struct Going {
-    from: CheckpointId,
-    before: Option<Record>,
-}
-
-impl Going {
-    /// Lets the processes run, where nobody has. The turn is held to the end.
-    pub async fn run(self, ground: Ground, workload: Arc<Workload>, turn: Option<OwnedMutexGuard<()>>) {
-        let went = self.let_go(&ground, &workload).await;
-        let (ending, ended) = (ground.clone(), workload.clone());
-        let concluded = tokio::task::spawn_blocking(move || match went {
-            Ok(()) => {
-                forget(ended.place());
-                ended.note_if_lost(&ending.host);
-                Ok("its restore was interrupted when it was done; it runs".to_owned())
-            }
-            Err(problem) => {
-                take_back(&ending, &ended, self.before)?;
-                Ok(format!("its restore was interrupted, and {}; it is as it was", problem.message))
-            }
-        });
-        let what = concluded.await.map_err(Problem::internal).and_then(std::convert::identity);
-        let what = what.unwrap_or_else(|problem| format!("its restore was interrupted, and not taken back: {problem}"));
-        ground.host.events.record(Kind::Warning, Some(workload.name()), None, what);
-        drop(turn);
-    }
-
-    /// Fails only where nothing has run.
-    async fn let_go(&self, ground: &Ground, workload: &Arc<Workload>) -> Result<(), Problem> {
-        let gone = || Problem::new(Code::RestoreFailed, "the restored processes are gone");
-        let sandbox = workload.sandbox().ok_or_else(gone)?;
-        if let Some(restore) = Restore::take_over(&sandbox).await {
-            let generation = ground.host.checkpoints().vault()?.generation(self.from);
-            let last_pid = generation.map_or(MAIN_PID, |generation| generation.about.last_pid);
-            return go(ground, workload, &restore, last_pid).await;
-        }
-        // The guard has ended as well; what it left tells.
-        freed_without_guard(&guard_dir(sandbox.dir())).ok_or_else(gone)?;
-        workload.watch(&ground.host);
-        Ok(())
-    }
-}
-
-/// Nothing of the restore stays. Blocks.
-fn take_back(ground: &Ground, workload: &Arc<Workload>, before: Option<Record>) -> Result<(), Problem> {
-    if before.is_some() && !workload.place().restoring().exists() {
-        // Nothing was begun.
-        return Ok(());
-    }
-    workload.drop_sandbox(&ground.host)?;
-    let Some(before) = before else {
-        return ground.registry.remove(workload.name()).map_err(Problem::internal);
-    };
-    let place = workload.place();
-    if place.layer_before().exists() {
-        fs::rename(place.layer_before(), place.layer()).map_err(Problem::internal)?;
-    }
-    durable::remove(&place.layer_restored()).map_err(Problem::internal)?;
-    workload.update(|record| *record = Record { sandbox: None, ..before })?;
-    durable::remove(&place.restoring()).map_err(Problem::internal)
-}
-
-/// What only mattered while it could be taken back. Blocks.
-fn forget(place: &Place) {
-    // The journal last: without it, nobody looks for the rest.
-    for path in [place.layer_before(), place.layer_restored(), place.restoring()] {
-        if let Err(error) = durable::remove(&path) {
-            tracing::warn!(%error, "what a restore left could not be removed");
-        }
-    }
 }
 
 /// Makes a name this workload's, which is not there yet. Blocks for a moment.

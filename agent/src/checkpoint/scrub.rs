@@ -58,7 +58,7 @@ fn due(host: &Arc<Host>) -> Option<(WorkloadName, CheckpointId)> {
     };
     let (at_ms, generation) = all.filter_map(|found| Some((seen(&found)?, found))).min_by_key(|(at_ms, _)| *at_ms)?;
     let is_due = SystemClock.now_ms().saturating_sub(at_ms) > BELIEVED_MS;
-    is_due.then(|| (generation.about.spec.name, generation.id))
+    is_due.then_some((generation.about.spec.name, generation.id))
 }
 
 async fn look_at(host: Arc<Host>, workload: WorkloadName, id: CheckpointId) {

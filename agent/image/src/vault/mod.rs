@@ -25,9 +25,11 @@ mod disk;
 mod image;
 mod known;
 mod manifest;
+mod publish;
 mod segment;
 mod ship;
 mod stock;
+mod tables;
 mod writing;
 
 use std::collections::BTreeMap;

@@ -10,19 +10,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use migrate_proto::id::Digest;
+use migrate_proto::name::WorkloadName;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::known::{Pages, Usage};
-use super::manifest::{About, Hex, LAYER, Manifest, Run, Table, joined};
+use super::manifest::{About, Hex, Manifest, Run, joined};
 use super::segment::{Packer, SEGMENT_BYTES};
-use super::{Entry, Generation, Inner, Known, Pins, Vault, VaultError};
+use super::tables::{layer_table, tables};
+use super::{Generation, Inner, Known, Pins, Vault, VaultError};
 use crate::chunk::{
     AHEAD_STREAM, ChunkError, ChunkHeader, Content, Decoder, Encoding, LAYER_STREAM, PAGE_BYTES, StreamSummary, ZEROS,
-    is_zero, stream_digest, zero_digest,
+    is_zero,
 };
 use crate::incoming::Absorb;
-use crate::layer::{BLOCK_BYTES, layer_digest};
+use crate::layer::BLOCK_BYTES;
 use crate::lock;
 use crate::store::StreamError;
 
@@ -65,10 +67,10 @@ struct Slot {
 }
 
 /// Some bytes of a stream; no digest where they are all zeros.
-struct Part {
-    len: u32,
-    digest: Option<Digest>,
-    runs: Vec<Run>,
+pub(super) struct Part {
+    pub(super) len: u32,
+    pub(super) digest: Option<Digest>,
+    pub(super) runs: Vec<Run>,
 }
 
 struct State {
@@ -127,7 +129,7 @@ impl Vault {
     }
 
     /// The number of the next generation of a workload.
-    pub fn next_number(&self, workload: &migrate_proto::name::WorkloadName) -> u64 {
+    pub fn next_number(&self, workload: &WorkloadName) -> u64 {
         self.generations(workload).last().map_or(1, |generation| generation.about.number + 1)
     }
 }
@@ -385,112 +387,4 @@ fn filled_up(bytes: &[u8]) -> u128 {
     let mut page = [0; PAGE_BYTES];
     page[..bytes.len()].copy_from_slice(bytes);
     xxh3_128(&page)
-}
-
-/// The images' tables, each compared with what was announced.
-fn tables(
-    mut streams: BTreeMap<u32, BTreeMap<u64, Part>>,
-    images: &[StreamSummary],
-) -> Result<Vec<Table>, StreamError> {
-    let mut tables = Vec::with_capacity(images.len());
-    for StreamSummary { stream, name, length, digest } in images {
-        let (mut at, mut digests, mut parts, mut runs) = (0, Vec::new(), Vec::new(), Vec::new());
-        for (offset, part) in streams.remove(stream).unwrap_or_default() {
-            if offset != at {
-                return Err(StreamError::Hole { stream: *stream, offset: at });
-            }
-            at += u64::from(part.len);
-            digests.push(part.digest.unwrap_or_else(|| zero_digest(part.len as usize)));
-            parts.push((part.len.into(), part.digest.map(Hex)));
-            runs.extend(part.runs);
-        }
-        if at != *length {
-            return Err(StreamError::WrongLength { stream: *stream, got: at, expected: *length });
-        }
-        if stream_digest(&digests) != *digest {
-            return Err(StreamError::WrongDigest { stream: *stream });
-        }
-        let runs = joined(runs);
-        tables.push(Table { name: name.clone(), length: at, digest: Hex(*digest), parts, runs });
-    }
-    match streams.keys().next() {
-        Some(stream) => Err(StreamError::NotInManifest { stream: *stream }),
-        None => Ok(tables),
-    }
-}
-
-/// The layer's table, compared with what was announced.
-fn layer_table(blocks: BTreeMap<u64, Part>, Layer { size, digest }: Layer) -> Result<Table, StreamError> {
-    const BLOCK: u64 = BLOCK_BYTES as u64;
-    let (stream, mut at, mut digests) = (LAYER_STREAM, 0, Vec::new());
-    let (mut parts, mut runs): (Vec<(u64, Option<Hex>)>, Vec<Run>) = Default::default();
-    let zeros = |parts: &mut Vec<_>, runs: &mut Vec<_>, len: u64| {
-        if len > 0 {
-            parts.push((len, None));
-            runs.push(Run(None, 0, len));
-        }
-    };
-    for (index, part) in blocks {
-        let begin = index * BLOCK;
-        let len = u64::from(part.len);
-        if begin >= size || len != BLOCK.min(size - begin) {
-            return Err(StreamError::WrongLength { stream, got: begin + len, expected: size });
-        }
-        zeros(&mut parts, &mut runs, begin - at);
-        digests.extend(part.digest.map(|digest| (index, digest)));
-        parts.push((len, part.digest.map(Hex)));
-        runs.extend(part.runs);
-        at = begin + len;
-    }
-    zeros(&mut parts, &mut runs, size - at);
-    if layer_digest(size, digests) != digest {
-        return Err(StreamError::WrongDigest { stream });
-    }
-    Ok(Table { name: LAYER.into(), length: size, digest: Hex(digest), parts, runs: joined(runs) })
-}
-
-impl Inner {
-    /// Whether so much more may be stored.
-    pub(super) fn admit(&self, bytes: u64) -> Result<(), VaultError> {
-        let (used, budget) = (lock(&self.stock).used(), self.limits.bytes);
-        if used.saturating_add(bytes) > budget {
-            return Err(VaultError::OverBudget { budget, used });
-        }
-        if self.disk.free()? < self.limits.keep_free.saturating_add(bytes) {
-            return Err(VaultError::DiskFull { path: self.disk.root().into() });
-        }
-        Ok(())
-    }
-
-    /// Makes segments durable, then the generation, in this order.
-    pub(super) fn publish(&self, manifest: &Manifest) -> Result<Generation, VaultError> {
-        let json = manifest.to_json()?;
-        // What this agent would not read again it does not write.
-        Manifest::parse(&json)?;
-        self.publish_file(manifest, &json)
-    }
-
-    /// The same, for a file that has been parsed.
-    pub(super) fn publish_file(&self, manifest: &Manifest, json: &[u8]) -> Result<Generation, VaultError> {
-        let disk = &self.disk;
-        let volatile = lock(&self.stock).volatile(manifest.digests());
-        volatile.iter().try_for_each(|digest| disk.sync(&disk.segment(*digest)))?;
-        if !volatile.is_empty() {
-            disk.sync_dir(&disk.segments())?;
-            lock(&self.stock).set_durable(&volatile);
-        }
-        self.admit(json.len() as u64)?;
-        let id = migrate_proto::cluster::CheckpointId::from(Digest::of(json));
-        let about = &manifest.about;
-        let path = disk.generations_of(&about.spec.name)?.join(format!("{:010}-{id}.json", about.number));
-        let new = disk.write_new(&[json])?;
-        disk.sync_new(&new)?;
-        disk.publish(new, &path)?;
-        let entry = Entry::new(id, manifest, path.clone(), json.len() as u64);
-        let generation = entry.view();
-        lock(&self.stock).insert(entry);
-        // Whether the name is durable decides about this generation alone, and it is there either way.
-        disk.sync_parent(&path)?;
-        Ok(generation)
-    }
 }
