@@ -379,12 +379,12 @@ fn stands_still(freezer: &Path) -> bool {
     true
 }
 
-/// Which hook calls; `None` where it does not say one that matters.
+/// Which hook calls; `None` where it does not say one that matters. A word that was cut off is none.
 pub(crate) fn read_hook(gate: &UnixStream, deadline: Instant) -> Option<Hook> {
     let word = wire::Until { socket: gate, deadline };
     let mut name = String::new();
     BufReader::new(word.take(WORD)).read_line(&mut name).ok()?;
-    Hook::parse(name.trim_end())
+    Hook::parse(name.strip_suffix('\n')?)
 }
 
 /// One line; `None` where the agent is gone or talks nonsense.
@@ -402,4 +402,26 @@ pub(crate) fn read_order(agent: &UnixStream) -> Option<Order> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_hook_is_a_whole_line() {
+        let read = |said: &str| {
+            let (mut gate, guard) = UnixStream::pair().unwrap();
+            gate.write_all(said.as_bytes()).unwrap();
+            drop(gate);
+            read_hook(&guard, Instant::now() + MESSAGE_TIME)
+        };
+        assert_eq!(read("post-dump\n"), Some(Hook::PostDump));
+        let cut_off = format!("post-dump{}and what would follow\n", "\u{b}".repeat(32));
+        for other in ["", "\n", "post-dump", "post-dump \n", "post-dumped\n", " post-dump\n", &cut_off] {
+            assert_eq!(read(other), None, "{other:?}");
+        }
+    }
 }

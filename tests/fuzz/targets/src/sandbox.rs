@@ -58,14 +58,13 @@ fn order(bytes: &[u8]) {
 
 fn hook(bytes: &[u8]) {
     let heard = outside::hook(&sent(bytes), soon());
-    let word = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let expected = match word.trim_ascii_end() {
-        b"pre-dump" => Some(Hook::PreDump),
-        b"post-dump" => Some(Hook::PostDump),
-        b"post-restore" => Some(Hook::PostRestore),
+    let expected = match bytes.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default() {
+        b"pre-dump\n" => Some(Hook::PreDump),
+        b"post-dump\n" => Some(Hook::PostDump),
+        b"post-restore\n" => Some(Hook::PostRestore),
         _ => None,
     };
-    assert!(heard.is_none() || heard == expected, "{heard:?} in {bytes:?}");
+    assert_eq!(heard, expected, "{bytes:?}");
 }
 
 fn letter<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
