@@ -113,7 +113,7 @@ async fn has_ended(agent: &Client, name: &WorkloadName) -> Result<bool, ClientEr
     let views: Vec<WorkloadView> = agent.get("/v1/workloads").await?;
     let Some(view) = views.iter().find(|view| view.name == *name) else {
         // It may be on a node that does not answer just now.
-        return Ok(all_answer(agent).await?);
+        return all_answer(agent).await;
     };
     Ok(matches!(view.state, State::Stopped | State::Failed | State::Lost))
 }
