@@ -165,7 +165,12 @@ async fn recorder(records: Arc<Mutex<Vec<Vec<u8>>>>, listener: TcpListener) {
 fn a_captured_session_replayed() {
     let field = Field::open().with_honest_moves();
     let lab = &field.lab;
-    let request = RunRequest { spec: offer("captured", "node3", "node2", 1).spec, on: None, root: None, care: Default::default() };
+    let request = RunRequest {
+        spec: offer("captured", "node3", "node2", 1).spec,
+        on: None,
+        root: None,
+        care: Default::default(),
+    };
     let body = serde_json::to_vec(&request).unwrap();
     let records: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     field.attack(async || {

@@ -15,10 +15,12 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use migrate_agent::api::{self, NODE_HEADER};
-use migrate_agent::control::{ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope};
+use migrate_agent::control::{
+    ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
+};
 use migrate_proto::api::{
-    CheckReport, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RunRequest, WhyView,
-    WorkloadView,
+    CheckReport, CheckpointView, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
+    RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -170,6 +172,19 @@ impl Control for Nobody {
     ) -> Result<Lines<MoveLine>, Problem> {
         is_the_same_again(&request);
         Ok(stream::empty().boxed())
+    }
+
+    async fn checkpoint(&self, name: &WorkloadName) -> Result<CheckpointView, Problem> {
+        unknown(name)
+    }
+
+    async fn checkpoints(&self, _: Option<WorkloadName>, _: Scope) -> Result<Vec<CheckpointView>, Problem> {
+        Ok(Vec::new())
+    }
+
+    async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
+        is_the_same_again(&request);
+        unknown(name)
     }
 
     async fn whereabouts(&self, _: &WorkloadName) -> Result<Option<NodeName>, Problem> {

@@ -17,6 +17,7 @@ mod certificate;
 mod config;
 mod criu_files;
 mod criu_stream;
+mod datagram;
 mod elf;
 mod image_index;
 mod journal;
@@ -27,6 +28,7 @@ mod message;
 mod sandbox;
 mod session;
 mod store;
+mod swim;
 mod zmtp;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +65,8 @@ pub static TARGETS: &[Target] = &[
     target("certificate", "TLS and certificates of strangers", certificate::run),
     target("session", "headers of sessions, with their parcels", session::header),
     target("peer", "what an authenticated peer says in a session", session::peer),
+    target("datagram", "sealed datagrams of strangers and of members", datagram::run),
+    target("swim", "what members say about members", swim::run),
     target("message", "frames and messages between agents", message::run),
     target("manifest", "an image's manifest", manifest::run),
     target("store", "chunks of an image, references included", store::run),
