@@ -260,3 +260,59 @@ fn another_leads_when_the_leader_has_died_and_no_workload_notices() {
     assert!(eventually(|| leader(&lab, &all).as_ref() == Some(&new)), "{:?}", lab.nodes(&old));
     lab.assert_clean();
 }
+
+#[test]
+fn of_two_nodes_of_one_name_that_meet_after_a_partition_the_newer_ends() {
+    let lab = cluster(3);
+    assert!(eventually(|| leader(&lab, &["node1", "node2"]).is_some()));
+    lab.done(["lab", "cut", "node3"]);
+    assert!(eventually(|| lab.state("node3", "node2") == Some(NodeState::Dead)), "{:?}", lab.nodes("node3"));
+    // To node3 the name is free.
+    let key = lab.directory().join("node3").join("cluster.key");
+    let mut second = lab.stranger("node3", "node2", &key).join("10.77.0.3:7700");
+    let mut running = second.command.spawn().unwrap();
+    let came = || lab.seen("node3", "node-joined", "node2 is there, at 10.77.0.3:7800");
+    assert!(eventually(|| !came().is_empty()));
+    lab.done(["lab", "heal"]);
+    assert!(eventually(|| running.try_wait().unwrap().is_some()));
+    let ended = Output::from(running.wait_with_output().unwrap());
+    assert_eq!(ended.code(), 2, "{ended:?}");
+    assert!(ended.stderr.contains("there is another node node2 in the cluster, which was there before"), "{ended:?}");
+    assert!(eventually(|| !lab.seen("node1", "warning", "two nodes are named node2").is_empty()));
+    let at_home = || {
+        lab.nodes("node1").into_iter().any(|view| view.address == "10.77.0.2:7700" && view.state == NodeState::Alive)
+    };
+    assert!(eventually(at_home), "{:?}", lab.nodes("node1"));
+    lab.assert_clean();
+}
+
+#[test]
+fn a_damaged_store_is_said_and_the_node_goes_on() {
+    let lab = cluster(3);
+    assert!(eventually(|| leader(&lab, &["node1", "node2", "node3"]).is_some()));
+    lab.specimen("count", "node3", &["counter"]);
+    let store = lab.directory().join("node3/state/cluster/record.redb");
+    assert!(store.exists());
+    lab.done([
+        "lab",
+        "exec",
+        "node3",
+        "--",
+        "dd",
+        "if=/dev/urandom",
+        &format!("of={}", store.display()),
+        "bs=64k",
+        "count=4",
+    ]);
+    lab.done(["lab", "crash", "node3"]);
+    let said = || lab.seen("node3", "warning", "does not keep the cluster's record");
+    assert!(
+        eventually(|| lab.state("node1", "node3") == Some(NodeState::Alive) && !said().is_empty()),
+        "{:?}",
+        lab.nodes("node1")
+    );
+    assert!(said()[0].message.contains("record.redb"), "{:?}", said());
+    lab.wait_for_more_ok("count", 3);
+    assert!(leader(&lab, &["node1", "node2"]).is_some());
+    lab.assert_clean();
+}

@@ -134,7 +134,7 @@ fn nodes_without_figures_are_shown_all_the_same() {
     let answer = json!([node]);
     let agent = StandIn::start(move |_, _| Answer::Json(200, answer.clone()));
     let table = said(asking(&agent.socket(), &["nodes"]));
-    assert!(table.stdout.lines().nth(1).unwrap().starts_with("node2  suspect  10.0.0.2:7700  -"), "{table:?}");
+    assert!(table.stdout.lines().nth(1).unwrap().starts_with("node2  suspect  -     10.0.0.2:7700  -"), "{table:?}");
     assert_eq!(said(asking(&agent.socket(), &["nodes", "--json"])).json(), json!([node]));
 }
 

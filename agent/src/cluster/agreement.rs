@@ -30,6 +30,8 @@ use crate::events::Kind;
 use crate::host::Host;
 use crate::{durable, random};
 
+/// How long the cluster may take to admit a node, when another of its name lives.
+const ADMISSION: Duration = Duration::from_secs(5);
 /// How soon a store that cannot be used is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -70,6 +72,7 @@ impl Agreement {
             self.tell(&raft),
             self.sit(&raft),
             self.mind_being_cut_off(&raft),
+            self.mind_a_namesake(&raft),
             session::hold(&*raft, &self.cluster, me, told.terms),
             lead::lead(&*raft, &*members, &self.host),
         );
@@ -162,6 +165,32 @@ impl Agreement {
             };
             if changed.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// Of two nodes of one name the one ends that the others have not admitted. That happens where it came in while they were cut off.
+    async fn mind_a_namesake(&self, raft: &Raft) {
+        let mut namesakes = self.cluster.namesakes();
+        if namesakes.wait_for(|heard| *heard).await.is_err() {
+            return;
+        }
+        let mut standing = raft.standing();
+        let admitted = |standing: &Standing| standing.members.contains_key(&standing.me);
+        let refused = |standing: &Standing| standing.cluster.is_some() && !admitted(standing);
+        loop {
+            if standing.wait_for(refused).await.is_err() {
+                return;
+            }
+            match tokio::time::timeout(ADMISSION, standing.wait_for(admitted)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    let what =
+                        format!("there is another node {} in the cluster, which was there before", self.host.node());
+                    let hint = "give this one another name, with --node or NODE_ID";
+                    return self.cluster.give_up(Problem::new(Code::NameTaken, what).hint(hint));
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use super::agreement::Agreement;
 use super::calls::{Answers, Calls};
 use super::keeper::News;
 use super::membership::{Membership, StaticPeers};
-use super::{Cluster, Start, figures, news};
+use super::{Cluster, Start, acquaintances, figures, news};
 use crate::host::Host;
 use crate::keyring::Keyring;
 use crate::peers::Peers;
@@ -65,7 +65,8 @@ impl Company {
         let telling = tokio::spawn(figures::tell(cluster.clone(), host.clone(), registry.clone()));
         let calls = Arc::new(Calls::new(peers));
         let agreement = Agreement::new(host.clone(), cluster.clone(), calls, registry.mark());
-        let mut tasks = vec![following, telling];
+        let remembering = tokio::spawn(acquaintances::remember(cluster.clone(), host.clone()));
+        let mut tasks = vec![following, telling, remembering];
         if let Some(told) = host.config.cluster.clone() {
             tasks.push(tokio::spawn(Box::pin(agreement.clone().keep(told))));
         }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     fn asked(steps: &[Step]) -> u64 {
-        match &steps[..] {
+        match steps {
             [Step::Ask(_, who), ..] => who.question,
             other => panic!("{other:?}"),
         }

@@ -58,7 +58,7 @@ pub struct Keeper {
     seeds: Vec<Member>,
     cluster: Option<ClusterId>,
     addresses: Addresses,
-    figures: Option<Box<Figures>>,
+    figures: Option<Figures>,
     /// Whom to tell next how full this node is.
     told: usize,
     report_at: Duration,
@@ -135,7 +135,7 @@ impl Keeper {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Figures(figures) => self.tell(figures),
+            Order::Figures(figures) => self.tell(*figures),
             Order::Cluster(cluster) => self.cluster = Some(cluster),
             Order::Voters(voters) => self.look_for(voters),
             Order::Bench(bench) => self.leases.sit(bench),
@@ -328,9 +328,9 @@ impl Keeper {
     }
 
     /// Says how full this node is: to all in small clusters, to some in turn in big ones.
-    fn tell(&mut self, figures: Box<Figures>) {
+    fn tell(&mut self, figures: Figures) {
         let count = self.figures.as_ref().map_or(0, |last| last.count);
-        self.figures = Some(Box::new(Figures { count, ..*figures }));
+        self.figures = Some(Figures { count, ..figures });
         if self.joining.is_some() {
             return;
         }
@@ -347,7 +347,7 @@ impl Keeper {
         let (generation, slowness) = (self.swim.me().generation(), self.swim.slowness());
         let Some(figures) = &mut self.figures else { return };
         figures.count += 1;
-        let said = Datagram::Figures(Figures { generation, slowness, ..(**figures).clone() });
+        let said = Datagram::Figures(Figures { generation, slowness, ..figures.clone() });
         self.send(address, &said);
     }
 

@@ -2,11 +2,13 @@
 //!
 //! - [`membership`]: who the others are and how they seem to be. Two kinds: a list that does not change, and [`roster`]: members that join.
 //!   [`company`]: which of the two it is, for the daemon.
-//! - [`keeper`]: the thread that looks after the other members; [`join`]: how this node comes in; [`generation`]: in which life.
+//! - [`keeper`]: the thread that looks after the other members; [`join`]: how this node comes in, also through
+//!   [`acquaintances`]; [`generation`]: in which life.
 //! - [`news`]: what the keeper says, as events; who must not be in the cluster ends. [`figures`]: how full this node is, for the others.
 //! - [`agreement`]: the record, kept together with the other members, over [`calls`]; [`session`]: this node's lease; [`lead`]: what the
 //!   leader does. [`nodes`]: `migrate nodes`.
 
+pub mod acquaintances;
 pub mod agreement;
 pub mod calls;
 pub mod company;
@@ -62,6 +64,10 @@ pub struct Cluster {
     /// What was on the lease page when this agent started.
     found: Page,
     lapsed: watch::Sender<Option<Claim>>,
+    /// Whether another node of this name was heard.
+    namesake: watch::Sender<bool>,
+    /// Not held: when the keeper ends, that must be noticed.
+    news: mpsc::WeakUnboundedSender<News>,
     left: AtomicBool,
 }
 
@@ -92,7 +98,8 @@ impl Start<'_> {
         let others = told.members.iter().filter(|member| member.node != *host.node());
         let seeds = others.map(|member| Member::unheard(member.node.clone(), member.address.clone()));
         let seeds = seeds.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
-        let named = told.join.iter().map(String::as_str).chain(seeds.iter().map(Member::address));
+        let acquaintances = acquaintances::of(&host.config.state);
+        let named = told.join.iter().chain(&acquaintances).map(String::as_str).chain(seeds.iter().map(Member::address));
         let question = u64::from_le_bytes(random::bytes().map_err(Problem::internal)?) >> 1;
         let cluster = durable::read::<ClusterId>(&known_cluster(host)).map_err(Problem::internal)?;
         let who = Who { question, mark, versions: SPOKEN, cluster };
@@ -117,6 +124,7 @@ impl Start<'_> {
             page,
         };
         let (hears, hears_voters) = watch::channel(true);
+        let said = news.downgrade();
         let ends = Ends { orders: taken, news, roster, changes, board, hears_voters: hears };
         let boot = BootId::random().map_err(Problem::internal)?;
         let (bound, is_bound) = std::sync::mpsc::channel();
@@ -141,6 +149,8 @@ impl Start<'_> {
             hears_voters,
             found,
             lapsed: watch::Sender::default(),
+            namesake: watch::Sender::default(),
+            news: said,
             left: AtomicBool::new(false),
         };
         Ok((this, heard))
@@ -190,6 +200,23 @@ impl Cluster {
     /// The last one that was over.
     pub fn lapses(&self) -> watch::Receiver<Option<Claim>> {
         self.lapsed.subscribe()
+    }
+
+    /// Another node of this name was heard.
+    pub fn note_namesake(&self) {
+        self.namesake.send_replace(true);
+    }
+
+    /// Whether another node of this name was heard.
+    pub fn namesakes(&self) -> watch::Receiver<bool> {
+        self.namesake.subscribe()
+    }
+
+    /// This node must not be in the cluster: ends the agent.
+    pub fn give_up(&self, problem: Problem) {
+        if let Some(news) = self.news.upgrade() {
+            let _ = news.send(News::GiveUp(problem));
+        }
     }
 
     /// Whether it has said goodbye.

@@ -33,7 +33,12 @@ pub async fn follow(
         match news {
             News::Lapsed(over) => cluster.note_lapse(over),
             News::Joined => say(Kind::NodeJoined, "this node has joined its cluster".to_owned()),
-            News::Member(out) => member(&host, out).await,
+            News::Member(out) => {
+                if matches!(&out, Out::SameName { name, .. } if name == host.node()) {
+                    cluster.note_namesake();
+                }
+                member(&host, out).await;
+            }
             News::Foreign(foreign) => say(Kind::Warning, strangers(&foreign)),
             News::Stranger(problem) => say(Kind::Warning, in_full(&problem)),
             News::Nobody(addresses) => {
@@ -138,8 +143,8 @@ mod tests {
 
     #[test]
     fn those_who_come_most_are_named_first_and_few_of_them() {
-        let mut foreign = Foreign { elsewhere: 5, ..Foreign::default() };
-        (1..=10u8).for_each(|last| drop(foreign.addresses.insert([10, 0, 0, last].into(), last.into())));
+        let addresses = (1..=10u8).map(|last| ([10, 0, 0, last].into(), last.into())).collect();
+        let foreign = Foreign { addresses, elsewhere: 5 };
         let said = strangers(&foreign);
         assert!(said.contains("from 10.0.0.10 (10), 10.0.0.9 (9)") && said.contains("elsewhere (8)"), "{said}");
         let one = Foreign { addresses: [([10, 0, 0, 7].into(), 1)].into(), elsewhere: 0 };
