@@ -184,13 +184,14 @@ impl Shared {
 
     /// Tells everybody how this node stands and what the record is, until raft ends.
     ///
-    /// A voter that was just started does not try to lead before the leader has had time to find it: raft would try at once, be refused,
-    /// and unseat the leader with its higher term.
+    /// A voter that was just started, or was cut off until now, does not try to lead before the leader has had time to find it: raft would
+    /// try at once, be refused, and unseat the leader with its higher term.
     async fn watch(&self, running: &Running) -> Ended {
         let (mut metrics, mut records) = (running.raft.metrics(), running.record.clone());
         let (mut trouble, mut stranger) = (self.trouble.subscribe(), self.stranger.subscribe());
         let mut may_lead = self.may_lead.subscribe();
-        let hushed = Instant::now() + 2 * self.setup.timing.election_max;
+        let hush = 2 * self.setup.timing.election_max;
+        let (mut might, mut allowed) = (false, Instant::now());
         let (mut said, mut halfway) = (Instant::now(), None);
         loop {
             let figures: RaftMetrics<u64, Place> = metrics.borrow_and_update().clone();
@@ -201,11 +202,17 @@ impl Shared {
             now.trouble = trouble.borrow_and_update().clone().or_else(|| warn_of(*stranger.borrow_and_update()));
             finish_change(running, &now, &mut halfway);
             give_way(running, &now, &figures);
-            running.may_lead(*may_lead.borrow_and_update() && (now.is_sole_voter() || Instant::now() >= hushed));
+            let may = *may_lead.borrow_and_update();
+            if may && !might {
+                allowed = Instant::now();
+            }
+            might = may;
+            running.may_lead(may && (now.is_sole_voter() || allowed.elapsed() >= hush || running.heard_since(allowed)));
             self.stand(|standing| *standing = now);
             self.show(&records.borrow_and_update());
             let later = Instant::now() + HALFWAY / 2;
-            let look = until.into_iter().chain([hushed]).filter(|at| *at > Instant::now()).fold(later, Instant::min);
+            let look =
+                until.into_iter().chain([allowed + hush]).filter(|at| *at > Instant::now()).fold(later, Instant::min);
             tokio::select! {
                 changed = metrics.changed() => match changed {
                     Ok(()) => said = Instant::now(),

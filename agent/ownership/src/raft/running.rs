@@ -245,6 +245,11 @@ impl Running {
         self.heard.send_replace(Instant::now());
     }
 
+    /// Whether a leader has sent something since.
+    pub(crate) fn heard_since(&self, moment: Instant) -> bool {
+        *self.heard.borrow() > moment
+    }
+
     /// A voter that lacks what this one has wants to lead. It cannot, and raft lets both wait for seconds then: so this one stands up,
     /// unless a leader is there.
     pub(crate) fn stand_up(self: &Arc<Running>) {
