@@ -86,6 +86,15 @@ impl Node {
             care: Chart::new(request.care),
         };
         let workload = Workload::new(place, record);
+        if self.ground.registry.get(&spec.name).is_some_and(|known| !known.is_here()) {
+            let message = format!(
+                "{} is being moved to {}, or what is left of a move is being cleared away",
+                spec.name,
+                self.me()
+            );
+            return Err(Problem::new(Code::NameTaken, message)
+                .hint("choose another --name, or wait; `migrate events` says how it ends"));
+        }
         // What is on disk and not in the registry was left alone because it is damaged.
         if workload.place().record().exists() || !self.ground.registry.add(workload.clone()) {
             return Err(taken(self.me()));
