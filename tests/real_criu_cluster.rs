@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -57,7 +58,9 @@ impl Lab {
                 .replace(":7700", ":7800");
         let mut command = self.command(["lab", "exec", on, "--"]);
         command.arg(binaries().join("migrate-agent"));
-        command.args(["--node", name, "--listen", &address, "--cgroup", &format!("migrate-stranger-{name}")]);
+        // Below the lab's own, with which it goes.
+        let cgroup = format!("migrate-lab-{}/stranger-{name}", self.status()["id"].as_str().unwrap());
+        command.args(["--node", name, "--listen", &address, "--cgroup", &cgroup]);
         for (flag, file) in [("--state", "state"), ("--run", "run"), ("--socket", "agent.sock")] {
             command.arg(flag).arg(place.join(file));
         }
@@ -270,14 +273,16 @@ fn of_two_nodes_of_one_name_that_meet_after_a_partition_the_newer_ends() {
     // To node3 the name is free.
     let key = lab.directory().join("node3").join("cluster.key");
     let mut second = lab.stranger("node3", "node2", &key).join("10.77.0.3:7700");
-    let mut running = second.command.spawn().unwrap();
+    let mut running = Running(second.command.spawn().unwrap());
     let came = || lab.seen("node3", "node-joined", "node2 is there, at 10.77.0.3:7800");
     assert!(eventually(|| !came().is_empty()));
     lab.done(["lab", "heal"]);
-    assert!(eventually(|| running.try_wait().unwrap().is_some()));
-    let ended = Output::from(running.wait_with_output().unwrap());
-    assert_eq!(ended.code(), 2, "{ended:?}");
-    assert!(ended.stderr.contains("there is another node node2 in the cluster, which was there before"), "{ended:?}");
+    assert!(eventually(|| running.0.try_wait().unwrap().is_some()));
+    let ended = running.0.wait().unwrap();
+    let mut said = String::new();
+    running.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(ended.code(), Some(2), "{said}");
+    assert!(said.contains("there is another node node2 in the cluster, which was there before"), "{said}");
     assert!(eventually(|| !lab.seen("node1", "warning", "two nodes are named node2").is_empty()));
     let at_home = || {
         lab.nodes("node1").into_iter().any(|view| view.address == "10.77.0.2:7700" && view.state == NodeState::Alive)

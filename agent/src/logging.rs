@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal};
 
 use thiserror::Error;
 use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
@@ -41,8 +41,8 @@ pub fn init(level: Level, format: Format) -> Result<(), LoggingError> {
 
 fn filter(level: Level) -> Targets {
     let libraries = if level > Level::INFO { Level::INFO } else { level.min(Level::WARN) };
-    // Raft warns of what it expects, and does so at every change of the members.
-    let raft = if level > Level::INFO { Level::WARN } else { Level::ERROR };
+    // Raft calls everything an error that it has to expect, several times a second; what matters is said by who drives it.
+    let raft = if level > Level::INFO { LevelFilter::WARN } else { LevelFilter::OFF };
     // A prefix: all crates of the project begin with it.
     Targets::new().with_default(libraries).with_target("openraft", raft).with_target("migrate", level)
 }
@@ -62,5 +62,7 @@ mod tests {
         assert!(!heard(Level::INFO, "hyper", Level::INFO));
         assert!(heard(Level::INFO, "hyper", Level::WARN));
         assert!(!heard(Level::ERROR, "hyper", Level::WARN));
+        assert!(!heard(Level::INFO, "openraft::replication", Level::ERROR));
+        assert!(heard(Level::DEBUG, "openraft::replication", Level::ERROR));
     }
 }

@@ -1,9 +1,10 @@
 //! What the keeper says becomes events, so that a person sees who came, who is suspected and who is gone; and this node ends where
 //! it must not be in the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use migrate_members::Out;
 use migrate_proto::error::{Code, Problem};
@@ -18,6 +19,9 @@ use super::keeper::News;
 use crate::events::Kind;
 use crate::host::Host;
 
+/// Being taken for dead so often in such a time is no accident.
+const OFTEN: (usize, Duration) = (3, Duration::from_secs(60));
+
 /// A node's name that no certificate has: whoever answers under another is of the cluster all the same.
 const NOBODY: &str = "0";
 
@@ -28,13 +32,20 @@ pub async fn follow(
     host: Arc<Host>,
     transport: Arc<dyn Transport>,
 ) -> Option<Problem> {
+    let mut comebacks = VecDeque::new();
     let say = |kind, what: String| host.events.record(kind, None, None, what);
     while let Some(news) = news.recv().await {
         match news {
             News::Lapsed(over) => cluster.note_lapse(over),
             News::Joined => say(Kind::NodeJoined, "this node has joined its cluster".to_owned()),
             News::Member(out) => {
-                if matches!(&out, Out::SameName { name, .. } if name == host.node()) {
+                let met = match &out {
+                    Out::SameName { name, .. } => name == host.node(),
+                    // Who has to come back again and again is pushed out by another of its name, and may never hear it.
+                    Out::CameBack(_) => came_back(&mut comebacks, Instant::now()),
+                    _ => false,
+                };
+                if met {
                     cluster.note_namesake();
                 }
                 member(&host, out).await;
@@ -63,6 +74,15 @@ pub async fn follow(
     }
     let ended = || Problem::new(Code::Internal, "this node hears the others no more: its keeper has ended");
     (!cluster.has_left()).then(ended)
+}
+
+/// Whether it is once too often.
+fn came_back(comebacks: &mut VecDeque<Instant>, now: Instant) -> bool {
+    comebacks.push_back(now);
+    while comebacks.front().is_some_and(|first| now.duration_since(*first) > OFTEN.1) {
+        comebacks.pop_front();
+    }
+    comebacks.len() >= OFTEN.0
 }
 
 fn in_full(problem: &Problem) -> String {
@@ -140,6 +160,14 @@ async fn why_silent(transport: &dyn Transport, address: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn who_comes_back_now_and_then_is_not_pushed_out() {
+        let (mut comebacks, begun) = (VecDeque::new(), Instant::now());
+        let mut at = |seconds| came_back(&mut comebacks, begun + Duration::from_secs(seconds));
+        assert!(!at(0) && !at(50) && !at(100));
+        assert!(at(105));
+    }
 
     #[test]
     fn those_who_come_most_are_named_first_and_few_of_them() {
