@@ -236,7 +236,10 @@ fn a_full_disk_leaves_it_running() {
     lab.specimen("keeper", "node1", &["memory", "--mib", "16", "--kind", "random"]);
     lab.wait_for_more_ok("keeper", 2);
     let first = lab.checkpoint("keeper");
-    lab.done(["lab", "fill", "node1"]);
+    // There is room for what the workload writes, and none for checkpoints.
+    let state = lab.directory().join("node1/state");
+    let leave = "fallocate -l $(($(df --output=avail -B1 $0 | tail -n1) - 100000000)) $0/ballast";
+    lab.done(["lab", "exec", "node1", "--", "sh", "-c", leave, state.to_str().unwrap()]);
     let refused = lab.migrate(["checkpoint", "keeper"]);
     assert_eq!(refused.code(), 1, "{refused:?}");
     assert!(refused.stderr.contains("full") && refused.stderr.contains("keeper runs on on node1"), "{refused:?}");
