@@ -26,6 +26,7 @@ mod recovery;
 mod retention;
 mod seats;
 mod vigil;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 pub use note::Note;
 pub use seats::Figures;
 pub use vigil::{Sessions, Vigil};
+pub use words::{Act, Event, Health, Held};
 
 use self::seats::Seats;
 use super::command::Command;
@@ -43,7 +45,7 @@ use super::lease::{LogId, Voters};
 use super::record::Record;
 use super::{CheckpointId, Claim, VoterId};
 use crate::handover::Millis;
-use crate::id::{Epoch, HandoverId};
+use crate::id::Epoch;
 use crate::name::{NodeName, WorkloadName};
 
 /// How long it waits for what, and how much.
@@ -81,134 +83,6 @@ impl Default for Limits {
             spare_disk: 256 << 20,
         }
     }
-}
-
-/// How a member seems to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// It answers.
-    Alive,
-    /// It does not, and may yet contradict.
-    Suspect,
-    /// It did not contradict.
-    Down,
-    /// It has said goodbye.
-    Left,
-}
-
-/// The image of a move, on a target that is in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// Who has it.
-    pub node: NodeName,
-    /// Of which move.
-    pub handover: HandoverId,
-    /// The epoch in which it was taken.
-    pub epoch: Epoch,
-    /// The highest number of a checkpoint that was taken before it.
-    pub numbered: u64,
-}
-
-/// What a leader hears of.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The record of this node has changed.
-    Record(Arc<Record>),
-    /// How a member seems to be.
-    Member {
-        /// Who.
-        node: NodeName,
-        /// How.
-        health: Health,
-    },
-    /// What a node says of itself.
-    Figures {
-        /// Who.
-        node: NodeName,
-        /// What.
-        figures: Figures,
-    },
-    /// A lease is over for ever.
-    Lapsed {
-        /// Whose.
-        claim: Claim,
-        /// The configuration by which that was judged.
-        voters: LogId,
-    },
-    /// A voter on this node has not heard of this lease for as long as it promises: a node that seems to live may not renew.
-    Quiet(Claim),
-    /// Somebody has the image of a move that is not decided.
-    Holds {
-        /// The workload.
-        load: WorkloadName,
-        /// Who, and which.
-        held: Held,
-    },
-    /// Somebody has a checkpoint, or has it no more.
-    Copy {
-        /// The workload.
-        load: WorkloadName,
-        /// Which.
-        checkpoint: CheckpointId,
-        /// Who.
-        node: NodeName,
-        /// Whether all of it is there, verified.
-        whole: bool,
-    },
-    /// A node has made everything ready to bring a workload back.
-    Ready {
-        /// The workload.
-        load: WorkloadName,
-        /// Who.
-        node: NodeName,
-    },
-    /// Time has passed.
-    Tick {
-        /// Milliseconds since 1970 on this node's clock; only people are told what is reckoned from it.
-        wall_ms: u64,
-    },
-}
-
-/// What a leader does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Propose this, once; it comes again if nothing comes of it.
-    Propose(Command),
-    /// Ask the voters about these leases from now on, and about no others.
-    Watch(BTreeSet<Claim>),
-    /// Have everything ready on this node, up to the first instruction: it may soon be brought back there.
-    Prepare {
-        /// The workload.
-        load: WorkloadName,
-        /// Where.
-        node: NodeName,
-        /// From what.
-        from: CheckpointId,
-    },
-    /// Tell this node that it owns a workload now.
-    Nudge {
-        /// The node.
-        node: NodeName,
-        /// The workload.
-        load: WorkloadName,
-        /// In which epoch.
-        epoch: Epoch,
-    },
-    /// Tell this node, which drains, where a workload would be taken.
-    Move {
-        /// The node.
-        from: NodeName,
-        /// The workload.
-        load: WorkloadName,
-        /// In which epoch.
-        epoch: Epoch,
-        /// Where.
-        to: NodeName,
-    },
-    /// Make these the voters.
-    Voters(BTreeSet<VoterId>),
-    /// Tell people.
-    Say(Note),
 }
 
 /// What a proposal, or a word, is about. As long as it is about the same, it is not repeated.

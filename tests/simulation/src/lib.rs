@@ -13,6 +13,7 @@ mod arrival;
 pub mod bug;
 pub mod campaign;
 mod clock;
+pub mod cluster;
 pub mod coverage;
 mod departure;
 mod disk;

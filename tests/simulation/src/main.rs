@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use migrate_simulation::campaign::{self, Outcome};
-use migrate_simulation::{Bug, World, swim};
+use migrate_simulation::{Bug, World, cluster, swim};
 
 /// Prints a line; whoever does not want to read on may close the pipe.
 macro_rules! say {
@@ -29,10 +29,19 @@ struct Options {
     seed: Option<u64>,
     /// Do one thing wrongly, on purpose.
     #[arg(long, value_name = "NAME")]
-    bug: Option<Bug>,
+    bug: Option<String>,
     /// Only the history of `--seed`, with everything that happens in it.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Clusters that agree and heal themselves, in place of those that only move workloads.
+    #[arg(long, conflicts_with = "swim")]
+    cluster: bool,
+    /// With `--cluster`: judge this invariant alone.
+    #[arg(long, value_name = "INVARIANT", requires = "cluster")]
+    only: Option<cluster::Invariant>,
+    /// With `--cluster`: how many histories at once; as many as there are processors where it is not given.
+    #[arg(long, requires = "cluster")]
+    jobs: Option<usize>,
     /// Membership in clusters of 10 and more nodes, up to so many, in place of all that: a table.
     #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u32).range(2..=10_000))]
     swim: Option<u32>,
@@ -54,18 +63,69 @@ fn main() -> ExitCode {
     if let Some(nodes) = options.swim {
         return membership(&options, nodes);
     }
+    let known = if options.cluster { of_clusters(&options, first) } else { of_moves(&options, first) };
+    known.unwrap_or_else(|problem| {
+        drop(writeln!(std::io::stderr(), "{problem}"));
+        ExitCode::from(2)
+    })
+}
+
+/// How the line goes on that reproduces a failure.
+fn and_bug(bug: Option<impl std::fmt::Display>) -> String {
+    bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default()
+}
+
+fn of_moves(options: &Options, first: u64) -> Result<ExitCode, String> {
+    let bug = options.bug.as_deref().map(str::parse::<Bug>).transpose()?;
     if options.trace {
-        return show(first, options.bug, usize::MAX);
+        return Ok(show(first, bug, usize::MAX));
     }
-    let outcome = campaign::run(first, options.seeds, options.bug);
+    let outcome = campaign::run(first, options.seeds, bug);
     report(first, &outcome);
-    match &outcome.failed {
-        None => ExitCode::SUCCESS,
-        Some((seed, violation)) => {
-            say!("\nseed {seed} fails: {violation}\n");
-            show(*seed, options.bug, LAST);
-            let bug = options.bug.map(|bug| format!(" --bug {bug}")).unwrap_or_default();
-            say!("\nreproduce: scripts/simulate --seed {seed}{bug} --trace");
+    let Some((seed, violation)) = &outcome.failed else { return Ok(ExitCode::SUCCESS) };
+    say!("\nseed {seed} fails: {violation}\n");
+    show(*seed, bug, LAST);
+    say!("\nreproduce: scripts/simulate --seed {seed}{} --trace", and_bug(bug));
+    Ok(ExitCode::FAILURE)
+}
+
+fn of_clusters(options: &Options, first: u64) -> Result<ExitCode, String> {
+    let bug = options.bug.as_deref().map(str::parse::<cluster::Bug>).transpose()?;
+    if options.trace {
+        return Ok(show_cluster(first, bug, options.only, usize::MAX));
+    }
+    let jobs = options.jobs.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let outcome = cluster::run(first, options.seeds, bug, options.only, jobs);
+    let took = outcome.took.as_secs_f64();
+    say!("{} seeds from {first} in {took:.1} s: {:.0} seeds/s", outcome.seeds, outcome.seeds as f64 / took);
+    say!("{}", outcome.tally);
+    let Some((seed, violation)) = &outcome.failed else { return Ok(ExitCode::SUCCESS) };
+    say!("\nseed {seed} fails: {violation}\n");
+    show_cluster(*seed, bug, options.only, LAST);
+    say!("\nreproduce: scripts/simulate --cluster --seed {seed}{} --trace", and_bug(bug));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Runs one history of a cluster again and shows the last things that happened.
+fn show_cluster(seed: u64, bug: Option<cluster::Bug>, only: Option<cluster::Invariant>, last: usize) -> ExitCode {
+    let mut world = cluster::World::new(seed, bug, true);
+    if let Some(only) = only {
+        world = world.judge_only(only);
+    }
+    let verdict = world.live();
+    let all = world.trace().count();
+    world.trace().skip(all.saturating_sub(last)).for_each(|line| say!("{line}"));
+    conclude(seed, verdict)
+}
+
+fn conclude(seed: u64, verdict: Result<(), impl std::fmt::Display>) -> ExitCode {
+    match verdict {
+        Ok(()) => {
+            say!("seed {seed}: every invariant holds");
+            ExitCode::SUCCESS
+        }
+        Err(violation) => {
+            say!("seed {seed}: {violation}");
             ExitCode::FAILURE
         }
     }
@@ -107,14 +167,5 @@ fn show(seed: u64, bug: Option<Bug>, last: usize) -> ExitCode {
     let verdict = world.live();
     let all = world.trace().count();
     world.trace().skip(all.saturating_sub(last)).for_each(|line| say!("{line}"));
-    match verdict {
-        Ok(()) => {
-            say!("seed {seed}: every invariant holds");
-            ExitCode::SUCCESS
-        }
-        Err(violation) => {
-            say!("seed {seed}: {violation}");
-            ExitCode::FAILURE
-        }
-    }
+    conclude(seed, verdict)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::bug::Bug;
 use super::faults::Fault;
-use super::invariants::Violation;
+use super::invariants::{Invariant, Violation};
 use super::world::World;
 use migrate_proto::cluster::record::{Life, Origin};
 
@@ -132,8 +132,9 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-/// Runs `count` histories from `first` on, as many at once as asked for; it ends with the first that fails.
-pub fn run(first: u64, count: u64, bug: Option<Bug>, jobs: usize) -> Outcome {
+/// Runs `count` histories from `first` on, as many at once as asked for; it ends with the first that fails. Where one invariant is named only
+/// that is judged.
+pub fn run(first: u64, count: u64, bug: Option<Bug>, only: Option<Invariant>, jobs: usize) -> Outcome {
     let begun = Instant::now();
     let mut all = Outcome::default();
     let jobs = jobs.max(1) as u64;
@@ -146,6 +147,7 @@ pub fn run(first: u64, count: u64, bug: Option<Bug>, jobs: usize) -> Outcome {
                 break;
             }
             let mut world = World::new(seed, bug, false);
+            world.only = only;
             let verdict = world.live();
             outcome.seeds += 1;
             outcome.tally.add(&world.tally);

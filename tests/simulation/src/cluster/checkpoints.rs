@@ -16,7 +16,7 @@ impl World {
         let Some(agent) = self.nodes[node].agent.as_ref().filter(|agent| agent.ready) else { return };
         let record = std::sync::Arc::clone(&agent.record);
         for load in 0..self.ledger.loads.len() {
-            let Some(entry) = record.loads.get(&load_name(load)) else { continue };
+            let Some(entry) = record.loads.get(load_name(load)) else { continue };
             self.tell_of_taken(node, load, entry);
             let due = if self.faulty { 8 } else { 40 };
             if self.random.one_in(due) {
@@ -34,10 +34,10 @@ impl World {
         let newest_goes = self.bug == Some(Bug::RetainDropsNewest) && self.random.one_in(20);
         self.nodes[node].disk.files.retain(|id, file| {
             let name = load_name(file.load);
-            let listed = record.loads.get(&name).is_some_and(|entry| entry.checkpoint(*id).is_some());
-            let newest = record.loads.get(&name).and_then(|entry| entry.newest_sound());
+            let listed = record.loads.get(name).is_some_and(|entry| entry.checkpoint(*id).is_some());
+            let newest = record.loads.get(name).and_then(|entry| entry.newest_sound());
             let wrongly = newest_goes && newest.is_some_and(|newest| newest.id == *id);
-            (listed || file.since >= old) && file_is_needed(&name, id, file) && !wrongly
+            (listed || file.since >= old) && file_is_needed(name, id, file) && !wrongly
         });
     }
 
@@ -111,7 +111,13 @@ impl World {
         };
         let (epoch, by) = (entry.epoch, self.claim(node, session));
         self.tally.checkpoints += 1;
-        self.say_about(node, load, epoch, "kept", Command::Kept { load: load_name(load), epoch, by, checkpoint });
+        self.say_about(
+            node,
+            load,
+            epoch,
+            "kept",
+            Command::Kept { load: load_name(load).clone(), epoch, by, checkpoint },
+        );
     }
 
     /// The leader hears who has what, where the record says otherwise.

@@ -38,7 +38,7 @@ struct Look {
 
 impl World {
     pub(crate) fn load_named(&self, name: &WorkloadName) -> Option<usize> {
-        (0..self.ledger.loads.len()).find(|load| load_name(*load) == *name)
+        (0..self.ledger.loads.len()).find(|load| load_name(*load) == name)
     }
 
     pub(crate) fn claim(&self, node: usize, session: u64) -> Claim {
@@ -103,7 +103,7 @@ impl World {
         let record = Arc::clone(&agent.record);
         let session = self.session(node);
         for load in 0..self.ledger.loads.len() {
-            let name = load_name(load);
+            let name = load_name(load).clone();
             let Some(entry) = record.loads.get(&name).cloned() else { continue };
             if self.is_departing(node, load, &entry) || self.adopt_image(node, load, &entry, session) {
                 continue;
@@ -253,7 +253,7 @@ impl World {
         let session = self.session(node);
         let Some(agent) = self.agent(node) else { return };
         agent.jobs[load] = None;
-        let Some(entry) = agent.record.loads.get(&load_name(load)).cloned() else { return };
+        let Some(entry) = agent.record.loads.get(load_name(load)).cloned() else { return };
         let mine = entry.owner.as_ref() == Some(&self.nodes[node].name);
         let here = self.nodes[node].bodies[load].as_ref().map(|body| body.epoch);
         let free = mine && here.is_none();
@@ -289,7 +289,7 @@ impl World {
         self.note(|| format!("node{} begins {} in epoch {epoch}, from {}", node + 1, load_name(load), body.work));
         let later = self.bug == Some(Bug::ArmAfterStart) || restored && self.bug == Some(Bug::RecoverWithoutArm);
         self.nodes[node].disk.owned[load] = Some((epoch, session));
-        let known = self.nodes[node].agent.as_ref().and_then(|agent| agent.record.loads.get(&load_name(load)));
+        let known = self.nodes[node].agent.as_ref().and_then(|agent| agent.record.loads.get(load_name(load)));
         let numbered = known.map_or(0, |entry| entry.numbered).max(self.nodes[node].disk.numbered[load]);
         self.nodes[node].disk.numbered[load] = numbered;
         self.nodes[node].bodies[load] = Some(body);
@@ -315,7 +315,7 @@ impl World {
         let Some(checkpoint) = entry.checkpoint(from) else { return };
         let asked =
             checkpoint.holders.iter().all(|holder| self.named(holder).is_some_and(|holder| self.reach(node, holder)));
-        let (name, epoch, by) = (load_name(load), entry.epoch, self.claim(node, session));
+        let (name, epoch, by) = (load_name(load).clone(), entry.epoch, self.claim(node, session));
         if asked && !checkpoint.damaged {
             let since = checkpoint.since;
             let (load, proof) = (name.clone(), Proof::Damaged);

@@ -98,7 +98,7 @@ pub(crate) fn any_menu(random: &mut Random, bug: Option<Bug>) -> Vec<Fault> {
     const POWER: &[Fault] = &[PowerLoss, PowerLoss, LeaderChanges, NodeAlone, FileDamaged, Move];
     match bug {
         Some(Bug::FenceIgnoresVoters | Bug::OldVotersNotAsked) => VOTERS.to_vec(),
-        Some(Bug::RestartedVoterAnswers | Bug::AlreadySoIsAGrant) => LEASES.to_vec(),
+        Some(Bug::RestartedVoterAnswers) => LEASES.to_vec(),
         _ => match random.below(6) {
             0 => LEASES.to_vec(),
             1 => VOTERS.to_vec(),
@@ -148,7 +148,7 @@ impl World {
             FileDamaged => self.damage_a_file(node),
             FilesLost => self.lose_files(node),
             Move => {
-                let owner = self.log.record().loads.get(&load_name(load)).and_then(|entry| entry.owner.clone());
+                let owner = self.log.record().loads.get(load_name(load)).and_then(|entry| entry.owner.clone());
                 if let Some(owner) = owner.and_then(|owner| self.named(&owner)) {
                     self.begin_a_move(owner, load, node);
                 }
@@ -224,7 +224,7 @@ impl World {
         here.powered = false;
         here.life += 1;
         (here.agent, here.stopped, here.page) = (None, None, None);
-        here.bodies.iter_mut().for_each(|body| *body = None);
+        here.bodies.fill(None);
         let lost = here.images.iter_mut().filter_map(Option::take).map(|image| image.handover);
         self.ledger.images_lost.extend(lost);
         let soon = self.lease() / 4 + self.random.below(6 * self.lease());
@@ -309,7 +309,7 @@ impl World {
     /// Somebody asks for a workload, again and again until it is there.
     pub(crate) fn declare(&mut self, load: usize) {
         let record = self.log.record();
-        if record.loads.contains_key(&load_name(load)) {
+        if record.loads.contains_key(load_name(load)) {
             return;
         }
         let here = &self.ledger.loads[load];
@@ -333,6 +333,8 @@ impl World {
         self.loss = 0;
         self.note(|| "the faults end".to_owned());
         self.cuts.clear();
+        let now = self.now;
+        self.nodes.iter_mut().for_each(|node| node.well_since = now);
         self.bury();
         for node in (0..self.nodes.len()).filter(|node| self.ledger.dead != Some(*node)).collect::<Vec<_>>() {
             self.power_on(node);

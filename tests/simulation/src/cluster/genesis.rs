@@ -1,6 +1,7 @@
 //! How a cluster begins: everybody is a member in a session, some vote, and some workloads are asked for.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::OnceLock;
 
 use migrate_proto::cluster::command::Command;
 use migrate_proto::cluster::lease::{Holder, Nanos, Page};
@@ -34,17 +35,16 @@ pub(crate) fn node_name(node: usize) -> NodeName {
 }
 
 /// A workload's name.
-pub(crate) fn load_name(load: usize) -> WorkloadName {
-    match LOADS[load].parse() {
-        Ok(name) => name,
-        Err(_) => unreachable!("a name of a workload"),
-    }
+pub(crate) fn load_name(load: usize) -> &'static WorkloadName {
+    static NAMES: OnceLock<Vec<WorkloadName>> = OnceLock::new();
+    let names = || LOADS.iter().map(|name| name.parse()).collect::<Result<_, _>>();
+    &NAMES.get_or_init(|| names().unwrap_or_else(|_| unreachable!("names of workloads")))[load]
 }
 
 /// What is asked for.
 pub(crate) fn spec(load: usize) -> WorkloadSpec {
     WorkloadSpec {
-        name: load_name(load),
+        name: load_name(load).clone(),
         argv: vec!["work".into()],
         env: Vec::new(),
         dir: None,

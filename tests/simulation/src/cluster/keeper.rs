@@ -101,7 +101,7 @@ impl World {
         let once = self.bug == Some(Bug::OpenSessionNotRetried);
         let (name, mark) = (self.nodes[node].name.clone(), self.nodes[node].mark);
         if self.bug == Some(Bug::SalvageDroppedEarly) {
-            self.nodes[node].bodies.iter_mut().for_each(|body| drop(body.take()));
+            self.nodes[node].bodies.fill(None);
         }
         let Some(agent) = self.agent(node).filter(|agent| agent.ready) else { return };
         let known = agent.record.nodes.get(&name).map_or(0, |entry| entry.session);
@@ -120,13 +120,9 @@ impl World {
     pub(crate) fn opened(&mut self, node: usize, after: u64, index: u64, answer: &Answer) {
         let (now, terms) = (self.local(node), self.terms);
         let name = self.nodes[node].name.clone();
-        let bug = self.bug;
         let Some(agent) = self.agent(node) else { return };
-        let granted = match answer {
-            Ok(Applied::Changed) => true,
-            Ok(Applied::AlreadySo) => bug == Some(Bug::AlreadySoIsAGrant),
-            Err(_) => false,
-        };
+        // What was so already may have been asked for by an agent before this one.
+        let granted = *answer == Ok(Applied::Changed);
         // Whoever has proposed the next one never takes this one up.
         let Some((_, proposed)) = agent.asked.filter(|(asked, _)| *asked == after && granted) else { return };
         let session = after + 1;

@@ -26,7 +26,7 @@ impl World {
         let numbered = self.nodes[node].disk.numbered[load];
         let here = &mut self.nodes[node];
         let (Some(agent), Some(body)) = (here.agent.as_mut(), here.bodies[load].as_mut()) else { return };
-        let entry = agent.record.loads.get(&load_name(load));
+        let entry = agent.record.loads.get(load_name(load));
         let mine = entry.is_some_and(|entry| entry.owner.as_ref() == Some(&here.name) && entry.life == Life::Running);
         if !mine || !body.runs() || agent.departures[load].is_some() {
             return;
@@ -94,7 +94,7 @@ impl World {
         let refusing = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.refusing[load]);
         // What is not here any more can only go on there.
         let refusing = refusing && self.nodes[node].bodies[load].is_some();
-        let (name, epoch, now, again) = (load_name(load), Epoch(epoch), self.now, self.lease() / 3);
+        let (name, epoch, now, again) = (load_name(load).clone(), Epoch(epoch), self.now, self.lease() / 3);
         let command = if refusing {
             Command::Refuse { load: name, epoch, handover }
         } else {
@@ -207,15 +207,15 @@ impl World {
             Word::Holds { load, handover, epoch, numbered, by } => {
                 let node = self.nodes[by].name.clone();
                 let held = Held { node, handover, epoch: Epoch(epoch), numbered };
-                self.instruct(to, steward::Event::Holds { load: load_name(load), held });
+                self.instruct(to, steward::Event::Holds { load: load_name(load).clone(), held });
             }
             Word::Copy { load, id, by, whole } => {
-                let (load, node) = (load_name(load), self.nodes[by].name.clone());
+                let (load, node) = (load_name(load).clone(), self.nodes[by].name.clone());
                 self.instruct(to, steward::Event::Copy { load, checkpoint: id, node, whole });
             }
             Word::Ready { load, by } => {
                 let node = self.nodes[by].name.clone();
-                self.instruct(to, steward::Event::Ready { load: load_name(load), node });
+                self.instruct(to, steward::Event::Ready { load: load_name(load).clone(), node });
             }
             Word::Drain { load, epoch, to: target } => self.drain(to, load, epoch, &target),
         }
@@ -224,7 +224,7 @@ impl World {
     fn image_comes(&mut self, to: usize, load: usize, image: Image) {
         let (from, handover) = (image.from, image.handover);
         let here = &mut self.nodes[to];
-        let newer = here.agent.as_ref().and_then(|agent| agent.record.loads.get(&load_name(load)));
+        let newer = here.agent.as_ref().and_then(|agent| agent.record.loads.get(load_name(load)));
         let over = newer.is_some_and(|entry| entry.epoch.0 > image.epoch || entry.refused.contains(&handover));
         if here.images[load].is_none() && here.bodies[load].is_none() && !over {
             here.images[load] = Some(image);
@@ -255,7 +255,7 @@ impl World {
             return;
         };
         let epoch = Epoch(image.epoch);
-        let refuse = Command::Refuse { load: load_name(load), epoch, handover };
+        let refuse = Command::Refuse { load: load_name(load).clone(), epoch, handover };
         self.say_about(to, load, epoch, "refuse", refuse);
     }
 
@@ -268,7 +268,7 @@ impl World {
             return;
         }
         // What went with this node's power can only go on there.
-        let entry = agent.record.loads.get(&load_name(load)).filter(|_| agent.ready);
+        let entry = agent.record.loads.get(load_name(load)).filter(|_| agent.ready);
         let lost_here = entry.filter(|entry| {
             let mine = entry.owner.as_ref() == Some(&here.name) && entry.life == Life::Running;
             mine && entry.epoch.0 == epoch && here.bodies[load].is_none() && self.session(node).is_some()

@@ -22,7 +22,7 @@ pub(super) fn judge(world: &mut World) -> Result<(), String> {
 
 fn judge_load(world: &World, load: usize) -> Result<(), String> {
     let name = load_name(load);
-    let Some(entry) = world.log.record().loads.get(&name) else { return Ok(()) };
+    let Some(entry) = world.log.record().loads.get(name) else { return Ok(()) };
     let owner = entry.owner.as_ref().and_then(|owner| world.named(owner));
     let said = matches!(entry.life, Life::Stopped(_) | Life::Failed(_) | Life::Lost(_));
     if owner.is_some() && owner == world.ledger.dead && !said {

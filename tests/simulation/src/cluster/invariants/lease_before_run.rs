@@ -34,7 +34,7 @@ fn without_lease(world: &World, node: usize, load: usize, body: &Body) -> Option
     if fenced {
         return Some(format!("in session {armed}, which is fenced or was given up"));
     }
-    let entry = record.loads.get(&load_name(load));
+    let entry = record.loads.get(load_name(load));
     let owned = entry.is_some_and(|entry| entry.owner.as_ref() == Some(&here.name) && entry.epoch.0 == body.epoch);
     (!owned).then(|| format!("in epoch {}, which is not its own by the record", body.epoch))
 }

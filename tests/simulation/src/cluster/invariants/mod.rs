@@ -10,6 +10,7 @@ mod record_monotone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::id::HandoverId;
@@ -48,6 +49,16 @@ impl Invariant {
         Invariant::EventuallySettled,
         Invariant::RecordMonotone,
     ];
+}
+
+impl FromStr for Invariant {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Invariant, String> {
+        let known = || Invariant::ALL.map(|invariant| invariant.to_string()).join(", ");
+        let found = Invariant::ALL.into_iter().find(|invariant| invariant.to_string() == word);
+        found.ok_or_else(|| format!("there is no invariant '{word}'; there are {}", known()))
+    }
 }
 
 impl fmt::Display for Invariant {

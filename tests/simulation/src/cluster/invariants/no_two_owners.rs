@@ -13,7 +13,7 @@ pub(super) fn judge(world: &mut World) -> Result<(), String> {
             if let Some(other) = owner.replace(node) {
                 return Err(format!("node{} and node{} both own {name}", other + 1, node + 1));
             }
-            let reached = world.log.record().loads.get(&name).map_or(0, |entry| entry.epoch.0);
+            let reached = world.log.record().loads.get(name).map_or(0, |entry| entry.epoch.0);
             if epoch > reached {
                 return Err(format!("node{} owns {name} in epoch {epoch}, the record is in {reached}", node + 1));
             }

@@ -23,7 +23,7 @@ pub(super) fn judge(world: &mut World) -> Result<(), String> {
     for load in 0..world.ledger.loads.len() {
         let name = load_name(load);
         let record = std::sync::Arc::clone(world.log.record());
-        let Some(entry) = record.loads.get(&name) else { continue };
+        let Some(entry) = record.loads.get(name) else { continue };
         let best = best(world, load, entry);
         let here = &mut world.ledger.loads[load];
         let (before, excused) = (std::mem::replace(&mut here.best, best), std::mem::take(&mut here.excused));

@@ -8,7 +8,7 @@ use super::super::world::World;
 pub(super) fn judge(world: &mut World) -> Result<(), String> {
     let record = world.log.record();
     for load in 0..world.ledger.loads.len() {
-        let Some(entry) = record.loads.get(&load_name(load)) else { continue };
+        let Some(entry) = record.loads.get(load_name(load)) else { continue };
         if !matches!(entry.life, Life::Stopped(_)) {
             continue;
         }
@@ -23,7 +23,7 @@ pub(super) fn judge(world: &mut World) -> Result<(), String> {
 pub(super) fn judge_the_end(world: &mut World) -> Result<(), String> {
     let record = world.log.record();
     for load in 0..world.ledger.loads.len() {
-        let Some(entry) = record.loads.get(&load_name(load)) else {
+        let Some(entry) = record.loads.get(load_name(load)) else {
             return Err(format!("{} was asked for and is not known", load_name(load)));
         };
         let waits = entry.owner.is_none() && matches!(entry.life, Life::Queued | Life::Recovering { .. });
