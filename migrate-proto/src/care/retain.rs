@@ -164,7 +164,7 @@ mod tests {
             let gone = retain(&all, retention, now * HOUR);
             let left: Vec<Candidate> = all.iter().filter(|candidate| !gone.contains(&candidate.id)).copied().collect();
             let usable = |of: &[Candidate]| of.iter().filter(|c| c.state != Damaged).copied().collect::<Vec<_>>();
-            let newest = |of: Vec<Candidate>, what: fn(&Candidate) -> bool| of.into_iter().filter(|c| what(c)).map(|c| c.number).max();
+            let newest = |of: Vec<Candidate>, what: fn(&Candidate) -> bool| of.into_iter().filter(&what).map(|c| c.number).max();
             prop_assert_eq!(newest(usable(&left), |c| c.state == Verified), newest(usable(&all), |c| c.state == Verified));
             prop_assert_eq!(newest(usable(&left), |c| c.healthy), newest(usable(&all), |c| c.healthy));
             prop_assert!(all.iter().all(|c| !c.in_use || !gone.contains(&c.id)));
