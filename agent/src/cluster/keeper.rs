@@ -1,7 +1,7 @@
 //! The keeper: a thread of its own that nothing else of the agent can hold up. It hears and sends datagrams: looks after the other
 //! members ([`migrate_members`]), brings this node into its cluster ([`Joining`]), and passes on how full it is.
 //!
-//! It writes no file and waits for nobody. What it knows stands in the [`Roster`] and on the [`Board`]; what others should know or do
+//! It writes no file and waits for nobody. What it knows stands in the [`Roster`] and on the `Board`; what others should know or do
 //! comes out as [`News`].
 
 mod addresses;

@@ -155,7 +155,7 @@ impl Page {
     /// Whether it can be asked for without a name server, and without a second line in the request.
     fn check(&self) -> Result<(), Problem> {
         let refuse = |why: &str| Err(Problem::new(Code::Usage, format!("the health page: {why}")));
-        if self.host != "localhost" && self.host.parse::<std::net::IpAddr>().is_err() {
+        if self.host != "localhost" && self.host.parse::<core::net::IpAddr>().is_err() {
             return refuse("its host is neither an address nor localhost; no name is looked up");
         }
         if self.port == 0 {
