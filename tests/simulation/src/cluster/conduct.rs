@@ -181,6 +181,9 @@ impl World {
             return;
         }
         let (epoch, by) = (entry.epoch, self.claim(node, session));
+        if self.nodes[node].disk.broke[*load] == Some(epoch.0) && self.bug != Some(Bug::BeginsWhatBroke) {
+            return self.break_off(node, *load, entry, session, "it was so before");
+        }
         match &entry.life {
             Life::Starting => self.start_job(node, *load, Job::Start { epoch: epoch.0 }),
             Life::Recovering { from } => {
@@ -189,20 +192,27 @@ impl World {
             // The power was gone.
             Life::Running | Life::Lost(_) => {
                 let from = entry.newest_sound().map(|checkpoint| checkpoint.id);
-                let command = if from.is_some() || entry.policy.afresh {
-                    Command::Revive { load: name.clone(), epoch, by, from, lost_ms: None }
+                if from.is_some() || entry.policy.afresh {
+                    let revive = Command::Revive { load: name.clone(), epoch, by, from, lost_ms: None };
+                    self.say(node, look, "anew", revive);
                 } else {
-                    self.nodes[node].disk.owned[*load] = None;
-                    let reason = "the power was gone".to_owned();
-                    Command::Broke { load: name.clone(), epoch, by, began: true, reason }
-                };
-                self.say(node, look, "anew", command);
+                    self.break_off(node, *load, entry, session, "the power was gone");
+                }
             }
             Life::Stopped(_) if self.bug == Some(Bug::EndedRunAgain) => {
                 self.start_job(node, *load, Job::Start { epoch: epoch.0 });
             }
             _ => {}
         }
+    }
+
+    /// Says that it cannot run this here. That is on its disk first: once the record knows it, another node may begin it at once.
+    fn break_off(&mut self, node: usize, load: usize, entry: &LoadEntry, session: u64, why: &str) {
+        let began = !matches!(entry.life, Life::Starting | Life::Recovering { .. });
+        let (name, epoch, by) = (load_name(load).clone(), entry.epoch, self.claim(node, session));
+        (self.nodes[node].disk.owned[load], self.nodes[node].disk.broke[load]) = (None, Some(epoch.0));
+        let broke = Command::Broke { load: name, epoch, by, began, reason: why.to_owned() };
+        self.say_about(node, load, epoch, "broke", broke);
     }
 
     /// Proposes as the owner, unless that was done a moment ago.
@@ -256,7 +266,8 @@ impl World {
         let Some(entry) = agent.record.loads.get(load_name(load)).cloned() else { return };
         let mine = entry.owner.as_ref() == Some(&self.nodes[node].name);
         let here = self.nodes[node].bodies[load].as_ref().map(|body| body.epoch);
-        let free = mine && here.is_none();
+        let broke = self.nodes[node].disk.broke[load] == Some(entry.epoch.0) && self.bug != Some(Bug::BeginsWhatBroke);
+        let free = mine && here.is_none() && !broke;
         match job {
             Job::Drop { epoch } if here == Some(epoch) && entry.epoch.0 > epoch => {
                 self.note(|| format!("node{} drops its copy of {} of epoch {epoch}", node + 1, load_name(load)));
@@ -315,15 +326,12 @@ impl World {
         let Some(checkpoint) = entry.checkpoint(from) else { return };
         let asked =
             checkpoint.holders.iter().all(|holder| self.named(holder).is_some_and(|holder| self.reach(node, holder)));
-        let (name, epoch, by) = (load_name(load).clone(), entry.epoch, self.claim(node, session));
         if asked && !checkpoint.damaged {
             let since = checkpoint.since;
-            let (load, proof) = (name.clone(), Proof::Damaged);
+            let (load, proof) = (load_name(load).clone(), Proof::Damaged);
             self.propose(node, Voice::Owner, Command::Proved { load, checkpoint: from, since, proof });
         }
-        self.nodes[node].disk.owned[load] = None;
-        let reason = "nobody has its checkpoint".to_owned();
-        self.say_about(node, load, epoch, "broke", Command::Broke { load: name, epoch, by, began: false, reason });
+        self.break_off(node, load, entry, session, "nobody has its checkpoint");
     }
 
     /// The record has answered this agent.

@@ -77,6 +77,8 @@ pub(crate) struct Disk {
     pub(crate) files: BTreeMap<CheckpointId, File>,
     /// In which epoch this node believes to own it, and in which session it has looked.
     pub(crate) owned: Vec<Option<(u64, u64)>>,
+    /// The epoch in which it has said, or is about to say, that it could not run it: it never begins it in that.
+    pub(crate) broke: Vec<Option<u64>>,
     /// The highest number that this node has given to a checkpoint.
     pub(crate) numbered: Vec<u64>,
     pub(crate) at_record: Vec<Option<AtRecord>>,
@@ -184,6 +186,7 @@ impl Node {
             disk: Disk {
                 files: BTreeMap::new(),
                 owned: vec![None; loads],
+                broke: vec![None; loads],
                 numbered: vec![0; loads],
                 at_record: vec![None; loads],
             },
