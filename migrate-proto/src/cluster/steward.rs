@@ -107,7 +107,8 @@ pub struct Steward {
     record: Option<Arc<Record>>,
     members: BTreeMap<NodeName, (Health, Millis)>,
     figures: BTreeMap<NodeName, Figures>,
-    quiet: BTreeSet<Claim>,
+    /// Until when those are asked about who seem to live and were quiet.
+    quiet: BTreeMap<Claim, Millis>,
     lapsed: BTreeMap<Claim, (LogId, Millis)>,
     watched: BTreeSet<Claim>,
     held: BTreeMap<WorkloadName, Held>,
@@ -147,7 +148,7 @@ impl Steward {
             record: None,
             members: BTreeMap::new(),
             figures: BTreeMap::new(),
-            quiet: BTreeSet::new(),
+            quiet: BTreeMap::new(),
             lapsed: BTreeMap::new(),
             watched: BTreeSet::new(),
             held: BTreeMap::new(),
@@ -175,7 +176,7 @@ impl Steward {
                 let since = self.lapsed.get(&claim).map_or(now, |(_, since)| *since);
                 self.lapsed.insert(claim, (voters, since));
             }
-            Event::Quiet(claim) => drop(self.quiet.insert(claim)),
+            Event::Quiet(claim) => drop(self.quiet.insert(claim, now.plus(self.limits.again))),
             Event::Holds { load, held } => drop(self.held.insert(load, held)),
             Event::Tick { wall_ms } => self.wall = Some((now, wall_ms)),
             Event::Figures { node, figures } => {
@@ -209,7 +210,7 @@ impl Steward {
         let current = |claim: &Claim| record.holds(claim).is_ok();
         // A fence by older voters is refused: those of now must be asked.
         self.lapsed.retain(|claim, (voters, _)| current(claim) && *voters >= *config);
-        self.quiet.retain(current);
+        self.quiet.retain(|claim, _| current(claim));
         let load = |name: &WorkloadName, epoch: Epoch| record.loads.get(name).is_some_and(|load| load.epoch <= epoch);
         self.held.retain(|name, held| load(name, held.epoch));
         self.prepared.retain(|name, (epoch, _)| load(name, *epoch));

@@ -10,6 +10,11 @@ use crate::name::NodeName;
 
 impl Steward {
     pub(super) fn fences(&mut self, round: &mut Round<'_>) {
+        let now = round.now;
+        self.quiet.retain(|_, until| now < *until);
+        if let Some(until) = self.quiet.values().min().copied() {
+            self.look_at(until);
+        }
         let mut watched = BTreeSet::new();
         let record = round.record;
         for (name, node) in &record.nodes {
@@ -25,7 +30,7 @@ impl Steward {
                 Some((voters, _)) => {
                     self.fence(round, &claim, node, Command::Fence { lapsed: claim.clone(), voters });
                 }
-                None if !self.is_alive(name) || self.quiet.contains(&claim) => {
+                None if !self.is_alive(name) || self.quiet.contains_key(&claim) => {
                     watched.insert(claim);
                 }
                 None => {}

@@ -226,6 +226,9 @@ impl Steward {
         load: &LoadEntry,
         owner: &NodeName,
     ) -> Option<Step> {
+        if let Some(step) = self.out_of_an_image(round, name, load, owner) {
+            return step;
+        }
         let may_begin_afresh = load.policy.afresh || !load.ran;
         if load.tried.len() < self.limits.attempts {
             match self.source(load) {

@@ -63,7 +63,8 @@ pub enum Event {
         /// The configuration by which that was judged.
         voters: LogId,
     },
-    /// A voter on this node has not heard of this lease for as long as it promises: a node that seems to live may not renew.
+    /// A voter on this node has not heard of this lease for as long as it promises: a node that seems to live may not renew. Said as
+    /// long as it is so.
     Quiet(Claim),
     /// Somebody has the image of a move that is not decided.
     Holds {

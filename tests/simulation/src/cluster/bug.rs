@@ -36,15 +36,15 @@ macro_rules! bugs {
 
 bugs! {
     /// A workload is taken from an owner that is only suspected.
-    ReassignWithoutFence = "reassign-without-fence" is caught by NoTwoOwners at 5 | AtMostOneRunning at 5;
+    ReassignWithoutFence = "reassign-without-fence" is caught by NoTwoOwners at 10 | AtMostOneRunning at 10;
     /// The record carries out a transfer whatever has become of the workload.
     TransferNotCompared = "transfer-not-compared" is caught by LeaseBeforeRun at 107;
     /// The record fences a node in whatever session it is.
     FenceIgnoresSession = "fence-ignores-session" is caught by NoTwoOwners at 2428 | LeaseBeforeRun at 86;
     /// The record fences by voters that do not vote any more.
-    FenceIgnoresVoters = "fence-ignores-voters" is caught by LeaseBeforeRun at 16;
+    FenceIgnoresVoters = "fence-ignores-voters" is caught by LeaseBeforeRun at 26;
     /// A deadline runs from when the acknowledgement came.
-    DeadlineFromReceipt = "deadline-from-receipt" is caught by LeaseBeforeRun at 25 | AtMostOneRunning at 220;
+    DeadlineFromReceipt = "deadline-from-receipt" is caught by LeaseBeforeRun at 76 | AtMostOneRunning at 220;
     /// A promise lasts as long as a lease, as if all clocks had one rate.
     PromiseWithoutDrift = "promise-without-drift" is caught by LeaseBeforeRun at 163;
     /// A voter that has just started answers as if it remembered.
@@ -64,7 +64,7 @@ bugs! {
     /// A node opens a session without end although it is not alone.
     InfiniteLeaseInCompany = "infinite-lease-in-company" is caught by LeaseBeforeRun at 0;
     /// The guard of an aborted move sets going also what the lease holds.
-    GuardThawsLease = "guard-thaws-lease" is caught by LeaseBeforeRun at 24;
+    GuardThawsLease = "guard-thaws-lease" is caught by LeaseBeforeRun at 44;
     /// The source decides on a move without asking the record.
     DecisionBeforeRecord = "decision-before-record" is caught by LeaseBeforeRun at 0;
     /// The source of a move goes on while the record is asked.
@@ -89,8 +89,6 @@ bugs! {
     OpenSessionNotRetried = "open-session-not-retried" is caught by EventuallySettled at 0;
     /// A new leader does not go on with what the last one has only fenced.
     FencedForgotten = "fenced-forgotten-by-new-leader" is caught by EventuallySettled at 10;
-    /// A node begins what it has said it could not run.
-    BeginsWhatBroke = "begins-what-broke" is caught by NothingLost at 42161;
     /// An agent acts on the record as it has found it on its disk.
     ReadyTooEarly = "ready-too-early" is caught by LeaseBeforeRun at 3645;
     /// One node writes into its record when it has heard of a command.

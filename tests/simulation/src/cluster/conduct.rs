@@ -181,7 +181,8 @@ impl World {
             return;
         }
         let (epoch, by) = (entry.epoch, self.claim(node, session));
-        if self.nodes[node].disk.broke[*load] == Some(epoch.0) && self.bug != Some(Bug::BeginsWhatBroke) {
+        let over = matches!(entry.life, Life::Stopped(_) | Life::Failed(_));
+        if self.nodes[node].disk.broke[*load] == Some(epoch.0) && !over {
             return self.break_off(node, *load, entry, session, "it was so before");
         }
         match &entry.life {
@@ -266,7 +267,7 @@ impl World {
         let Some(entry) = agent.record.loads.get(load_name(load)).cloned() else { return };
         let mine = entry.owner.as_ref() == Some(&self.nodes[node].name);
         let here = self.nodes[node].bodies[load].as_ref().map(|body| body.epoch);
-        let broke = self.nodes[node].disk.broke[load] == Some(entry.epoch.0) && self.bug != Some(Bug::BeginsWhatBroke);
+        let broke = self.nodes[node].disk.broke[load] == Some(entry.epoch.0);
         let free = mine && here.is_none() && !broke;
         match job {
             Job::Drop { epoch } if here == Some(epoch) && entry.epoch.0 > epoch => {

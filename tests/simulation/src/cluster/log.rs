@@ -215,7 +215,15 @@ impl World {
     pub(crate) fn second_step(&mut self) {
         let last = self.log.voters(self.log.len()).clone();
         let [_, new] = &last.sets[..] else { return };
-        if self.log.leader.is_some_and(|leader| self.has_majority(leader)) {
+        let leader = self.log.leader.filter(|leader| self.has_majority(*leader));
+        if let Some(leader) = leader {
+            // The first step is committed by those who are reached: they have it from now on, also if they vote no more.
+            let len = self.log.len();
+            for node in 0..self.nodes.len() {
+                if last.contain(self.nodes[node].voter) && self.reach(leader, node) {
+                    self.nodes[node].learned = len;
+                }
+            }
             self.log.append_voters(vec![new.clone()]);
             self.log.settled = self.now + 3 * self.terms.promise();
             self.spread();

@@ -76,6 +76,12 @@ impl World {
             (self.nodes[node].disk.at_record[load], self.nodes[node].disk.owned[load]) = (None, None);
             return;
         }
+        let nothing_here = self.nodes[node].bodies[load].is_none();
+        if nothing_here && matches!(entry.life, Life::Stopped(_) | Life::Failed(_)) {
+            // It is released: what becomes of the image is the leader's to say.
+            self.nodes[node].disk.at_record[load] = None;
+            return;
+        }
         if entry.refused.contains(&handover) {
             self.nodes[node].disk.at_record[load] = None;
             self.note(|| format!("node{} keeps {}: the move was refused", node + 1, load_name(load)));
@@ -271,7 +277,8 @@ impl World {
         let entry = agent.record.loads.get(load_name(load)).filter(|_| agent.ready);
         let lost_here = entry.filter(|entry| {
             let mine = entry.owner.as_ref() == Some(&here.name) && entry.life == Life::Running;
-            mine && entry.epoch.0 == epoch && here.bodies[load].is_none() && self.session(node).is_some()
+            let released = here.disk.broke[load] == Some(epoch);
+            mine && entry.epoch.0 == epoch && !released && here.bodies[load].is_none() && self.session(node).is_some()
         });
         if lost_here.is_some() {
             self.nodes[node].disk.at_record[load] = Some(AtRecord { handover, epoch, to: by });

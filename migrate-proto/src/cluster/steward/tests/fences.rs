@@ -25,6 +25,14 @@ fn only_those_are_asked_about_who_may_be_gone() {
     assert_eq!(watched(&mut desk), ["b", "d"], "it answers, and does not renew");
     desk.member("b", Health::Alive);
     assert_eq!(watched(&mut desk), ["d"]);
+    desk.pass(900);
+    desk.hear(Event::Quiet(claim("d", 1)));
+    desk.pass(999);
+    assert!(!desk.acts.iter().any(|act| matches!(act, Act::Watch(_))), "still the same");
+    desk.pass(1);
+    assert!(desk.acts.iter().any(|act| matches!(act, Act::Watch(claims) if claims.is_empty())), "it renews again");
+    desk.member("d", Health::Suspect);
+    assert_eq!(watched(&mut desk), ["d"]);
     desk.dies("d");
     assert!(watched(&mut desk).is_empty(), "what is fenced is over");
 }
