@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::lease::{Ask, Electors, Gather, Lapse, LogId, Nanos, Terms, Voters};
-use crate::cluster::record::Record;
+use crate::cluster::record::{Record, VoterHistory};
 use crate::cluster::{Claim, VoterId};
 use crate::name::NodeName;
 
@@ -46,10 +46,13 @@ impl Vigil {
         Vigil { terms, electors, gathers: BTreeMap::new() }
     }
 
-    /// The leader's log has another configuration from now on.
-    pub fn voters_changed(&mut self, now: Nanos, to: Voters) {
-        if to.config != self.electors.config() {
-            self.electors.changed(now, to);
+    /// The leader's record or log has come further: `effective` is the last configuration in its log. One who has been deposed and does
+    /// not know it may learn of several changes at once; what they have in common with the last one is in the record's history.
+    pub fn voters_changed(&mut self, now: Nanos, history: &VoterHistory, effective: Voters) {
+        for voters in [history.before.clone(), history.now.clone(), effective] {
+            if voters.config > self.electors.config() {
+                self.electors.changed(now, voters);
+            }
         }
     }
 

@@ -150,6 +150,7 @@ impl World {
         lead.lapsed.insert(claim.node.clone(), voters);
         // A leader that knows who votes knows that it is over.
         if voters == self.log.voters(self.log.len()).config || self.bug == Some(Bug::FenceIgnoresVoters) {
+            self.note(|| format!("node{} knows by {voters:?} that the lease of {claim} is over", to + 1));
             self.ledger.over.insert((claim.node.clone(), claim.session));
         }
         self.instruct(to, steward::Event::Lapsed { claim, voters });
@@ -165,7 +166,7 @@ impl World {
         let record = Arc::clone(&agent.record);
         let Some(lead) = agent.lead.as_mut() else { return };
         if old_ones {
-            lead.vigil.voters_changed(now, effective);
+            lead.vigil.voters_changed(now, &record.cluster.voters, effective);
         } else {
             lead.vigil = Vigil::new(Electors::new(now, effective, Vec::new(), terms), terms);
         }

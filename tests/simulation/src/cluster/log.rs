@@ -205,10 +205,20 @@ impl World {
         }
         self.log.append_voters(vec![last.sets[0].clone(), to]);
         self.tally.electorates += 1;
-        self.note(|| "the voters begin to change".to_owned());
+        let sets = self.trace_of_voters();
+        self.note(|| format!("the voters begin to change: {sets}"));
         self.spread();
         let soon = self.delay();
         self.at(self.now + soon, Event::SecondStep);
+    }
+
+    fn trace_of_voters(&self) -> String {
+        let last = &self.log.voters(self.log.len()).sets;
+        let named = |set: &BTreeSet<VoterId>| {
+            set.iter().filter_map(|voter| self.node_of(*voter)).map(|node| node + 1).collect()
+        };
+        let sets: Vec<Vec<usize>> = last.iter().map(named).collect();
+        format!("{sets:?}")
     }
 
     /// The second step, as soon as a leader can make it.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::desk::*;
 use crate::cluster::lease::{Ask, Electors, Lapse, LogId, Nanos, Terms, Voters};
+use crate::cluster::record::VoterHistory;
 use crate::cluster::steward::{Sessions, Vigil};
 use crate::cluster::{Claim, VoterId};
 
@@ -74,11 +75,29 @@ fn when_the_voters_change_those_of_before_must_agree_too() {
     sessions.learn(Nanos(0), &Desk::new().record);
     let now = Nanos(10_000_000_000);
     let mut vigil = vigil(&[claim("a", 1)], &sessions, now);
-    vigil.voters_changed(now, of(2, &["d"]));
-    vigil.voters_changed(now, of(2, &["d"]));
+    let history = VoterHistory { now: of(1, &["a", "b", "c"]), before: Voters::default() };
+    vigil.voters_changed(now, &history, of(2, &["d"]));
+    vigil.voters_changed(now, &history, of(2, &["d"]));
     let (voters, asks) = vigil.asks(now);
     assert_eq!(voters.len(), 4);
     assert_eq!(vigil.heard(now, &says(voter("d"), &asks[0])), None);
     assert_eq!(vigil.heard(now, &says(voter("a"), &asks[0])), None);
     assert_eq!(vigil.heard(now, &says(voter("b"), &asks[0])), Some((claim("a", 1), LogId { term: 1, index: 2 })));
+}
+
+#[test]
+fn of_several_changes_at_once_none_is_missed() {
+    let mut sessions = Sessions::default();
+    sessions.learn(Nanos(0), &Desk::new().record);
+    let now = Nanos(10_000_000_000);
+    let mut vigil = vigil(&[claim("a", 1)], &sessions, now);
+    // From a, b, c to d alone, and back: d is all that has kept the lease.
+    let both = Voters { sets: vec![[voter("d")].into(), ["a", "b", "c"].map(voter).into()], ..of(4, &[]) };
+    let history = VoterHistory { now: of(5, &["a", "b", "c"]), before: both };
+    vigil.voters_changed(now, &history, of(5, &["a", "b", "c"]));
+    let (_, asks) = vigil.asks(now);
+    for name in ["a", "b", "c"] {
+        assert_eq!(vigil.heard(now, &says(voter(name), &asks[0])), None);
+    }
+    assert!(vigil.heard(now, &says(voter("d"), &asks[0])).is_some());
 }
