@@ -269,13 +269,13 @@ impl Control for Node {
             let _turn = turn;
             // Before its end, which would be news otherwise.
             stopping.hold()?;
-            match stopping.doubt() {
+            let exit = match stopping.doubt() {
                 None => stopping.end(&host, timeout)?,
                 // It may run elsewhere: not one more instruction here.
-                Some(_) => stopping.drop_sandbox(&host)?,
-            }
+                Some(_) => stopping.drop_sandbox(&host).map(|()| None)?,
+            };
             stopping.set_frozen(None);
-            stopping.note_stop(&host)
+            stopping.note_stop(&host, exit)
         })
         .await?;
         self.view(&workload).await

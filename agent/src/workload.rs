@@ -327,23 +327,24 @@ impl Workload {
         Command { argv, ..self.command() }
     }
 
-    /// Ends its main process politely, after `timeout` by force, and everything that it left.
-    pub fn end(&self, host: &Host, timeout: Duration) -> Result<(), Problem> {
-        let Some(sandbox) = self.sandbox() else { return Ok(()) };
-        // One that cannot be seen may run.
-        if !matches!(sandbox.status(), Ok(Status::Empty | Status::Ended(_))) {
-            let _ = sandbox.signal(libc::SIGTERM);
-            let (gone, waiter) = std::sync::mpsc::channel();
-            let waiting = sandbox.clone();
-            std::thread::spawn(move || gone.send(waiting.wait()));
-            let polite = waiter.recv_timeout(timeout);
-            let cgroup = host.cgroup(self.name.as_str())?;
-            cgroup.kill();
-            if !matches!(polite, Ok(Ok(_))) {
-                let _ = waiter.recv_timeout(Duration::from_secs(30));
-            }
+    /// Ends its main process politely, after `timeout` by force, and everything that it left. How it ended, where that was seen.
+    pub fn end(&self, host: &Host, timeout: Duration) -> Result<Option<Exit>, Problem> {
+        let Some(sandbox) = self.sandbox() else { return Ok(None) };
+        match sandbox.status() {
+            Ok(Status::Empty) => return Ok(None),
+            Ok(Status::Ended(exit)) => return Ok(Some(exit)),
+            // One that cannot be seen may run.
+            Ok(_) | Err(_) => {}
         }
-        Ok(())
+        let _ = sandbox.signal(libc::SIGTERM);
+        let (gone, waiter) = std::sync::mpsc::channel();
+        std::thread::spawn(move || gone.send(sandbox.wait()));
+        let polite = waiter.recv_timeout(timeout);
+        host.cgroup(self.name.as_str())?.kill();
+        if let Ok(Ok(exit)) = polite {
+            return Ok(Some(exit));
+        }
+        Ok(waiter.recv_timeout(Duration::from_secs(30)).ok().and_then(Result::ok))
     }
 
     /// Ends whatever is in its sandbox and removes the sandbox; layer and record stay.
@@ -438,8 +439,9 @@ impl Workload {
     }
 
     /// The workload was ended on purpose: writes it down.
-    pub fn note_stop(&self, host: &Host) -> Result<(), Problem> {
-        let exit = *self.ended.borrow();
+    pub fn note_stop(&self, host: &Host, seen: Option<Exit>) -> Result<(), Problem> {
+        // Who watches for its end may not have heard of it yet.
+        let exit = self.ended.borrow().or(seen);
         let before = self.record().doing;
         if !matches!(before, Doing::Stopped(_)) || exit.is_some() {
             self.update(|record| record.doing = Doing::Stopped(exit))?;
