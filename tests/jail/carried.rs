@@ -122,10 +122,13 @@ fn nothing_carries_what_it_was_not_given() {
             other => panic!("what is {other}? {process:#?}"),
         };
         assert_eq!(environment, given, "{process:#?}");
-        // A guard holds its own directory, where its last words go; CRIU whatever it needs.
+        // A guard holds its own directory, where its last words go; CRIU whatever it needs. PID 1 holds the freezer by which it obeys
+        // the lease, and the file whose time says when the workload gave its last sign of life.
         let is_known = |kind: &String| {
             held.contains(&kind.as_str())
                 || (process.role == "guard" && kind.contains("/mover"))
+                || (process.role == "init"
+                    && (kind.ends_with("/mover/held/cgroup.freeze") || kind == "/.migrate/run/heard"))
                 || process.role == "criu"
         };
         assert!(process.holds().iter().all(is_known), "{:?} {process:#?}", process.holds());
