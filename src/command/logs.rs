@@ -1,17 +1,14 @@
 //! logs: what a workload wrote, as it is. Where it is followed that goes on over moves and over agents' deaths, from the byte at
 //! which the stream broke: output lies in files that travel with the workload.
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use migrate_proto::api::{ExecLine, NodeState, NodeView, State, WorkloadView};
 use migrate_proto::error::Code;
 use migrate_proto::name::WorkloadName;
 
-use super::Session;
+use super::{Session, streams};
 use crate::client::follow::Following;
 use crate::client::{Client, ClientError};
 use crate::failure::Failure;
-use crate::show::answer;
 
 /// How far a reader of both streams is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,7 +56,7 @@ pub(crate) async fn logs(
         .await
 }
 
-/// Copies to stdout and stderr until the stream ends.
+/// Copies to stdout and stderr until the stream ends, and notes how far that is.
 async fn copy_out(
     session: &Session,
     name: &WorkloadName,
@@ -68,34 +65,19 @@ async fn copy_out(
     places: &mut Places,
 ) -> Result<(), Failure> {
     let mut lines = agent.get_lines::<ExecLine>(path).await?;
-    while let Some(line) = lines.next().await? {
-        // A failure is told as all failures are.
-        if session.everywhere.json && !matches!(line, ExecLine::Error(_)) {
-            answer::json(&line)?;
-        }
-        let shown = !session.everywhere.json;
-        match line {
-            ExecLine::Stdout(text) => {
-                let bytes = BASE64_STANDARD.decode(text)?;
-                places.out = places.out.map(|at| at + bytes.len() as u64);
-                if shown {
-                    answer::bytes(&bytes)?;
-                }
-            }
-            ExecLine::Stderr(text) => {
-                let bytes = BASE64_STANDARD.decode(text)?;
-                places.err = places.err.map(|at| at + bytes.len() as u64);
-                if shown {
-                    answer::error_bytes(&bytes)?;
-                }
-            }
-            ExecLine::StdoutFrom(at) => go_on(session, name, "stdout", &mut places.out, at),
-            ExecLine::StderrFrom(at) => go_on(session, name, "stderr", &mut places.err, at),
-            ExecLine::Exit(_) => return Ok(()),
-            ExecLine::Error(problem) => return Err(ClientError::Refused(problem).into()),
-        }
-    }
-    Ok(())
+    let note = |line: &ExecLine| match line {
+        ExecLine::Stdout(text) => places.out = places.out.map(|at| at + bytes_in(text)),
+        ExecLine::Stderr(text) => places.err = places.err.map(|at| at + bytes_in(text)),
+        ExecLine::StdoutFrom(at) => go_on(session, name, "stdout", &mut places.out, *at),
+        ExecLine::StderrFrom(at) => go_on(session, name, "stderr", &mut places.err, *at),
+        ExecLine::Exit(_) | ExecLine::Error(_) => {}
+    };
+    streams::copy_out(session, &mut lines, note).await.map(drop)
+}
+
+/// How many bytes stand in base64.
+fn bytes_in(text: &str) -> u64 {
+    (text.trim_end_matches('=').len() * 3 / 4) as u64
 }
 
 /// The stream goes on at a byte; at an earlier one where the workload was brought back from a checkpoint.

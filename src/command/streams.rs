@@ -40,7 +40,7 @@ pub(crate) async fn exec(
                 true => agent.converse(&path, first.chain(stdin())).await?,
                 false => agent.converse(&path, first).await?,
             };
-            match copy_out(session, &mut lines).await? {
+            match copy_out(session, &mut lines, |_| {}).await? {
                 Some(Exit::Code(code)) => Ok(u8::try_from(code).unwrap_or(u8::MAX)),
                 Some(Exit::Signal(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
                 None => Err(lines.incomplete().into()),
@@ -49,13 +49,18 @@ pub(crate) async fn exec(
         .await
 }
 
-/// Copies to stdout and stderr until the end; how the command ended, where that was said.
-async fn copy_out(session: &Session, lines: &mut Lines<ExecLine>) -> Result<Option<Exit>, Failure> {
+/// Copies to stdout and stderr until the end; how the command ended, where that was said. `hear` is told every line.
+pub(super) async fn copy_out(
+    session: &Session,
+    lines: &mut Lines<ExecLine>,
+    mut hear: impl FnMut(&ExecLine),
+) -> Result<Option<Exit>, Failure> {
     while let Some(line) = lines.next().await? {
         // A failure is told as all failures are.
         if session.everywhere.json && !matches!(line, ExecLine::Error(_)) {
             answer::json(&line)?;
         }
+        hear(&line);
         match line {
             ExecLine::Stdout(text) if !session.everywhere.json => answer::bytes(&BASE64_STANDARD.decode(text)?)?,
             ExecLine::Stderr(text) if !session.everywhere.json => answer::error_bytes(&BASE64_STANDARD.decode(text)?)?,
