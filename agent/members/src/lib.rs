@@ -27,6 +27,7 @@ mod words;
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use migrate_proto::cluster::steward::Health;
 use migrate_proto::id::StateMark;
 use migrate_proto::name::NodeName;
 use thiserror::Error;
@@ -84,19 +85,6 @@ pub enum Trouble {
     /// The others refuse this node, and there is no higher generation to come back with.
     #[error("this node's generation cannot rise any more: it stays out of the cluster")]
     NoGeneration,
-}
-
-/// How a member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// It answers.
-    Alive,
-    /// It did not answer, and may still contradict.
-    Suspect,
-    /// It did not contradict.
-    Down,
-    /// It has said goodbye.
-    Left,
 }
 
 /// What is known of a member.

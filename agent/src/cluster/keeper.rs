@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use migrate_members::{Health, Member, Out, Swim};
+use migrate_members::{Member, Out, Swim};
 use migrate_proto::cluster::{ClusterId, VoterId};
 use migrate_proto::codec::datagram::{self, DatagramError};
 use migrate_proto::datagram::{self as words, Datagram, Figures, Here, Who};
@@ -285,11 +285,10 @@ impl Keeper {
 
     fn taken(&self, node: &NodeName, mark: StateMark) -> Option<Problem> {
         let me = self.swim.me();
-        let lives = |health| matches!(health, Health::Alive | Health::Suspect);
         let by = if node == me.name() {
             Some(me)
         } else {
-            self.swim.member(node).filter(|view| lives(view.health)).map(|view| &view.member)
+            self.swim.member(node).filter(|view| view.health.lives()).map(|view| &view.member)
         };
         let by = by.filter(|by| by.mark() != mark)?;
         let what = format!("there is a node {node} in the cluster already, at {}", by.address());
@@ -334,8 +333,7 @@ impl Keeper {
         if self.joining.is_some() {
             return;
         }
-        let lives = |health| matches!(health, Health::Alive | Health::Suspect);
-        let alive = self.swim.members().filter(|view| lives(view.health));
+        let alive = self.swim.members().filter(|view| view.health.lives());
         let alive: Vec<String> = alive.map(|view| view.member.address().to_owned()).collect();
         let some = alive.iter().cycle().skip(self.told % alive.len().max(1)).take(alive.len().min(TOLD_AT_ONCE));
         some.for_each(|address| self.tell_one(address));

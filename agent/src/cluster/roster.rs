@@ -105,8 +105,7 @@ impl SwimMembers {
 impl Membership for SwimMembers {
     fn all(&self) -> Vec<PeerAddress> {
         let roster = self.known();
-        let lives = |view: &&View| matches!(view.health, Health::Alive | Health::Suspect);
-        roster.members.iter().filter(lives).map(|view| address(&view.member)).collect()
+        roster.members.iter().filter(|view| view.health.lives()).map(|view| address(&view.member)).collect()
     }
 
     fn address(&self, node: &NodeName) -> Result<PeerAddress, Problem> {

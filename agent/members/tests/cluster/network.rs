@@ -176,8 +176,7 @@ impl Network {
         let present: Vec<&Member> = live.iter().map(|machine| self.swim(*machine).me()).collect();
         live.iter().all(|by| {
             let knows = |of: &Member| {
-                let living = |health| matches!(health, Health::Alive | Health::Suspect);
-                self.swim(*by).member(of.name()).is_some_and(|view| view.member == *of && living(view.health))
+                self.swim(*by).member(of.name()).is_some_and(|view| view.member == *of && view.health.lives())
             };
             present.iter().all(|of| *of == self.swim(*by).me() || knows(of))
         })

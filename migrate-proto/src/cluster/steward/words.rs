@@ -24,6 +24,13 @@ pub enum Health {
     Left,
 }
 
+impl Health {
+    /// Not known to be gone.
+    pub fn lives(self) -> bool {
+        matches!(self, Health::Alive | Health::Suspect)
+    }
+}
+
 /// The image of a move, on a target that is in doubt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
