@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::events::{EventLog, Kind};
 use crate::predict::Forecasts;
+use crate::tenure::Tenure;
 
 /// This node.
 pub struct Host {
@@ -30,6 +31,8 @@ pub struct Host {
     pub kernel: String,
     /// What was learned about how long moves take.
     pub forecasts: Forecasts,
+    /// By which right workloads run here.
+    pub tenure: Tenure,
     /// The checkpoints of workloads.
     checkpoints: OnceLock<Checkpoints>,
     sandboxes_made: AtomicU64,
@@ -40,8 +43,11 @@ impl Host {
     pub fn new(config: Config, events: EventLog, criu: Result<Capabilities, Problem>) -> Result<Host, Problem> {
         let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
         let forecasts = Forecasts::open(&config.state);
+        let tenure =
+            config.cluster.as_ref().map_or_else(Tenure::unbound, |cluster| Tenure::of_member(cluster.freeze_margin()));
         Ok(Host {
             forecasts,
+            tenure,
             checkpoints: OnceLock::new(),
             config,
             events,

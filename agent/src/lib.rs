@@ -41,5 +41,6 @@ pub mod random;
 pub mod registry;
 pub mod rootfs;
 pub mod talk;
+pub mod tenure;
 pub mod why;
 pub mod workload;

@@ -69,6 +69,7 @@ impl Agreement {
         let members: Arc<dyn Membership> = self.cluster.members.clone();
         let me = Claimant { node: self.host.node().clone(), mark: self.mark };
         tokio::join!(
+            self.host.tenure.keep(raft.clone()),
             self.tell(&raft),
             self.sit(&raft),
             self.mind_being_cut_off(&raft),

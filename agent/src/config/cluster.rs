@@ -37,7 +37,15 @@ pub struct RaftPace {
     pub election: (Duration, Duration),
 }
 
+/// How long before the end of a lease workloads are frozen: many times what their inits were ever seen to be late.
+const FREEZE_MARGIN: Duration = Duration::from_millis(150);
+
 impl ClusterConfig {
+    /// How long before the end of a lease workloads are frozen; of a short lease not more than a sixth.
+    pub fn freeze_margin(&self) -> Duration {
+        FREEZE_MARGIN.min(Duration::from_nanos(self.terms.lease()) / 6)
+    }
+
     /// What was said, if it is that this node is one of a cluster.
     pub(super) fn check(given: &Given, node: &NodeName) -> Result<Option<ClusterConfig>, ConfigError> {
         let members = given.all(&settings::MEMBERS, values::peer)?;
