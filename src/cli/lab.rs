@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use migrate_proto::name::NodeName;
 
-use super::not_there_yet::NotThereYet;
 use super::quantity;
 
 /// A cluster on one machine. Its directory is $MIGRATE_LAB, or /var/tmp/migrate-lab.
@@ -67,8 +66,14 @@ pub(crate) enum LabCommand {
         #[arg(long, value_name = "RATE", value_parser = quantity::bits_per_second)]
         rate: u64,
     },
-    /// Packet loss (not there yet)
-    Drop(NotThereYet),
+    /// Packet loss: of all that the node sends
+    Drop {
+        /// Which node
+        node: NodeName,
+        /// How many of a hundred packets vanish
+        #[arg(long, value_name = "P", value_parser = clap::value_parser!(u8).range(1..=99))]
+        percent: u8,
+    },
     /// A full disk, on a lab whose nodes have disks of their own (`lab up --disk`)
     Fill {
         /// Which node

@@ -14,7 +14,6 @@ use std::time::Duration;
 use migrate_proto::api::{MoveRequest, RestoreRequest};
 
 use crate::cli::key::KeyCommand;
-use crate::cli::lab::LabCommand;
 use crate::cli::{Cli, Command, Everywhere};
 use crate::client::choose::Asked;
 use crate::client::{Client, ClientError};
@@ -73,7 +72,7 @@ pub(crate) fn run(cli: Cli, remarks: Remarks) -> Result<u8, Failure> {
             let request = MoveRequest { to: cli.forced.to, mode, force: true };
             session.wait(moving::migrate(&session, name, request))?
         }
-        (None, Some(Command::Lab(command))) => run_lab(&session, command),
+        (None, Some(Command::Lab(command))) => lab::run(&session, command),
         (None, Some(Command::LabSwitch(options))) => Ok(lab::switch::be_switch(&options.lab).map(|()| 0)?),
         (None, Some(Command::LabNode(options))) if options.inside => {
             Ok(lab::node::be_node(&options.lab, &options.name).map(|()| 0)?)
@@ -109,13 +108,6 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Nodes => cluster::nodes(session).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
-    }
-}
-
-fn run_lab(session: &Session, command: LabCommand) -> Result<u8, Failure> {
-    match command {
-        LabCommand::Drop(_) => Err(Failure::NotThereYet { what: "lab drop" }),
-        command => lab::run(session, command),
     }
 }
 

@@ -43,6 +43,14 @@ pub(crate) fn slow(lab: &Path, layout: &mut Layout, name: &NodeName, rate: u64) 
     apply_to(lab, layout, name)
 }
 
+/// Lets packets of a node vanish.
+pub(crate) fn drop_some(lab: &Path, layout: &mut Layout, name: &NodeName, percent: u8) -> Result<(), LabError> {
+    layout.node(name)?;
+    layout.faults.drop.insert(name.clone(), percent);
+    layout.save(lab)?;
+    apply_to(lab, layout, name)
+}
+
 /// Fills a node's disk.
 pub(crate) fn fill(lab: &Path, layout: &mut Layout, name: &NodeName) -> Result<(), LabError> {
     layout.node(name)?;
@@ -71,6 +79,9 @@ pub(crate) fn heal(lab: &Path, layout: &mut Layout) -> Result<(), LabError> {
         if layout.faults.slow.contains_key(&identity.name) {
             network::widen(switch.pid(), first.pid(), &identity.name)?;
         }
+        if layout.faults.drop.contains_key(&identity.name) {
+            network::thicken(switch.pid(), &identity.name)?;
+        }
     }
     layout.faults = Default::default();
     layout.save(lab)
@@ -88,6 +99,9 @@ pub(crate) fn apply_to(lab: &Path, layout: &Layout, name: &NodeName) -> Result<(
     }
     if let Some(rate) = layout.faults.slow.get(name) {
         network::narrow(switch.pid(), first.pid(), name, *rate)?;
+    }
+    if let Some(percent) = layout.faults.drop.get(name) {
+        network::thin(switch.pid(), name, *percent)?;
     }
     match layout.disk {
         Some(_) if layout.faults.filled.contains(name) => disk::fill(lab, &first, name),
@@ -115,6 +129,9 @@ pub(crate) fn in_words(layout: &Layout, name: &NodeName) -> Vec<String> {
     words.extend(peers_cut_from(layout, name).iter().map(|peer| format!("cut from {peer}")));
     if let Some(rate) = layout.faults.slow.get(name) {
         words.push(rate_in_words(*rate));
+    }
+    if let Some(percent) = layout.faults.drop.get(name) {
+        words.push(format!("loses {percent} %"));
     }
     if layout.faults.filled.contains(name) {
         words.push("disk full".to_owned());

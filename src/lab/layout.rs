@@ -63,6 +63,9 @@ pub(crate) struct Faults {
     pub(crate) cut_pairs: BTreeSet<(NodeName, NodeName)>,
     /// Narrow links, in bits a second.
     pub(crate) slow: BTreeMap<NodeName, u64>,
+    /// How many of a hundred packets that a node sends vanish.
+    #[serde(default)]
+    pub(crate) drop: BTreeMap<NodeName, u8>,
     /// Full disks.
     #[serde(default)]
     pub(crate) filled: BTreeSet<NodeName>,

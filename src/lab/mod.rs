@@ -219,6 +219,7 @@ fn change(lab: &Path, layout: &mut Layout, command: LabCommand) -> Result<(), La
         LabCommand::Cut { what } => faults::cut(lab, layout, what),
         LabCommand::Heal => faults::heal(lab, layout),
         LabCommand::Slow { node, rate } => faults::slow(lab, layout, &node, rate),
+        LabCommand::Drop { node, percent } => faults::drop_some(lab, layout, &node, percent),
         LabCommand::Fill { node } => faults::fill(lab, layout, &node),
         _ => Ok(()),
     }

@@ -85,6 +85,25 @@ pub(crate) fn widen(switch: i32, node: i32, port: &NodeName) -> Result<(), ToolE
     run_if_there(&in_network_of(node, &format!("tc qdisc delete dev {INTERFACE} root")))
 }
 
+/// Lets so many of a hundred packets vanish that come from this node: at the switch, where its programs do not notice.
+pub(crate) fn thin(switch: i32, port: &NodeName, percent: u8) -> Result<(), ToolError> {
+    thicken(switch, port)?;
+    let table = losses_of(port);
+    run(&in_network_of(switch, &format!("nft add table netdev {table}")))?;
+    let hook = format!("{{ type filter hook ingress device {port} priority 0 ; }}");
+    run(&in_network_of(switch, &format!("nft add chain netdev {table} loss {hook}")))?;
+    run(&in_network_of(switch, &format!("nft add rule netdev {table} loss numgen random mod 100 < {percent} drop")))
+}
+
+/// The opposite of [`thin`].
+pub(crate) fn thicken(switch: i32, port: &NodeName) -> Result<(), ToolError> {
+    run_if_there(&in_network_of(switch, &format!("nft delete table netdev {}", losses_of(port))))
+}
+
+fn losses_of(port: &NodeName) -> String {
+    format!("losses-{port}")
+}
+
 fn words(command: &str) -> Vec<&str> {
     command.split_whitespace().collect()
 }

@@ -1,4 +1,4 @@
-//! Running iproute2 and nsenter.
+//! Running iproute2, nft and nsenter.
 
 use std::ffi::OsStr;
 use std::io;

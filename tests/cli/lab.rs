@@ -2,7 +2,7 @@
 //! Each test has a lab of its own, which is gone at the test's end, whatever happened.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -405,6 +405,38 @@ fn a_narrow_link_is_narrow_until_healed() {
     lab.done(&["heal"]);
     assert!(lab.node("node1")["faults"].as_array().unwrap().is_empty());
     assert!(lab.hears("node2", "node1").unwrap() < narrow);
+}
+
+#[test]
+fn a_link_that_drops_loses_some_of_what_the_node_sends() {
+    let lab = Lab::up();
+    let received = |from: &str, to: &str| {
+        let address = lab.node(to)["address"].as_str().unwrap().split(':').next().unwrap().to_owned();
+        let listen =
+            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 0)); s.settimeout(60)
+print(s.getsockname()[1], flush=True)
+seen = 0
+while int(s.recv(16)) < 400: seen += 1
+print(seen, flush=True)";
+        let send = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(600): s.sendto(b'%d' % number, (sys.argv[1], int(sys.argv[2])))";
+        let mut listener = lab.command(&["exec", to, "--", "python3", "-c", listen]);
+        let mut listener = listener.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(listener.stdout.take().unwrap()).lines();
+        let port = said.next().unwrap().unwrap();
+        lab.done(&["exec", from, "--", "python3", "-c", send, &address, &port]);
+        let seen = said.next().unwrap().unwrap().parse::<u32>().unwrap();
+        assert!(listener.wait().unwrap().success());
+        seen
+    };
+    assert_eq!(received("node1", "node2"), 400);
+    lab.done(&["drop", "node1", "--percent", "50"]);
+    assert_eq!(lab.node("node1")["faults"][0], "loses 50 %");
+    let seen = received("node1", "node2");
+    assert!((100..300).contains(&seen), "{seen} of 400");
+    assert_eq!(received("node2", "node1"), 400, "what it hears is another matter");
+    lab.done(&["heal"]);
+    assert_eq!(received("node1", "node2"), 400);
 }
 
 #[test]
