@@ -5,6 +5,7 @@
 //! It works in the current directory. What CRIU does not carry is in NOT_CARRIED.md and not checked here.
 
 mod backlog;
+mod beacon;
 mod blocks;
 mod code;
 mod family;
@@ -35,7 +36,7 @@ use crate::verdict::{MustSucceed, Verdict};
 struct Options {
     #[command(subcommand)]
     kind: Kind,
-    /// Milliseconds between two cycles (30; the demo 100)
+    /// Milliseconds between two cycles (30; the demo 100, the beacon 2)
     #[arg(long, global = true)]
     pause_ms: Option<u64>,
     /// Where POSIX shared memory lies
@@ -94,6 +95,13 @@ enum Kind {
     Writer { path: PathBuf },
     /// Check such a file for gaps and overlaps
     CheckWriter { path: PathBuf },
+    /// Say in a file on shared storage when and where it runs
+    Beacon {
+        path: PathBuf,
+        /// Memory to hold meanwhile
+        #[arg(long, default_value_t = 0)]
+        mib: usize,
+    },
     /// Print gaps in time
     Pause {
         /// Memory to hold meanwhile
@@ -113,6 +121,7 @@ fn main() -> ExitCode {
             Err(violation) => Err(violation),
         },
         Kind::Pause { mib, content } => pause::observe(*mib, *content),
+        Kind::Beacon { path, mib } => beacon::shine(path, *mib, Duration::from_millis(options.pause_ms.unwrap_or(2))),
         _ => verify_for_ever(&options),
     };
     let Err(violation) = outcome;
@@ -144,7 +153,7 @@ fn parts(options: &Options) -> Verdict<Parts> {
         Kind::Surroundings { .. } => kinds::surroundings::parts(),
         Kind::Demo { mib } => kinds::demo::parts(*mib, &fresh_directory("demo")?),
         Kind::Writer { path } => Ok(vec![Box::new(writer::Writer::open(path)?)]),
-        Kind::CheckWriter { .. } | Kind::Pause { .. } => Ok(Parts::new()),
+        Kind::CheckWriter { .. } | Kind::Pause { .. } | Kind::Beacon { .. } => Ok(Parts::new()),
     }
 }
 
