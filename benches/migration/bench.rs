@@ -4,10 +4,12 @@
 //! Machines are shared and noisy. So what is compared is measured in turns, in one run, and medians are compared: a ratio
 //! means more than its parts. The pause is what the moved process sees of it: the longest gap in its CLOCK_REALTIME.
 //!
-//! `pause`, `memory`, `idle` and `link` each measure one group of figures; `lab`, `burrow`, `naive` and `wire` are what they
-//! measure in; `observer`, `resident` and `crossing` are how.
+//! `pause`, `memory`, `idle`, `link`, `recovery` and `partitions` each measure one group of figures; `lab`, `cluster`, `burrow`, `naive`
+//! and `wire` are what they measure in; `observer`, `beacon`, `resident` and `crossing` are how.
 
+mod beacon;
 mod burrow;
+mod cluster;
 mod crossing;
 mod figure;
 mod idle;
@@ -16,7 +18,9 @@ mod link;
 mod memory;
 mod naive;
 mod observer;
+mod partitions;
 mod pause;
+mod recovery;
 mod resident;
 mod wire;
 
@@ -75,8 +79,11 @@ struct Measure {
     #[arg(long)]
     criu: PathBuf,
     /// How often each thing is measured
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 5, overrides_with = "runs", value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// For how long `endurance` lasts
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
     /// Only these groups of figures
     #[arg(value_enum)]
     groups: Vec<Group>,
@@ -93,6 +100,19 @@ enum Group {
     Link,
     /// What agents take while they move much
     Memory,
+    /// How long a dead node's workload is away, and a cluster without a leader
+    Recovery,
+    /// Whether two copies ever run
+    Partitions,
+    /// Whether anybody is taken for dead who is not
+    Endurance,
+}
+
+impl Group {
+    /// Of one move, between nodes with a list of peers.
+    const OF_MOVES: [Group; 4] = [Group::Idle, Group::Pause, Group::Link, Group::Memory];
+    /// Of a cluster. They take an hour, so they are measured only where that is asked for.
+    const OF_CLUSTERS: [Group; 3] = [Group::Recovery, Group::Partitions, Group::Endurance];
 }
 
 fn main() -> Result<()> {
@@ -107,20 +127,26 @@ fn measure(options: &Measure) -> Result<()> {
     let mut figures = Figures::default();
     let runs = usize::from(options.runs);
     // Idle comes first: agents that have moved something are another matter, and looked at at the end of `memory`.
-    for group in [Group::Idle, Group::Pause, Group::Link, Group::Memory] {
-        if !options.groups.is_empty() && !options.groups.contains(&group) {
-            continue;
-        }
+    let wanted = |group: &Group| options.groups.contains(group);
+    for group in Group::OF_MOVES.into_iter().filter(|group| options.groups.is_empty() || wanted(group)) {
         // Agents are new for each group, so that the order of groups does not matter.
         let lab = Lab::up(&options.place, &options.programs)?;
         match group {
             Group::Idle => idle::measure(&lab, &mut figures),
             Group::Pause => pause::measure(&lab, options, runs, &mut figures),
             Group::Link => link::measure(&lab, runs, &mut figures),
-            Group::Memory => memory::measure(&lab, &mut figures),
+            _ => memory::measure(&lab, &mut figures),
         }
         .context("a figure could not be measured")?;
         lab.down()?;
+    }
+    for group in Group::OF_CLUSTERS.into_iter().filter(wanted) {
+        match group {
+            Group::Recovery => recovery::measure(options, runs, &mut figures),
+            Group::Partitions => partitions::measure(options, runs * 5 / 3, &mut figures),
+            _ => partitions::endure(options, options.minutes, &mut figures),
+        }
+        .context("a figure could not be measured")?;
     }
     print!("{}", figures.table());
     figures.write(&options.json)?;

@@ -39,6 +39,7 @@ pub(crate) enum Unit {
     Mebibytes,
     Percent,
     MegabytesPerSecond,
+    Count,
 }
 
 impl Unit {
@@ -49,6 +50,7 @@ impl Unit {
             Unit::Mebibytes => format!("{value:.1} MiB"),
             Unit::Percent => format!("{value:.2} %"),
             Unit::MegabytesPerSecond => format!("{value:.0} MB/s"),
+            Unit::Count => format!("{value:.0}"),
         }
     }
 }
@@ -128,6 +130,14 @@ impl Machine {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
         Machine { kernel, processors: std::thread::available_parallelism().map_or(1, usize::from) }
     }
+}
+
+/// The smallest sample that so many of a hundred do not exceed.
+pub(crate) fn percentile(samples: &[f64], percent: usize) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
 }
 
 /// The middle of the samples; of two in the middle the mean.

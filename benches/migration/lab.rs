@@ -41,6 +41,16 @@ impl Lab {
         Ok(lab)
     }
 
+    /// The same, of nodes that are a cluster, with these settings of their agents.
+    pub(crate) fn cluster(place: &Path, programs: &Path, nodes: u8, settings: &[(&str, &str)]) -> Result<Lab> {
+        let lab = Lab { directory: place.join("lab"), programs: programs.to_owned(), is_up: true };
+        let nodes = nodes.to_string();
+        let mut up = lab.command();
+        up.args(["-q", "lab", "up", "--cluster", "--nodes", &nodes]).envs(settings.iter().copied());
+        run(&mut up)?;
+        Ok(lab)
+    }
+
     /// Takes it down.
     pub(crate) fn down(mut self) -> Result<()> {
         self.is_up = false;
@@ -66,11 +76,16 @@ impl Lab {
 
     /// Starts `specimen` with these words as workload `name` on node1. The programs lie where every node has them.
     pub(crate) fn specimen(&self, name: &str, words: &[&str]) -> Result<Workload<'_>> {
+        self.run_specimen(name, &["--on", "node1"], words)?;
+        Ok(Workload { lab: self, name: name.to_owned() })
+    }
+
+    /// The same with these options of `run`.
+    pub(crate) fn run_specimen(&self, name: &str, options: &[&str], words: &[&str]) -> Result<()> {
         let volume = format!("{}:/programs:ro", self.programs.display());
         let mut command = self.command();
-        command.args(["-q", "--node", "node1", "run", "--name", name, "--volume", &volume, "--", "/programs/specimen"]);
-        run(command.args(words))?;
-        Ok(Workload { lab: self, name: name.to_owned() })
+        command.args(["-q", "run", "--name", name, "--volume", &volume]).args(options);
+        run(command.args(["--", "/programs/specimen"]).args(words)).map(drop)
     }
 }
 
