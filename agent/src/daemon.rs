@@ -73,7 +73,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
-    let life = Life { host: host.clone(), peers: peers.clone(), transport: transport.clone(), registry };
+    let life = Life { ground: ground.clone(), transport: transport.clone() };
     let living = company.live(life, closing.clone());
     let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
     let receiving = tokio::spawn(receive(acceptor, ground, router.clone(), living.answers()));

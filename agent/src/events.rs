@@ -124,6 +124,12 @@ pub enum Kind {
     NodeLeft,
     /// Another node leads.
     Leader,
+    /// The lease of a node is over, and its workloads are brought back elsewhere.
+    Fenced,
+    /// A workload that has lost its node goes on elsewhere.
+    Recovering,
+    /// A workload waits for a node.
+    Waits,
     /// The agent began.
     AgentStarted,
     /// The agent ends.
@@ -158,6 +164,9 @@ impl Kind {
             Kind::NodeDead => "node-dead",
             Kind::NodeLeft => "node-left",
             Kind::Leader => "leader",
+            Kind::Fenced => "fenced",
+            Kind::Recovering => "recovering",
+            Kind::Waits => "waits",
             Kind::AgentStarted => "agent-started",
             Kind::AgentStopped => "agent-stopped",
             Kind::Warning => "warning",

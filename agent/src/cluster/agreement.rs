@@ -27,6 +27,7 @@ use super::session::Claimant;
 use super::{lead, session};
 use crate::config::ClusterConfig;
 use crate::events::Kind;
+use crate::handover::Ground;
 use crate::host::Host;
 use crate::{durable, random};
 
@@ -38,6 +39,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// This node's part in keeping the record.
 pub struct Agreement {
     host: Arc<Host>,
+    ground: Ground,
     cluster: Arc<Cluster>,
     calls: Arc<Calls>,
     mark: StateMark,
@@ -46,8 +48,9 @@ pub struct Agreement {
 
 impl Agreement {
     /// Nothing is kept yet: see [`Agreement::keep`].
-    pub fn new(host: Arc<Host>, cluster: Arc<Cluster>, calls: Arc<Calls>, mark: StateMark) -> Arc<Agreement> {
-        Arc::new(Agreement { host, cluster, calls, mark, raft: watch::Sender::new(None) })
+    pub fn new(ground: Ground, cluster: Arc<Cluster>, calls: Arc<Calls>) -> Arc<Agreement> {
+        let (host, mark) = (ground.host.clone(), ground.registry.mark());
+        Arc::new(Agreement { host, ground, cluster, calls, mark, raft: watch::Sender::new(None) })
     }
 
     /// Takes part for as long as the agent runs.
@@ -66,7 +69,13 @@ impl Agreement {
             tokio::time::sleep(AGAIN).await;
         };
         self.raft.send_replace(Some(raft.clone()));
-        let members: Arc<dyn Membership> = self.cluster.members.clone();
+        let post = lead::Post {
+            ownership: raft.clone(),
+            cluster: self.cluster.clone(),
+            calls: self.calls.clone(),
+            ground: self.ground.clone(),
+            terms: told.terms,
+        };
         let me = Claimant { node: self.host.node().clone(), mark: self.mark };
         tokio::join!(
             self.host.tenure.keep(raft.clone()),
@@ -75,7 +84,7 @@ impl Agreement {
             self.mind_being_cut_off(&raft),
             self.mind_a_namesake(&raft),
             session::hold(&*raft, &self.cluster, me, told.terms),
-            lead::lead(&*raft, &*members, &self.host),
+            lead::lead(&post),
         );
     }
 
@@ -231,7 +240,9 @@ fn bench(standing: &Standing, record: &Record) -> Bench {
 #[async_trait]
 impl Answers for Agreement {
     async fn answer(&self, _: &NodeName, what: What, body: Vec<u8>) -> Result<Vec<u8>, Problem> {
-        let What::Ownership = what;
+        if what == What::Leader {
+            return lead::errand::carry_out(&self.ground, &body).await;
+        }
         let raft = self.raft.borrow().clone();
         let raft = raft.ok_or_else(|| Problem::new(Code::Busy, "this node does not keep the record at the moment"))?;
         Ok(raft.serve(&body).await.into())

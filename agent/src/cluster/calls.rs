@@ -34,11 +34,13 @@ const AT_ONCE: usize = 32;
 pub enum What {
     /// Something of those that keep the record together.
     Ownership = 1,
+    /// Something that the leader wants of a node: see [`super::lead::errand`].
+    Leader = 2,
 }
 
 impl What {
     fn of(number: u8) -> Option<What> {
-        [What::Ownership].into_iter().find(|what| *what as u8 == number)
+        [What::Ownership, What::Leader].into_iter().find(|what| *what as u8 == number)
     }
 }
 

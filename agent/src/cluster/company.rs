@@ -13,9 +13,9 @@ use super::calls::{Answers, Calls};
 use super::keeper::News;
 use super::membership::{Membership, StaticPeers};
 use super::{Cluster, Start, acquaintances, figures, news};
+use crate::handover::Ground;
 use crate::host::Host;
 use crate::keyring::Keyring;
-use crate::peers::Peers;
 use crate::registry::Registry;
 
 /// As it was configured. What comes of a cluster is heard once it [lives](Company::live).
@@ -52,7 +52,8 @@ impl Company {
     /// Does what a member does. Where this node must not be in its cluster, `closing` ends the agent.
     pub fn live(self, at: Life, closing: CancellationToken) -> Living {
         let Company::Cluster(cluster, news) = self else { return Living::default() };
-        let Life { host, peers, transport, registry } = at;
+        let Life { ground, transport } = at;
+        let Ground { host, peers, registry, .. } = ground.clone();
         let ending: Arc<Mutex<Option<Problem>>> = Arc::default();
         let told = ending.clone();
         let follow = news::follow(news, cluster.clone(), host.clone(), transport);
@@ -64,7 +65,7 @@ impl Company {
         });
         let telling = tokio::spawn(figures::tell(cluster.clone(), host.clone(), registry.clone()));
         let calls = Arc::new(Calls::new(peers));
-        let agreement = Agreement::new(host.clone(), cluster.clone(), calls, registry.mark());
+        let agreement = Agreement::new(ground, cluster.clone(), calls);
         let remembering = tokio::spawn(acquaintances::remember(cluster.clone(), host.clone()));
         let mut tasks = vec![following, telling, remembering];
         if let Some(told) = host.config.cluster.clone() {
@@ -76,14 +77,10 @@ impl Company {
 
 /// What a member lives on.
 pub struct Life {
-    /// This node.
-    pub host: Arc<Host>,
-    /// The others.
-    pub peers: Arc<Peers>,
-    /// How they are reached.
+    /// This node, the others, the workloads here.
+    pub ground: Ground,
+    /// How the others are reached.
     pub transport: Arc<ZmqTransport>,
-    /// The workloads here.
-    pub registry: Arc<Registry>,
 }
 
 /// A member at work; of a node without a cluster there is nothing to do.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use migrate_proto::datagram;
 
 use super::Cluster;
-use super::keeper::Order;
 use crate::figures::Figures;
 use crate::host::Host;
 use crate::registry::Registry;
@@ -28,7 +27,7 @@ pub async fn tell(cluster: Arc<Cluster>, host: Arc<Host>, registry: Arc<Registry
         };
         let Ok((kept, seen)) = tokio::task::spawn_blocking(look).await else { return };
         figures = kept;
-        cluster.order(Order::Figures(Box::new(seen)));
+        cluster.tell_figures(seen);
     }
 }
 

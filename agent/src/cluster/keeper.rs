@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::{Member, Out, Swim};
+use migrate_proto::cluster::lease::Ask;
 use migrate_proto::cluster::{ClusterId, VoterId};
 use migrate_proto::codec::datagram::{self, DatagramError};
 use migrate_proto::datagram::{self as words, Datagram, Figures, Here, Who};
@@ -141,7 +142,23 @@ impl Keeper {
             Order::Bench(bench) => self.leases.sit(bench),
             Order::Open { claim, proposed } => self.leases.open(claim, proposed),
             Order::Resume(page) => self.leases.resume(self.swim.me().name().clone(), page),
+            Order::Ask(voters, asks) => self.ask(&voters, &asks),
+            Order::Quiet(claims, answer) => {
+                // Who does not lead any more does not wait for it.
+                let _ = answer.send(self.leases.quiet(claims));
+            }
             Order::Leave(_) => {}
+        }
+    }
+
+    /// Asks voters for the leader that this node is. Its own vote crosses no network.
+    fn ask(&mut self, voters: &BTreeSet<VoterId>, asks: &[Ask]) {
+        let (others, own) = self.leases.others(voters);
+        for ask in asks {
+            others.iter().for_each(|to| self.send(to, &Datagram::Ask(ask.clone())));
+            if own && let Some(lapse) = self.leases.asked(ask) {
+                let _ = self.ends.lapses.send(lapse);
+            }
         }
     }
 
@@ -263,8 +280,9 @@ impl Keeper {
                     self.send_to(*from, &Datagram::Lapse(lapse));
                 }
             }
-            // Nobody here asks yet.
-            Ok(Datagram::Renew(_) | Datagram::Lapse(_)) => {}
+            // What is old, or about something else, the leader finds out.
+            Ok(Datagram::Lapse(lapse)) => drop(self.ends.lapses.send(lapse)),
+            Ok(Datagram::Renew(_)) => {}
             Err(DatagramError::UnknownKind(_)) => {}
             Err(error) => tracing::info!(peer = %node, %from, %error, "a datagram is not understood"),
         }

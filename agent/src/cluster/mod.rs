@@ -31,15 +31,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migrate_members::Member;
-use migrate_proto::cluster::lease::Page;
+use migrate_proto::cluster::lease::{Lapse, Page};
 use migrate_proto::cluster::{Claim, ClusterId};
-use migrate_proto::datagram::Who;
+use migrate_proto::datagram::{Figures, Who};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::StateMark;
 use migrate_proto::version::SPOKEN;
 use migrate_sandbox::lease::LeasePage;
 use migrate_transport::datagram::{BootId, DatagramKeys, SealedSocket};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use self::generation::Generations;
 use self::join::Joining;
@@ -51,6 +51,8 @@ use crate::{durable, random};
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How much of what voters say may wait for a leader; it asks again for what it has missed.
+const VERDICTS: usize = 4096;
 /// The keeper's place among this machine's threads: before those that only work.
 const NICENESS: i32 = -10;
 
@@ -64,6 +66,9 @@ pub struct Cluster {
     /// What was on the lease page when this agent started.
     found: Page,
     lapsed: watch::Sender<Option<Claim>>,
+    verdicts: broadcast::Sender<Lapse>,
+    /// How full this node is.
+    own: watch::Sender<Option<Figures>>,
     /// Whether another node of this name was heard.
     namesake: watch::Sender<bool>,
     /// Not held: when the keeper ends, that must be noticed.
@@ -124,8 +129,10 @@ impl Start<'_> {
             page,
         };
         let (hears, hears_voters) = watch::channel(true);
+        let verdicts = broadcast::Sender::new(VERDICTS);
         let said = news.downgrade();
-        let ends = Ends { orders: taken, news, roster, changes, board, hears_voters: hears };
+        let ends =
+            Ends { orders: taken, news, roster, changes, board, hears_voters: hears, lapses: verdicts.clone() };
         let boot = BootId::random().map_err(Problem::internal)?;
         let (bound, is_bound) = std::sync::mpsc::channel();
         let node = host.node().clone();
@@ -149,6 +156,8 @@ impl Start<'_> {
             hears_voters,
             found,
             lapsed: watch::Sender::default(),
+            verdicts,
+            own: watch::Sender::default(),
             namesake: watch::Sender::default(),
             news: said,
             left: AtomicBool::new(false),
@@ -200,6 +209,29 @@ impl Cluster {
     /// The last one that was over.
     pub fn lapses(&self) -> watch::Receiver<Option<Claim>> {
         self.lapsed.subscribe()
+    }
+
+    /// What voters say to this node where it leads and [asks](Order::Ask) them.
+    pub fn verdicts(&self) -> broadcast::Receiver<Lapse> {
+        self.verdicts.subscribe()
+    }
+
+    /// Those of these leases that the voter on this node has not heard of for as long as it promises.
+    pub async fn quiet(&self, claims: Vec<Claim>) -> Vec<Claim> {
+        let (answer, quiet) = oneshot::channel();
+        self.order(Order::Quiet(claims, answer));
+        quiet.await.unwrap_or_default()
+    }
+
+    /// How full this node is, once that is known.
+    pub fn own_figures(&self) -> Option<Figures> {
+        self.own.borrow().clone()
+    }
+
+    /// Tells everybody how full this node is.
+    pub fn tell_figures(&self, figures: Figures) {
+        self.own.send_replace(Some(figures.clone()));
+        self.order(Order::Figures(Box::new(figures)));
     }
 
     /// Another node of this name was heard.

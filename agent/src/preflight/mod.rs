@@ -129,6 +129,11 @@ fn needs(
     Ok((Needs { criu_version, kernel, arch, cpu_flags, mapped_files }, unreadable))
 }
 
+/// This machine's architecture, and the features of its CPU.
+pub fn machine() -> Result<(String, Vec<String>), Problem> {
+    Ok((cpu::arch(), cpu::flags()?))
+}
+
 /// Every path that a process has mapped and that does not travel, once.
 fn outside_paths(tree: &[i32], spec: &WorkloadSpec) -> Result<BTreeSet<Text>, Problem> {
     let mut paths = BTreeSet::new();

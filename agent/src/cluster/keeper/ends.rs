@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::{Member, Out};
-use migrate_proto::cluster::lease::{Page, Terms};
-use migrate_proto::cluster::{Claim, ClusterId};
+use migrate_proto::cluster::lease::{Ask, Lapse, Page, Terms};
+use migrate_proto::cluster::{Claim, ClusterId, VoterId};
 use migrate_proto::datagram::Figures;
 use migrate_proto::error::Problem;
 use migrate_proto::name::NodeName;
 use migrate_sandbox::lease::LeasePage;
 use migrate_transport::datagram::{Foreign, SocketError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::leases::Bench;
 use crate::cluster::join::Joining;
@@ -37,6 +37,10 @@ pub enum Order {
     },
     /// This is what an earlier agent has left on the page.
     Resume(Page),
+    /// This node leads: ask these voters whether these leases are over.
+    Ask(BTreeSet<VoterId>, Vec<Ask>),
+    /// Which of these leases has this voter not heard of for as long as it promises?
+    Quiet(Vec<Claim>, oneshot::Sender<Vec<Claim>>),
     /// Say goodbye, and end.
     Leave(oneshot::Sender<()>),
 }
@@ -96,4 +100,6 @@ pub struct Ends {
     pub board: Arc<Board>,
     /// Whether another voter was heard lately, where there is one.
     pub hears_voters: watch::Sender<bool>,
+    /// What voters say to a leader that asks.
+    pub lapses: broadcast::Sender<Lapse>,
 }

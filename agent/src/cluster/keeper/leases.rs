@@ -1,8 +1,8 @@
-//! The keeper's part in leases: it renews this node's own, and as a voter takes note of others'.
+//! The keeper's part in leases: it renews this node's own, and as a voter takes note of others', and says so to a leader that asks.
 //!
 //! **Observed only**: the page is written, and no sandbox looks at it. What is learned: whether leases are kept, and lapse, as they should.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use migrate_proto::cluster::lease::{
@@ -101,6 +101,19 @@ impl Leases {
     /// A leader asks.
     pub(super) fn asked(&mut self, ask: &Ask) -> Option<Lapse> {
         self.promiser.lapsed(now(), ask)
+    }
+
+    /// Where these voters are, this node apart; and whether it is one of them.
+    pub(super) fn others(&self, voters: &BTreeSet<VoterId>) -> (Vec<String>, bool) {
+        let known = self.bench.iter().flat_map(|bench| &bench.addresses);
+        let others = known.filter(|(voter, _)| **voter != self.me && voters.contains(voter));
+        (others.map(|(_, address)| address.clone()).collect(), voters.contains(&self.me))
+    }
+
+    /// Those that were not heard of for as long as this voter promises.
+    pub(super) fn quiet(&self, mut claims: Vec<Claim>) -> Vec<Claim> {
+        claims.retain(|claim| self.promiser.quiet(now(), claim));
+        claims
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Figures, Note};
 use crate::cluster::command::Command;
 use crate::cluster::lease::LogId;
@@ -32,7 +34,7 @@ impl Health {
 }
 
 /// The image of a move, on a target that is in doubt.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Who has it.
     pub node: NodeName,
