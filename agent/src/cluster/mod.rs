@@ -131,8 +131,7 @@ impl Start<'_> {
         let (hears, hears_voters) = watch::channel(true);
         let verdicts = broadcast::Sender::new(VERDICTS);
         let said = news.downgrade();
-        let ends =
-            Ends { orders: taken, news, roster, changes, board, hears_voters: hears, lapses: verdicts.clone() };
+        let ends = Ends { orders: taken, news, roster, changes, board, hears_voters: hears, lapses: verdicts.clone() };
         let boot = BootId::random().map_err(Problem::internal)?;
         let (bound, is_bound) = std::sync::mpsc::channel();
         let node = host.node().clone();
