@@ -33,7 +33,7 @@ use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
 use crate::talk::{self, Purpose};
 use crate::workload::Workload;
-use crate::{api, care, check, checkpoint, proxy};
+use crate::{api, care, check, checkpoint, conduct, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
@@ -68,6 +68,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     tokio::task::block_in_place(|| take_over(&ground))?;
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
+    tokio::spawn(conduct::run(ground.clone()));
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
 

@@ -110,6 +110,10 @@ pub enum Kind {
     Stayed,
     /// A restarted agent found a workload that ran on without it.
     Adopted,
+    /// A workload stands still: its node has no lease.
+    Frozen,
+    /// It goes on.
+    Thawed,
     /// Other cluster keys are in force.
     Keys,
     /// This node, or another, has joined the cluster.
@@ -157,6 +161,8 @@ impl Kind {
             Kind::Arrived => "arrived",
             Kind::Stayed => "stayed",
             Kind::Adopted => "adopted",
+            Kind::Frozen => "frozen",
+            Kind::Thawed => "thawed",
             Kind::Keys => "keys",
             Kind::NodeJoined => "node-joined",
             Kind::NodeSuspect => "node-suspect",

@@ -5,6 +5,7 @@
 //! - [`registry`] and [`workload`]: what this node has. [`handover`]: how it comes and goes. [`offer`], [`preflight`]: may it?
 //! - [`cluster`]: this node among the others.
 //! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
+//! - [`conduct`]: in a cluster, has the workloads here be as the record says, and run for as long as the lease lasts.
 //! - [`checkpoint`]: what is kept of workloads, and what is brought back from it.
 //! - [`keyring`]: the cluster's keys, which can change while it runs. [`hygiene`]: what the agent does without.
 //! - [`talk`] and [`peers`]: conversations with other agents. [`guardline`]: with the guards of CRIU.
@@ -17,6 +18,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod clock;
 pub mod cluster;
+pub mod conduct;
 pub mod config;
 pub mod control;
 pub mod daemon;

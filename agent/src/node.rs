@@ -84,6 +84,7 @@ impl Node {
             sandbox: None,
             pid: None,
             care: Chart::new(request.care),
+            ticket: None,
         };
         let workload = Workload::new(place, record);
         if self.ground.registry.get(&spec.name).is_some_and(|known| !known.is_here()) {

@@ -83,7 +83,7 @@ async fn sandbox_with_files(host: &Arc<Host>, workload: &Arc<Workload>) -> Resul
         if let Some(sandbox) = workload.sandbox() {
             return Ok(sandbox);
         }
-        let sandbox = workload.build_sandbox(&host)?;
+        let sandbox = workload.build_held_sandbox(&host)?;
         workload.attach_layer(&sandbox).inspect_err(|_| drop(workload.drop_sandbox(&host)))?;
         Ok(sandbox)
     };

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <state>/mark.json     tells this state from any other
+//! <state>/broke/<name>    the last epoch in which this node has given a workload up: it never begins it again in that one
 //! <state>/received/       handovers to here whose workload has moved on before the source had heard that it came
 //! <state>/workloads/<name>/
 //!   workload.json     the record: what it is, which epoch, what it does
@@ -10,6 +11,7 @@
 //!   arrival.json      the same of one to here
 //!   dump/             the guard's directory of that handover, with the decision file
 //!   checkpoint/       the guard's directory of a checkpoint that is being taken
+//!   declaring.json    the request under which it is being made known to the cluster
 //!   restoring.json    the journal of a restore from one, with layer.restored and layer.before
 //! ```
 
@@ -20,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::api::Exit;
 use migrate_proto::care::Chart;
+use migrate_proto::cluster::Ticket;
 use migrate_proto::handover::target;
 use migrate_proto::id::{Epoch, HandoverId, StateMark};
 use migrate_proto::name::WorkloadName;
@@ -51,6 +54,9 @@ pub struct Record {
     /// What is known of its care.
     #[serde(default)]
     pub care: Chart,
+    /// The request that it comes from, as the cluster's record has it; none of what the record has not heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
 }
 
 /// What a workload does, as far as is durable.
@@ -112,6 +118,11 @@ impl Place {
         self.dir.join("checkpoint")
     }
 
+    /// The request under which it is being made known to the cluster.
+    pub fn declaring(&self) -> PathBuf {
+        self.dir.join("declaring.json")
+    }
+
     /// The journal of a restore from a checkpoint.
     pub fn restoring(&self) -> PathBuf {
         self.dir.join("restoring.json")
@@ -136,6 +147,7 @@ pub type Found = (Place, Result<Record, DurableError>);
 pub struct Registry {
     root: PathBuf,
     received: PathBuf,
+    broke: PathBuf,
     mark: StateMark,
     known: Mutex<BTreeMap<WorkloadName, Arc<Workload>>>,
 }
@@ -143,8 +155,8 @@ pub struct Registry {
 impl Registry {
     /// Opens the directory, and makes it where it is missing.
     pub fn open(state: &Path) -> Result<Registry, DurableError> {
-        let (root, received) = (state.join("workloads"), state.join("received"));
-        for dir in [&root, &received] {
+        let (root, received, broke) = (state.join("workloads"), state.join("received"), state.join("broke"));
+        for dir in [&root, &received, &broke] {
             fs::create_dir_all(dir).map_err(|source| DurableError::File {
                 action: "create",
                 path: dir.clone(),
@@ -164,7 +176,7 @@ impl Registry {
                 mark
             }
         };
-        Ok(Registry { root, received, mark, known: Mutex::default() })
+        Ok(Registry { root, received, broke, mark, known: Mutex::default() })
     }
 
     /// What tells this state from any other.
@@ -245,6 +257,16 @@ impl Registry {
     /// The source has heard.
     pub fn forget_received(&self, handover: HandoverId) {
         let _ = durable::remove(&self.received_file(handover));
+    }
+
+    /// Gives a workload up, durably: it is not begun here any more in this epoch. What was given up before lies further back.
+    pub fn note_broke(&self, name: &WorkloadName, epoch: Epoch) -> Result<(), DurableError> {
+        durable::write(&self.broke.join(name.as_str()), &epoch)
+    }
+
+    /// The last epoch in which this node has given this workload up. Where that cannot be read, nothing may be begun.
+    pub fn broke(&self, name: &WorkloadName) -> Result<Option<Epoch>, DurableError> {
+        durable::read(&self.broke.join(name.as_str()))
     }
 
     /// Forgets a workload, and removes everything durable about it.

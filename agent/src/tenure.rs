@@ -10,13 +10,13 @@
 //!   older than what the agent before this one acted on.
 //! - [`Tenure::settle`] goes on until the answer is definite. Meanwhile nobody may act as if it were known.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use migrate_ownership::{Ownership, ProposeError};
 use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::command::Command;
-use migrate_proto::cluster::lease::{ENDLESS, NEVER};
+use migrate_proto::cluster::lease::{ENDLESS, NEVER, Nanos};
 use migrate_proto::cluster::record::{Applied, LoadEntry, Record, Refusal};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
@@ -24,6 +24,11 @@ use tokio::sync::watch;
 
 /// How soon something is proposed again that may not have been carried out.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a start or a restore waits for a lease.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// For how long the workloads of this node may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +72,8 @@ pub struct Tenure {
     ownership: watch::Sender<Option<Arc<dyn Ownership>>>,
     record: watch::Sender<Option<Arc<Record>>>,
     lease: watch::Sender<Lease>,
+    /// The last session that was over, and its last deadline.
+    lapsed: Mutex<Option<(u64, Nanos)>>,
 }
 
 impl Tenure {
@@ -87,6 +94,7 @@ impl Tenure {
             ownership: watch::Sender::new(None),
             record: watch::Sender::new(None),
             lease: watch::Sender::new(lease),
+            lapsed: Mutex::default(),
         }
     }
 
@@ -138,6 +146,17 @@ impl Tenure {
         });
     }
 
+    /// This session was over at this deadline, if it ever had one.
+    pub fn note_lapse(&self, session: u64, until: Option<Nanos>) {
+        *self.lapsed.lock().unwrap_or_else(PoisonError::into_inner) = until.map(|until| (session, until));
+    }
+
+    /// The last deadline of this session, if it was the last one that was over.
+    pub fn ended(&self, session: u64) -> Option<Nanos> {
+        let lapsed = *self.lapsed.lock().unwrap_or_else(PoisonError::into_inner);
+        lapsed.filter(|(over, _)| *over == session).map(|(_, until)| until)
+    }
+
     /// The lease, and its changes.
     pub fn lease(&self) -> watch::Receiver<Lease> {
         self.lease.subscribe()
@@ -146,6 +165,23 @@ impl Tenure {
     /// The lease as it is.
     pub fn lease_now(&self) -> Lease {
         self.lease.borrow().clone()
+    }
+
+    /// The same, as soon as anything may run here. Blocks, and gives up after a while.
+    pub fn some_lease(&self) -> Result<Lease, Problem> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lease_now() {
+                Lease::Over if Instant::now() >= deadline => {
+                    let what =
+                        "this node has no lease: nothing may begin here until a majority of the voters answers it";
+                    return Err(Problem::new(Code::Busy, what)
+                        .hint("`migrate nodes` shows who votes and who answers; try again, or on another node"));
+                }
+                Lease::Over => std::thread::sleep(LOOK),
+                lease => return Ok(lease),
+            }
+        }
     }
 
     /// The record, once it has been as new as the leader's since this agent started.

@@ -1,25 +1,28 @@
 //! One workload on this node: its record, its sandbox, and what can be done with it.
 //!
 //! Whoever changes a workload holds its turn ([`Workload::turn`]): start, stop, remove and move exclude each other. The
-//! workload itself depends on none of this; after a restart the agent finds it by its record and its sandbox's directory.
+//! workload itself depends on none of this for as long as its lease lasts; after a restart the agent finds it by its record and its
+//! sandbox's directory.
+//!
+//! [`leash`]: for how long it may run. [`view`]: what people are shown of it.
+
+mod leash;
+mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use migrate_proto::api::{Exit, State, WorkloadView};
+use migrate_proto::api::Exit;
 use migrate_proto::care::Chart;
-use migrate_proto::care::health::Word;
-use migrate_proto::care::restart::Stage;
-use migrate_proto::cluster::lease::ENDLESS;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::text::Text;
-use migrate_sandbox::cgroup::{Cgroup, CpuShare, Limits};
+use migrate_sandbox::cgroup::{CpuShare, Limits};
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::lease::LeasePage;
 use migrate_sandbox::plan::{Lease, MAIN_PID};
-use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, process, sandbox};
+use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +64,12 @@ struct Live {
     checkpointing: Option<CancellationToken>,
     /// Why it is frozen, where it is.
     frozen: Option<String>,
+    /// The session that its init was last armed with, where this agent has done that.
+    armed: Option<u64>,
+    /// Why its lease holds it, where it does.
+    held: Option<String>,
+    /// Its init is older than leases, and somebody was told.
+    unleashed: bool,
 }
 
 impl Workload {
@@ -72,6 +81,9 @@ impl Workload {
             moving: false,
             checkpointing: None,
             frozen: None,
+            armed: None,
+            held: None,
+            unleashed: false,
             record,
         };
         Arc::new(Workload {
@@ -135,6 +147,11 @@ impl Workload {
             checkpointing.cancel();
         }
         if self.is_moving() { self.turn() } else { self.turn_after_handover().await }
+    }
+
+    /// The same, after whoever has it now, however long that takes.
+    pub async fn turn_after_others(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
     }
 
     /// The same, once the handover that was given up has let it go.
@@ -213,8 +230,17 @@ impl Workload {
 
     // ---- starting and ending; these block ------------------------------------------------------------------------
 
-    /// Builds a sandbox for it, without layer and workload.
+    /// Builds a sandbox for it, without layer and workload, that runs for as long as this node's lease lasts.
     pub fn build_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
+        // Where nothing may begin, nothing is made.
+        host.tenure.some_lease()?;
+        let sandbox = self.build_held_sandbox(host)?;
+        self.arm(host)?;
+        Ok(sandbox)
+    }
+
+    /// The same; nothing runs in it until it is armed.
+    pub fn build_held_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
         let spec = self.record().spec;
         if let Some(problem) = preflight::missing_controllers(&spec, host.node()) {
             return Err(problem);
@@ -240,9 +266,8 @@ impl Workload {
         self.update(|record| record.sandbox = name).inspect_err(|_| drop(std::fs::remove_dir(&plan.dir)))?;
         let built = Sandbox::build(&host.init_program, &plan);
         let sandbox = built.map_err(|error| self.problem("build a sandbox for", &error))?;
-        self.live().sandbox = Some(sandbox.clone());
-        // A new sandbox is held. This node has a lease without end.
-        sandbox.arm(ENDLESS, Duration::ZERO).map_err(|error| self.problem("let go of", &error))?;
+        let mut live = self.live();
+        (live.sandbox, live.armed, live.held) = (Some(sandbox.clone()), None, None);
         Ok(sandbox)
     }
 
@@ -356,7 +381,9 @@ impl Workload {
             (None, Some(name)) => sandbox::remove_dir(&host.sandboxes().join(name)).map_err(failed)?,
             (None, None) => return Ok(()),
         }
-        self.live().sandbox = None;
+        let mut live = self.live();
+        (live.sandbox, live.armed, live.held) = (None, None, None);
+        drop(live);
         let cgroup = host.cgroup(self.name.as_str())?;
         cgroup.remove().map_err(|error| self.problem("remove the control groups of", &error))?;
         // An arrival that was refused late has no place on disk any more.
@@ -496,59 +523,9 @@ impl Workload {
         self.is_answered_for(&self.record())
     }
 
-    /// What `ps` shows; `None` while it is not this node's.
-    pub fn view(&self, host: &Host, now_ns: u64) -> Option<WorkloadView> {
-        let record = self.record();
-        if !self.is_answered_for(&record) {
-            return None;
-        }
-        let pid = self.pid();
-        let usage = pid
-            .and_then(|_| host.cgroup(self.name.as_str()).ok())
-            .map(|cgroup: Cgroup| cgroup.usage())
-            .unwrap_or_default();
-        let (moving, frozen, cpu_percent) = {
-            let mut live = self.live();
-            (live.moving, live.frozen.clone(), live.share.percent(usage.cpu_ns, now_ns))
-        };
-        let (state, exit, reason) = state_of(&record.doing, moving, frozen);
-        let reason = match (state, reason) {
-            (State::Lost, Some(why)) => Some(format!("{why}; {}", self.afresh())),
-            (_, reason) => reason,
-        };
-        let waits = (!moving).then(|| waiting(&record.care)).flatten();
-        let health = if pid.is_some() { record.care.health } else { Word::None };
-        let reason = waits.or(reason).or(record.care.ill.filter(|_| health.is_ill()));
-        let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());
-        Some(WorkloadView {
-            name: self.name.clone(),
-            state,
-            node: host.node().clone(),
-            epoch: record.epoch,
-            pid,
-            started: record.started,
-            restarts: record.care.past.restarts,
-            cpu_percent,
-            rss_bytes: rss.unwrap_or(0),
-            layer_bytes: Layer::at(self.place.layer()).used().unwrap_or(0),
-            health: health.as_str().to_owned(),
-            group: None,
-            ip: None,
-            last_checkpoint: host.checkpoints().last(&self.name),
-            exit,
-            reason,
-        })
-    }
-
     fn problem(&self, action: &str, error: &SandboxError) -> Problem {
         Problem::new(Code::Internal, format!("cannot {action} {}: {error}", self.name))
     }
-}
-
-/// What `ps` says of one that has ended and begins again.
-fn waiting(chart: &Chart) -> Option<String> {
-    let Stage::Waiting { after, .. } = chart.past.stage() else { return None };
-    (!chart.held).then(|| format!("begins again soon: it {after}"))
 }
 
 /// How it ended. That it cannot be seen does not mean that it has.
@@ -566,19 +543,5 @@ fn await_end(name: &WorkloadName, sandbox: &Sandbox) -> Exit {
                 std::thread::sleep(LOOK_AGAIN);
             }
         }
-    }
-}
-
-fn state_of(doing: &Doing, moving: bool, frozen: Option<String>) -> (State, Option<Exit>, Option<String>) {
-    match doing {
-        Doing::Starting => (State::Starting, None, None),
-        Doing::Arriving if frozen.is_some() => (State::Frozen, None, frozen),
-        Doing::Arriving => (State::Restoring, None, None),
-        Doing::Running if frozen.is_some() => (State::Frozen, None, frozen),
-        Doing::Running if moving => (State::Migrating, None, None),
-        Doing::Running => (State::Running, None, None),
-        Doing::Stopped(exit) => (State::Stopped, *exit, None),
-        Doing::Failed(why) => (State::Failed, None, Some(why.clone())),
-        Doing::Lost(why) => (State::Lost, None, Some(why.clone())),
     }
 }

@@ -318,6 +318,9 @@ pub(super) async fn go(
 ) -> Result<(), Problem> {
     let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
     if restore.is_held().await {
+        let (host, arming) = (ground.host.clone(), workload.clone());
+        // The lease that it was built under may be over by now.
+        tokio::task::spawn_blocking(move || arming.arm(&host)).await.map_err(Problem::internal)??;
         let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
         tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     }
@@ -342,6 +345,7 @@ fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> R
         sandbox: None,
         pid: None,
         care: Chart::new(about.care.clone().unwrap_or_default()),
+        ticket: None,
     };
     let workload = Workload::new(place.clone(), record);
     if place.record().exists() || !ground.registry.add(workload.clone()) {

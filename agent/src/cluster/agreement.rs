@@ -13,7 +13,6 @@ use migrate_proto::cluster::lease::Known;
 use migrate_proto::cluster::record::{ClusterPolicy, NodeEntry, Record};
 use migrate_proto::cluster::{ClusterId, VoterId};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::id::StateMark;
 use migrate_proto::name::NodeName;
 use migrate_proto::version::SPOKEN;
 use migrate_transport::link::PeerAddress;
@@ -42,15 +41,14 @@ pub struct Agreement {
     ground: Ground,
     cluster: Arc<Cluster>,
     calls: Arc<Calls>,
-    mark: StateMark,
     raft: watch::Sender<Option<Arc<Raft>>>,
 }
 
 impl Agreement {
     /// Nothing is kept yet: see [`Agreement::keep`].
     pub fn new(ground: Ground, cluster: Arc<Cluster>, calls: Arc<Calls>) -> Arc<Agreement> {
-        let (host, mark) = (ground.host.clone(), ground.registry.mark());
-        Arc::new(Agreement { host, ground, cluster, calls, mark, raft: watch::Sender::new(None) })
+        let host = ground.host.clone();
+        Arc::new(Agreement { host, ground, cluster, calls, raft: watch::Sender::new(None) })
     }
 
     /// Takes part for as long as the agent runs.
@@ -76,14 +74,22 @@ impl Agreement {
             ground: self.ground.clone(),
             terms: told.terms,
         };
-        let me = Claimant { node: self.host.node().clone(), mark: self.mark };
+        let me = Claimant { node: self.host.node().clone(), mark: self.ground.registry.mark() };
+        let holding = session::Holding {
+            record: &*raft,
+            cluster: &self.cluster,
+            tenure: &self.host.tenure,
+            registry: &self.ground.registry,
+            me,
+            terms: told.terms,
+        };
         tokio::join!(
             self.host.tenure.keep(raft.clone()),
             self.tell(&raft),
             self.sit(&raft),
             self.mind_being_cut_off(&raft),
             self.mind_a_namesake(&raft),
-            session::hold(&*raft, &self.cluster, me, told.terms),
+            holding.hold(),
             lead::lead(&post),
         );
     }
@@ -101,7 +107,11 @@ impl Agreement {
         let own = self.cluster.members.own_address().unwrap_or_default();
         let setup = Setup {
             store: self.host.config.state.join("cluster").join("record.redb"),
-            joiner: Joiner { mark: self.mark, place: place(self.host.node(), &own), versions: SPOKEN },
+            joiner: Joiner {
+                mark: self.ground.registry.mark(),
+                place: place(self.host.node(), &own),
+                versions: SPOKEN,
+            },
             roots: Roots {
                 members: told.members.iter().map(|member| place(&member.node, &member.address)).collect(),
                 join: told.join.clone(),

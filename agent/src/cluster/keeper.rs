@@ -8,7 +8,7 @@ mod addresses;
 mod ends;
 mod leases;
 
-pub use self::ends::{Ends, News, Order, Setup};
+pub use self::ends::{Ends, Lapsed, News, Order, Setup};
 pub use self::leases::Bench;
 
 use std::collections::BTreeSet;
@@ -146,6 +146,10 @@ impl Keeper {
             Order::Quiet(claims, answer) => {
                 // Who does not lead any more does not wait for it.
                 let _ = answer.send(self.leases.quiet(claims));
+            }
+            Order::Foresee(page, done) => {
+                self.leases.foresee(page);
+                let _ = done.send(());
             }
             Order::Leave(_) => {}
         }

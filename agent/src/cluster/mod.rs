@@ -43,7 +43,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use self::generation::Generations;
 use self::join::Joining;
-use self::keeper::{Ends, Keeper, News, Order, Setup};
+use self::keeper::{Ends, Keeper, Lapsed, News, Order, Setup};
 use self::roster::{Board, Roster, SwimMembers};
 use crate::config::ClusterConfig;
 use crate::host::Host;
@@ -65,7 +65,7 @@ pub struct Cluster {
     hears_voters: watch::Receiver<bool>,
     /// What was on the lease page when this agent started.
     found: Page,
-    lapsed: watch::Sender<Option<Claim>>,
+    lapsed: watch::Sender<Option<Lapsed>>,
     verdicts: broadcast::Sender<Lapse>,
     /// How full this node is.
     own: watch::Sender<Option<Figures>>,
@@ -200,13 +200,13 @@ impl Cluster {
     }
 
     /// The lease of this node is over.
-    pub fn note_lapse(&self, over: Claim) {
-        tracing::info!(%over, "the lease of this node is over; nothing depends on it yet");
+    pub fn note_lapse(&self, over: Lapsed) {
+        tracing::info!(over = %over.claim, "the lease of this node is over");
         self.lapsed.send_replace(Some(over));
     }
 
     /// The last one that was over.
-    pub fn lapses(&self) -> watch::Receiver<Option<Claim>> {
+    pub fn lapses(&self) -> watch::Receiver<Option<Lapsed>> {
         self.lapsed.subscribe()
     }
 

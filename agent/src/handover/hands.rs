@@ -99,6 +99,7 @@ impl Hands {
             sandbox: None,
             pid: None,
             care: self.chart.as_ref().clone(),
+            ticket: None,
         };
         let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
         tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn))

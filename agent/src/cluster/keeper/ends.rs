@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::{Member, Out};
-use migrate_proto::cluster::lease::{Ask, Lapse, Page, Terms};
+use migrate_proto::cluster::lease::{Ask, Lapse, Nanos, Page, Terms};
 use migrate_proto::cluster::{Claim, ClusterId, VoterId};
 use migrate_proto::datagram::Figures;
 use migrate_proto::error::Problem;
@@ -41,8 +41,19 @@ pub enum Order {
     Ask(BTreeSet<VoterId>, Vec<Ask>),
     /// Which of these leases has this voter not heard of for as long as it promises?
     Quiet(Vec<Claim>, oneshot::Sender<Vec<Claim>>),
+    /// Say this on the page, of a session that is about to be opened.
+    Foresee(Page, oneshot::Sender<()>),
     /// Say goodbye, and end.
     Leave(oneshot::Sender<()>),
+}
+
+/// A lease that is over for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lapsed {
+    /// Whose.
+    pub claim: Claim,
+    /// Its last deadline, where it was ever in force.
+    pub until: Option<Nanos>,
 }
 
 /// What the rest of the agent should know.
@@ -61,7 +72,7 @@ pub enum News {
     /// Datagrams under another cluster's key came.
     Foreign(Foreign),
     /// The lease of this node is over for ever.
-    Lapsed(Claim),
+    Lapsed(Lapsed),
     /// The keeper has ended, and should not have.
     Broken(SocketError),
 }

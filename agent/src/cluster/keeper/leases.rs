@@ -1,6 +1,6 @@
 //! The keeper's part in leases: it renews this node's own, and as a voter takes note of others', and says so to a leader that asks.
 //!
-//! **Observed only**: the page is written, and no sandbox looks at it. What is learned: whether leases are kept, and lapse, as they should.
+//! What it writes on the lease page is what every sandbox of this node obeys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +11,8 @@ use migrate_proto::cluster::lease::{
 use migrate_proto::cluster::{Claim, VoterId};
 use migrate_proto::name::NodeName;
 use migrate_sandbox::lease::LeasePage;
+
+use super::ends::Lapsed;
 
 /// What a voter needs to know of the record, and a holder of the voters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +49,12 @@ impl Leases {
     }
 
     /// This node has opened a session; its opening was proposed then.
+    ///
+    /// The page names it from now on, so that an agent after this one does not take up the session before.
     pub(super) fn open(&mut self, claim: Claim, proposed: Duration) {
+        let Page { session, until } = self.page.read();
+        let until = if session == claim.session { until } else { Nanos(0) };
+        self.page.write(Page { session: claim.session, until });
         self.holder = Some(Holder::open(claim, nanos(proposed), self.terms));
     }
 
@@ -56,20 +63,26 @@ impl Leases {
         self.holder = Some(Holder::resume(node, page, self.terms));
     }
 
+    /// A session is about to be opened by a node whose lease had no end: until this deadline nobody can have ended it.
+    pub(super) fn foresee(&mut self, page: Page) {
+        self.holder = None;
+        self.page.write(page);
+    }
+
     /// When [`Leases::due`] has something to do.
     pub(super) fn deadline(&self) -> Option<Duration> {
         self.holder.as_ref().map(|holder| Duration::from_nanos(holder.next(now()).0))
     }
 
     /// Renews what is due: whom to tell; or says that it is over for ever.
-    pub(super) fn due(&mut self) -> Result<Vec<(String, Renew)>, Claim> {
+    pub(super) fn due(&mut self) -> Result<Vec<(String, Renew)>, Lapsed> {
         let now = now();
         let Some(holder) = &mut self.holder else { return Ok(Vec::new()) };
         if holder.next(now) > now && !holder.lapsed(now) {
             return Ok(Vec::new());
         }
         let Some(renew) = holder.renew(now) else {
-            let over = holder.claim().clone();
+            let over = Lapsed { claim: holder.claim().clone(), until: holder.deadline() };
             self.holder = None;
             return Err(over);
         };
@@ -170,7 +183,19 @@ mod tests {
         leases.open(claim(), crate::clock::boottime());
         let told: Vec<String> = leases.due().unwrap().into_iter().map(|(to, _)| to).collect();
         assert_eq!(told, ["8:1", "9:1"]);
-        assert_eq!(leases.page.read(), Page::default());
+        assert_eq!(leases.page.read(), Page { session: 3, until: Nanos(0) });
+    }
+
+    #[test]
+    fn what_was_foreseen_stays_on_the_page_until_that_session_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7, 8, 9], false);
+        let foreseen = Page { session: 3, until: Nanos(77) };
+        leases.foresee(foreseen);
+        leases.open(claim(), crate::clock::boottime());
+        assert_eq!(leases.page.read(), foreseen);
+        leases.open(Claim { session: 4, ..claim() }, crate::clock::boottime());
+        assert_eq!(leases.page.read(), Page { session: 4, until: Nanos(0) });
     }
 
     #[test]
@@ -178,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut leases = leases(&dir, &[7], true);
         leases.resume(claim().node, Page { session: 3, until: Nanos(1) });
-        assert_eq!(leases.due(), Err(claim()));
+        assert_eq!(leases.due(), Err(Lapsed { claim: claim(), until: Some(Nanos(1)) }));
         assert_eq!((leases.due(), leases.deadline()), (Ok(Vec::new()), None));
     }
 }

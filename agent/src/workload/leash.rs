@@ -1,0 +1,78 @@
+//! For how long a workload may run: what its init is armed with, and why it stands still where it does.
+
+use std::time::{Duration, Instant};
+
+use migrate_proto::cluster::lease::NEVER;
+use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::control::Leash;
+
+use super::{PATIENCE, Workload};
+use crate::host::Host;
+
+/// How soon it is looked again whether a lease is in force.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl Workload {
+    /// Lets it run for as long as this node's lease lasts. Waits for a lease, and until it is in force. Blocks.
+    ///
+    /// Whoever starts or restores it does this before, and whoever lets it go again where it was [disarmed](Workload::disarm).
+    pub fn arm(&self, host: &Host) -> Result<(), Problem> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lease = host.tenure.some_lease()?;
+            match self.arm_with(lease.session(), host.tenure.margin())? {
+                Leash::Frozen { .. } if Instant::now() >= deadline => {
+                    let what = format!("{} is held: the lease of {} is not in force", self.name, host.node());
+                    return Err(Problem::new(Code::Busy, what).hint("`migrate nodes` shows who votes and who answers"));
+                }
+                Leash::Frozen { .. } => std::thread::sleep(LOOK),
+                Leash::Unlimited | Leash::Running { .. } => return Ok(()),
+            }
+        }
+    }
+
+    /// Not one more instruction of it is begun until it is armed again. Blocks.
+    pub fn disarm(&self) -> Result<(), Problem> {
+        self.arm_with(NEVER, Duration::ZERO).map(drop)
+    }
+
+    /// From now on it runs in this session only. Blocks.
+    pub fn arm_with(&self, session: u64, margin: Duration) -> Result<Leash, Problem> {
+        let Some(sandbox) = self.sandbox() else {
+            return Err(Problem::internal(format!("{} has no sandbox that could be armed", self.name)));
+        };
+        // What it obeys is not known until it has answered.
+        self.live().armed = None;
+        let leash = sandbox.arm(session, margin).map_err(|error| self.problem("say for how long to run to", &error))?;
+        self.live().armed = Some(session);
+        Ok(leash)
+    }
+
+    /// The session that its init was last armed with, as far as this agent knows.
+    pub fn armed(&self) -> Option<u64> {
+        self.live().armed
+    }
+
+    /// Says why its lease holds it, or that it does not. True where that is news.
+    pub fn set_held(&self, reason: Option<String>) -> bool {
+        let mut live = self.live();
+        let is_news = live.held.is_some() != reason.is_some();
+        live.held = reason;
+        is_news
+    }
+
+    /// Why its lease holds it, where it does.
+    pub fn held(&self) -> Option<String> {
+        self.live().held.clone()
+    }
+
+    /// Its init cannot be armed. True where that is news. It runs on, and counts as armed with whatever is wanted.
+    pub fn note_unleashed(&self) -> bool {
+        !std::mem::replace(&mut self.live().unleashed, true)
+    }
+
+    /// Whether its init cannot be armed.
+    pub fn is_unleashed(&self) -> bool {
+        self.live().unleashed
+    }
+}
