@@ -132,6 +132,10 @@ pub enum Kind {
     Fenced,
     /// A workload that has lost its node goes on elsewhere.
     Recovering,
+    /// A workload was brought back here after its node was lost.
+    Recovered,
+    /// This node gives its workloads away, or takes some again.
+    Draining,
     /// A workload waits for a node.
     Waits,
     /// The agent began.
@@ -172,6 +176,8 @@ impl Kind {
             Kind::Leader => "leader",
             Kind::Fenced => "fenced",
             Kind::Recovering => "recovering",
+            Kind::Recovered => "recovered",
+            Kind::Draining => "draining",
             Kind::Waits => "waits",
             Kind::AgentStarted => "agent-started",
             Kind::AgentStopped => "agent-stopped",

@@ -158,7 +158,7 @@ impl Checkpoints {
     }
 
     /// Nobody drops it until this is dropped.
-    fn use_it(&self, id: CheckpointId) -> InUse<'_> {
+    pub(crate) fn use_it(&self, id: CheckpointId) -> InUse<'_> {
         locked(&self.in_use).push(id);
         InUse { of: self, id }
     }
@@ -188,7 +188,7 @@ pub async fn all(
 }
 
 /// A checkpoint that somebody works with.
-struct InUse<'a> {
+pub(crate) struct InUse<'a> {
     of: &'a Checkpoints,
     id: CheckpointId,
 }

@@ -23,6 +23,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::interrupted::{self, Journal};
 use super::{of_vault, short};
+use crate::conduct::recover::Given;
 use crate::durable;
 use crate::events::{Clock, Kind, SystemClock, timestamp};
 use crate::handover::Ground;
@@ -131,6 +132,26 @@ async fn note_damage(ground: &Ground, id: CheckpointId, what: String) {
     }
 }
 
+/// Brings back what the record has given to this node, and of which nothing is here. Fails only where nothing has run.
+pub(crate) async fn as_given(
+    ground: &Ground,
+    given: &Given,
+    generation: &Generation,
+) -> Result<Arc<Workload>, Problem> {
+    let (entering, about, asked) = (ground.clone(), generation.about.clone(), given.clone());
+    let entered = tokio::task::spawn_blocking(move || enter(&entering, &asked.load, &about, asked.epoch));
+    let workload = entered.await.map_err(Problem::internal)??;
+    let turn = workload.turn()?;
+    let (ground, generation, epoch) = (ground.clone(), generation.clone(), given.epoch);
+    let asked = Asked::Record(given.clone());
+    Revival { ground, workload, generation, before: None, epoch, asked, _turn: Some(turn) }.run().await
+}
+
+/// How long ago it was taken, as the clocks say.
+pub(crate) fn age_ms(generation: &Generation) -> u64 {
+    SystemClock.now_ms().saturating_sub(generation.about.taken_ms)
+}
+
 /// One attempt.
 struct Revival {
     ground: Ground,
@@ -143,12 +164,14 @@ struct Revival {
 }
 
 /// On whose wish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Asked {
     /// What was before does not count.
     Person,
     /// It is a restart like any other.
     Policy,
+    /// The record has given it to this node. It says for how long that is so.
+    Record(Given),
 }
 
 impl Revival {
@@ -228,16 +251,26 @@ impl Revival {
     /// Writes down that it is in its next epoch, then that they may run, then lets them. Fails only where nothing has run.
     async fn go_on(&self, restore: &Restore) -> Result<(), Problem> {
         let (workload, about) = (self.workload.clone(), &self.generation.about);
+        if let Asked::Record(given) = &self.asked {
+            given.still(&self.ground.host).await?;
+        }
         let journal = Journal { before: self.before.clone(), from: self.generation.id, committed: true };
-        let (epoch, started, asked) = (self.epoch, about.started.clone(), self.asked);
+        let (epoch, started, asked) = (self.epoch, about.started.clone(), self.asked.clone());
         let written = tokio::task::spawn_blocking(move || {
             if asked == Asked::Person {
                 workload.release()?;
             }
             workload.update(|record| {
-                if asked == Asked::Policy {
-                    record.care.begin();
-                    record.care.past.runs();
+                match asked {
+                    Asked::Person => {}
+                    Asked::Policy => {
+                        record.care.begin();
+                        record.care.past.runs();
+                    }
+                    Asked::Record(given) => {
+                        record.care.begin();
+                        record.ticket = Some(given.ticket);
+                    }
                 }
                 record.epoch = epoch;
                 record.owned = true;
@@ -254,6 +287,9 @@ impl Revival {
     async fn conclude(&self) {
         let (place, workload) = (self.workload.place().clone(), &self.workload);
         let _ = tokio::task::spawn_blocking(move || interrupted::forget(&place)).await;
+        if let Asked::Record(_) = self.asked {
+            return;
+        }
         let about = &self.generation.about;
         let age_s = SystemClock.now_ms().saturating_sub(about.taken_ms) / 1000;
         let (id, at) = (short(self.generation.id), timestamp::format(about.taken_ms));

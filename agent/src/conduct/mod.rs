@@ -11,6 +11,7 @@
 
 pub mod decide;
 mod leash;
+pub mod recover;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

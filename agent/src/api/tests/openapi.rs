@@ -220,6 +220,8 @@ fn schemas_have_the_words_of_the_enums() {
         Kind::Leader,
         Kind::Fenced,
         Kind::Recovering,
+        Kind::Recovered,
+        Kind::Draining,
         Kind::Waits,
         Kind::AgentStarted,
         Kind::AgentStopped,
