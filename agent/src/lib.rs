@@ -4,6 +4,7 @@
 //! - [`api`] turns HTTP into calls of [`control`], which [`node`] implements; [`proxy`] and [`elsewhere`] reach other agents.
 //! - [`registry`] and [`workload`]: what this node has. [`handover`]: how it comes and goes. [`offer`], [`preflight`]: may it?
 //! - [`cluster`]: this node among the others.
+//! - [`tenure`]: by which right workloads run here. [`ledger`]: what is said about them in the cluster's record.
 //! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
 //! - [`conduct`]: in a cluster, has the workloads here be as the record says, and run for as long as the lease lasts.
 //! - [`checkpoint`]: what is kept of workloads, and what is brought back from it.
@@ -31,6 +32,7 @@ pub mod handover;
 pub mod host;
 pub mod hygiene;
 pub mod keyring;
+pub mod ledger;
 pub mod logging;
 pub mod node;
 pub mod offer;

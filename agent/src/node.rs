@@ -1,7 +1,12 @@
 //! The node's core: what the API asks for, done with the workloads of this node or handed to the node that has them.
+//!
+//! [`lives`]: how workloads are run, stopped, started and removed.
+
+mod lives;
+pub use lives::first_start;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -9,12 +14,10 @@ use migrate_proto::api::{
     CheckReport, CheckpointView, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState,
     NodeView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
 };
-use migrate_proto::care::Chart;
 use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
-use migrate_sandbox::layer::Layer;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -23,17 +26,27 @@ use crate::cluster::nodes;
 use crate::control::{
     ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
 };
-use crate::events::{Kind, everywhere};
+use crate::events::everywhere;
 use crate::figures::Figures;
 use crate::handover::{Ground, departure, rest};
 use crate::keyring::Keyring;
-use crate::registry::{Doing, Record};
+use crate::ledger::{self, seen};
 use crate::workload::Workload;
-use crate::{check, checkpoint, clock, elsewhere, output, preflight, proxy, rootfs, why};
+use crate::{check, checkpoint, clock, elsewhere, output, proxy, why};
 
 /// How often a move tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
 const QUEUE: usize = 16;
+
+/// How long a workload that is this node's is waited for, where it is not here yet, and how often it is looked for.
+const JUST_COMING: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Who is to answer for a workload.
+enum Place {
+    Here,
+    There(NodeName),
+}
 
 /// This node.
 pub struct Node {
@@ -55,7 +68,10 @@ impl Node {
     /// A workload that is this node's own.
     fn own(&self, name: &WorkloadName) -> Result<Arc<Workload>, Problem> {
         let known = self.ground.registry.get(name);
-        known.filter(|workload| workload.is_here()).ok_or_else(|| unknown(name))
+        known.filter(|workload| workload.is_here()).ok_or_else(|| {
+            let away = seen::away(&self.ground.host, name);
+            away.unwrap_or_else(|| unknown(name))
+        })
     }
 
     async fn view(&self, workload: &Arc<Workload>) -> Result<WorkloadView, Problem> {
@@ -64,56 +80,30 @@ impl Node {
         view.ok_or_else(|| Problem::new(Code::UnknownWorkload, "the workload has just left"))
     }
 
-    async fn create(&self, request: RunRequest) -> Result<WorkloadView, Problem> {
-        let spec = request.spec;
-        let taken = |node: &NodeName| {
-            Problem::new(Code::NameTaken, format!("there is a workload {} on {node} already", spec.name))
-                .hint("choose another --name, or remove the other one")
-        };
-        // Nodes that do not answer cannot be asked; of two with one name neither can then move to the other.
-        if let Ok(elsewhere) = self.whereabouts(&spec.name).await {
-            return Err(taken(&elsewhere.unwrap_or_else(|| self.me().clone())));
-        }
-        let place = self.ground.registry.place(&spec.name);
-        let record = Record {
-            spec: spec.clone(),
-            epoch: Epoch::FIRST,
-            owned: true,
-            doing: Doing::Starting,
-            started: None,
-            sandbox: None,
-            pid: None,
-            care: Chart::new(request.care),
-            ticket: None,
-        };
-        let workload = Workload::new(place, record);
-        if self.ground.registry.get(&spec.name).is_some_and(|known| !known.is_here()) {
-            let message = format!(
-                "{} is being moved to {}, or what is left of a move is being cleared away",
-                spec.name,
-                self.me()
-            );
-            return Err(Problem::new(Code::NameTaken, message)
-                .hint("choose another --name, or wait; `migrate events` says how it ends"));
-        }
-        // What is on disk and not in the registry was left alone because it is damaged.
-        if workload.place().record().exists() || !self.ground.registry.add(workload.clone()) {
-            return Err(taken(self.me()));
-        }
-        let turn = workload.turn()?;
-        let (ground, starting, root) = (self.ground.clone(), workload.clone(), request.root);
-        // The turn goes along: who asked may leave before it is done.
-        let started = blocking(move || {
-            let _turn = turn;
-            let made = first_start(&ground, &starting, root);
-            if made.is_err() {
-                let _ = ground.registry.remove(starting.name());
+    /// Where the cluster's record has a workload of this name; `None` where it says nothing about it.
+    ///
+    /// What nobody has, or a node that does not answer, is this node's to speak of: it knows the record.
+    async fn recorded(&self, name: &WorkloadName) -> Option<Place> {
+        let until = Instant::now() + JUST_COMING;
+        loop {
+            let entry = self.ground.host.tenure.entry(name)?;
+            let here = self.own(name).ok().map(|workload| workload.record().epoch);
+            // Also one that this node has, and of which the record here does not say so yet.
+            if here.is_some_and(|epoch| epoch >= entry.epoch) {
+                return Some(Place::Here);
             }
-            made
-        });
-        started.await?;
-        self.ground.host.events.record(Kind::Started, Some(workload.name()), None, "started");
-        self.view(&workload).await
+            match entry.owner {
+                Some(owner) if owner == *self.me() => {}
+                Some(owner) if self.ground.peers.gone().contains(&owner) => return Some(Place::Here),
+                Some(owner) => return Some(Place::There(owner)),
+                None => return Some(Place::Here),
+            }
+            // The record says it first, and then it is done here.
+            if Instant::now() > until {
+                return Some(Place::Here);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     async fn own_view(&self) -> NodeView {
@@ -149,6 +139,7 @@ impl Node {
             );
         }
         let turn = workload.turn_soon().await?;
+        ledger::may_give_away(&self.ground.host, &workload).await?;
         check::standing(&self.ground, &workload, request.to.as_ref())?;
         let to = match request.to {
             Some(to) => to,
@@ -170,34 +161,6 @@ impl Node {
 
 fn unknown(name: &WorkloadName) -> Problem {
     Problem::new(Code::UnknownWorkload, format!("there is no workload {name}")).hint("`migrate ps` shows what there is")
-}
-
-/// Makes the layer and starts the workload for the first time. Blocks.
-fn first_start(
-    ground: &Ground,
-    workload: &Arc<Workload>,
-    root: Option<migrate_proto::text::Text>,
-) -> Result<(), Problem> {
-    let internal = |error: String| Problem::new(Code::Internal, error);
-    let (place, spec) = (workload.place(), workload.record().spec);
-    if let Some(missing) = preflight::missing_volume(&spec.volumes, ground.host.node().as_str()) {
-        let message = format!("{} was not started: {missing}", spec.name);
-        return Err(Problem::new(Code::Usage, message).hint("a volume is a path that every node has already"));
-    }
-    let _ = std::fs::remove_dir_all(place.dir());
-    std::fs::create_dir_all(place.dir())
-        .map_err(|error| internal(format!("cannot make room for {}: {error}", spec.name)))?;
-    let layer = Layer::create(place.layer(), spec.layer_bytes).map_err(|error| internal(error.to_string()))?;
-    if let Some(root) = root {
-        let mounted = place.dir().join("filling");
-        std::fs::create_dir_all(&mounted).map_err(|error| internal(error.to_string()))?;
-        let filled = layer
-            .fill(&mounted, |at| rootfs::fill(root.as_os_str().as_ref(), &at.join(migrate_sandbox::plan::OWN_ROOT)));
-        filled.map_err(|error| internal(error.to_string()))??;
-        let _ = std::fs::remove_dir(&mounted);
-        workload.update(|record| record.spec.own_root = true)?;
-    }
-    workload.start(&ground.host, clock::time_of_day())
 }
 
 /// Progress several times a second, then the report.
@@ -237,7 +200,7 @@ impl Control for Node {
         request.care.check()?;
         match &request.on {
             Some(node) if node != self.me() => elsewhere::run(&self.ground.peers, node, &request).await,
-            _ => self.create(request).await,
+            _ => lives::run(self, request).await,
         }
     }
 
@@ -253,91 +216,31 @@ impl Control for Node {
             let asked = others.iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
             views.extend(join_all(asked).await.into_iter().flatten().flatten());
         }
-        // In doubt a workload is shown on both nodes; what was given away, only until it is seen where it went.
-        let seen: Vec<(WorkloadName, Epoch)> = views.iter().map(|view| (view.name.clone(), view.epoch)).collect();
-        let went_on = |view: &WorkloadView| seen.iter().any(|(name, epoch)| *name == view.name && *epoch > view.epoch);
-        views.retain(|view| view.state != State::Migrating || !went_on(view));
+        match self.ground.host.tenure.record_now().filter(|_| scope == Scope::Cluster) {
+            Some(record) => views = seen::complete(views, &record, self.me()),
+            None => {
+                // In doubt a workload is shown on both nodes; what was given away, only until it is seen where it went.
+                let seen: Vec<(WorkloadName, Epoch)> =
+                    views.iter().map(|view| (view.name.clone(), view.epoch)).collect();
+                let went_on =
+                    |view: &WorkloadView| seen.iter().any(|(name, epoch)| *name == view.name && *epoch > view.epoch);
+                views.retain(|view| view.state != State::Migrating || !went_on(view));
+            }
+        }
         views.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
         Ok(views)
     }
 
     async fn stop(&self, name: &WorkloadName, timeout: Option<Duration>) -> Result<WorkloadView, Problem> {
-        let workload = self.own(name)?;
-        let turn = workload.turn_soon().await?;
-        let (host, stopping) = (self.ground.host.clone(), workload.clone());
-        let timeout = timeout.unwrap_or(host.config.stop_timeout);
-        blocking(move || {
-            let _turn = turn;
-            // Before its end, which would be news otherwise.
-            stopping.hold()?;
-            let exit = match stopping.doubt() {
-                None => stopping.end(&host, timeout)?,
-                // It may run elsewhere: not one more instruction here.
-                Some(_) => stopping.drop_sandbox(&host).map(|()| None)?,
-            };
-            stopping.set_frozen(None);
-            stopping.note_stop(&host, exit)
-        })
-        .await?;
-        self.view(&workload).await
+        lives::stop(self, name, timeout).await
     }
 
     async fn start(&self, name: &WorkloadName) -> Result<WorkloadView, Problem> {
-        let workload = self.own(name)?;
-        check::settled(&workload)?;
-        let turn = workload.turn_soon().await?;
-        check::settled(&workload)?;
-        if matches!(workload.record().doing, Doing::Running | Doing::Starting) {
-            return Err(Problem::new(Code::WrongState, format!("{name} runs already on {}", self.me())));
-        }
-        // A node that comes back with an old state may have what has long been elsewhere.
-        if let Some(other) = elsewhere::namesakes(&self.ground.peers, name, &[self.me()]).await.first() {
-            let (epoch, node) = (workload.record().epoch, &other.node);
-            let message =
-                format!("{name} is on {node} in epoch {}; what {} has is of epoch {epoch}", other.epoch, self.me());
-            let hint = format!("remove the old one: `migrate --node {} rm {name}`", self.me());
-            return Err(Problem::new(Code::NameTaken, message).hint(hint));
-        }
-        let (host, starting) = (self.ground.host.clone(), workload.clone());
-        blocking(move || {
-            let _turn = turn;
-            starting.release()?;
-            starting.start(&host, clock::time_of_day())
-        })
-        .await?;
-        self.ground.host.events.record(Kind::Started, Some(name), None, "started");
-        self.view(&workload).await
+        lives::start(self, name).await
     }
 
     async fn remove(&self, name: &WorkloadName, force: bool) -> Result<(), Problem> {
-        let workload = self.own(name)?;
-        // A person may know that nobody will ever answer.
-        let given_up = force && workload.doubt().is_some() && self.ground.handovers.give_up(name);
-        let turn = if given_up { workload.turn_after_handover().await? } else { workload.turn_soon().await? };
-        if given_up && self.ground.registry.get(name).is_none_or(|known| !Arc::ptr_eq(&known, &workload)) {
-            // The handover has taken it along.
-            self.ground.host.events.record(
-                Kind::Removed,
-                Some(name),
-                None,
-                "removed, though its other node had not answered",
-            );
-            return Ok(());
-        }
-        if workload.pid().is_some() && !force {
-            let hint = format!("`migrate stop {name}` first, or `migrate rm -f {name}`");
-            return Err(Problem::new(Code::WrongState, format!("{name} runs on {}", self.me())).hint(hint));
-        }
-        let (ground, removing) = (self.ground.clone(), workload.clone());
-        blocking(move || {
-            let _turn = turn;
-            removing.drop_sandbox(&ground.host)?;
-            ground.host.checkpoints().forget(removing.name())?;
-            ground.registry.remove(removing.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))
-        })
-        .await?;
-        self.ground.host.events.record(Kind::Removed, Some(name), None, "removed");
-        Ok(())
+        lives::remove(self, name, force).await
     }
 
     async fn logs(&self, name: &WorkloadName, query: LogQuery) -> Result<Lines<ExecLine>, Problem> {
@@ -395,8 +298,11 @@ impl Control for Node {
     }
 
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {
-        if self.own(name).is_ok() {
-            return Ok(None);
+        match self.recorded(name).await {
+            Some(Place::Here) => return Ok(None),
+            Some(Place::There(node)) => return Ok(Some(node)),
+            None if self.own(name).is_ok() => return Ok(None),
+            None => {}
         }
         let others = self.ground.peers.all();
         let asked = others.iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));

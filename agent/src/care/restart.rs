@@ -3,11 +3,13 @@
 //! Everything here takes the workload's turn, looks again, and does nothing where somebody else was quicker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use migrate_proto::care::Chart;
 use migrate_proto::care::health::Word;
 use migrate_proto::care::restart::{End, Next, Policy, Stage};
-use migrate_proto::error::Problem;
+use migrate_proto::cluster::Claim;
+use migrate_proto::error::{Code, Problem};
 use tokio::sync::OwnedMutexGuard;
 
 use super::wall_clock;
@@ -16,7 +18,10 @@ use crate::events::Kind;
 use crate::handover::Ground;
 use crate::registry::Doing;
 use crate::workload::Workload;
-use crate::{clock, elsewhere};
+use crate::{clock, elsewhere, ledger};
+
+/// How long until the cluster is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 type Turn = OwnedMutexGuard<()>;
 
@@ -47,7 +52,11 @@ async fn account_with(ground: &Ground, workload: &Arc<Workload>, end: &End, _tur
         Ok(next)
     });
     let say = |kind, message| ground.host.events.record(kind, Some(workload.name()), None, message);
-    match decided.await {
+    let decided = decided.await;
+    if let Ok(Some(Next::Rest | Next::GiveUp(_))) = &decided {
+        tell_record(ground, workload, end).await;
+    }
+    match decided {
         Ok(Some(Next::Again { after_ms })) => {
             say(Kind::Restarting, format!("it {end}; begins again in {:.0} s", after_ms as f64 / 1000.0));
         }
@@ -59,6 +68,22 @@ async fn account_with(ground: &Ground, workload: &Arc<Workload>, end: &End, _tur
         Err(problem) => return told(workload, "what follows from its end cannot be written down", &problem),
     }
     true
+}
+
+/// Nothing follows from its end: the cluster's record hears of it. While something follows, it goes on saying that it runs, and whose node dies
+/// meanwhile is brought back elsewhere.
+async fn tell_record(ground: &Ground, workload: &Workload, end: &End) {
+    let (host, name, epoch) = (&ground.host, workload.name(), workload.record().epoch);
+    if !host.tenure.in_cluster() {
+        return;
+    }
+    match (end, host.tenure.lease_now().claim().cloned()) {
+        (End::Exit(exit), _) => ledger::ended(host, name, epoch, Some(*exit)).await,
+        (End::Ill(_), _) => ledger::ended(host, name, epoch, None).await,
+        (End::NotStarted(why), Some(by)) => ledger::broke(host, name, epoch, by, false, why.clone()).await,
+        // What becomes of what went with its node's power is `conduct`'s affair.
+        (End::NotStarted(_), None) | (End::Lost(_), _) => {}
+    }
 }
 
 /// Begins a workload again whose time it is.
@@ -74,12 +99,20 @@ pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
     if !goes || !free || record.care.past.waits_ms(wall_clock()) != Some(0) {
         return;
     }
-    if matches!(record.doing, Doing::Lost(_)) && is_elsewhere(ground, workload).await {
+    let in_cluster = ground.host.tenure.in_cluster();
+    if !in_cluster && matches!(record.doing, Doing::Lost(_)) && is_elsewhere(ground, workload).await {
         return;
     }
+    let by = match begin_epoch(ground, workload).await {
+        Ok(by) => by,
+        Err(problem) => {
+            told(workload, "the cluster does not let it begin again yet", &problem);
+            return tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
     let from_checkpoint = record.care.health.is_ill() || matches!(record.doing, Doing::Lost(_));
     if from_checkpoint && restore::instead_of_afresh(ground, workload).await {
-        return;
+        return say_began(ground, workload, by).await;
     }
     let (host, starting) = (ground.host.clone(), workload.clone());
     let started = write(move || {
@@ -94,8 +127,31 @@ pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
         Ok(count) => {
             let message = format!("started again (restart {count}): it {after}");
             ground.host.events.record(Kind::Started, Some(workload.name()), None, message);
+            say_began(ground, workload, by).await;
         }
         Err(problem) => drop(account_with(ground, workload, &End::NotStarted(problem.message), &turn).await),
+    }
+}
+
+/// In a cluster it begins again in an epoch of its own, which only the owner can begin, and only with a lease. Says as who.
+async fn begin_epoch(ground: &Ground, workload: &Arc<Workload>) -> Result<Option<Claim>, Problem> {
+    let (host, name) = (&ground.host, workload.name());
+    if !host.tenure.in_cluster() {
+        return Ok(None);
+    }
+    let what = format!("{name} does not begin again yet");
+    if host.tenure.lease_now().claim().is_none() {
+        return Err(Problem::new(Code::Busy, format!("{what}: {} has no lease", host.node())));
+    }
+    let (epoch, by) = ledger::revive(host, name, workload.record().epoch, &what).await?;
+    let changing = workload.clone();
+    write(move || changing.update(|record| record.epoch = epoch)).await?;
+    Ok(Some(by))
+}
+
+async fn say_began(ground: &Ground, workload: &Workload, by: Option<Claim>) {
+    if let Some(by) = by {
+        ledger::began(&ground.host, workload.name(), workload.record().epoch, by).await;
     }
 }
 

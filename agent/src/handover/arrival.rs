@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use migrate_proto::api::Outcome;
+use migrate_proto::cluster::steward::Held;
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::handover::Decision;
 use migrate_proto::handover::target::{Command, Entry, Event, Target};
 use migrate_proto::message::{Demands, Message, Offer};
+use migrate_proto::name::WorkloadName;
 use migrate_proto::phase::Phase;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -16,7 +19,7 @@ use super::drive::{PULSE, Reins, Side, drive};
 use super::hands::Hands;
 use super::meter::Meter;
 use super::receive::{Reception, ReceptionDesk};
-use super::{Between, Ground, Preface, claims};
+use super::{Between, Ground, Preface, claims, verdict};
 use crate::events::Kind;
 use crate::talk::Talk;
 use crate::workload::Workload;
@@ -35,6 +38,18 @@ struct Arrival {
     building: Option<JoinHandle<()>>,
     /// Lets the processes go, or restores them again; a repeated command joins it.
     reviving: Arc<AtomicBool>,
+    /// In doubt: looks at the cluster's record, and asks it to refuse.
+    learning: Option<AbortOnDrop>,
+    refusing: Option<AbortOnDrop>,
+}
+
+/// Does not outlive the arrival.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A peer offers a workload, and has said what else there is to know of it.
@@ -46,6 +61,7 @@ pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer
         let message = format!("the offer of {name} was refused: {peer} made it in the name of {from}");
         return claims::refuse(talk, Problem::new(Code::PeerUntrusted, message)).await;
     }
+    let since = ground.host.tenure.lease_now().claim().map(|claim| claim.session);
     if let Some(problem) = claims::owned_elsewhere(&ground, &offer).await {
         tracing::warn!(%peer, %problem, "an offer was refused");
         return claims::refuse(talk, problem).await;
@@ -59,6 +75,7 @@ pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer
     let mut arrival = Arrival::new(ground, machine);
     arrival.demands = preface.demands;
     arrival.hands.chart = Arc::new(*chart);
+    arrival.hands.since = since;
     // Before anything is made: what is there under this number is another handover's.
     if !arrival.enlist() {
         claims::denounce(&arrival.ground, &peer, "made an offer under the number of a handover that is under way");
@@ -69,6 +86,19 @@ pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer
     let first = arrival.reins.machine.step(clock::now(), Event::Offered);
     arrival.run(first).await;
     super::rest().await;
+}
+
+/// The images that this node holds and of which it is in doubt: with one of them a workload goes on whose source is gone. Blocks.
+pub fn in_doubt(ground: &Ground) -> Vec<(WorkloadName, Held)> {
+    let waits = |workload: &Arc<Workload>| {
+        let entry = durable::read::<Entry>(&workload.place().arrival()).ok().flatten()?;
+        let doubt = !workload.record().owned && entry.phase == Phase::Commit;
+        let (handover, epoch) = (entry.offer.handover, entry.offer.epoch);
+        // What the source had kept before is not said in an offer: any checkpoint that is known may be newer.
+        let held = Held { node: ground.host.node().clone(), handover, epoch, numbered: 0 };
+        doubt.then(|| (workload.name().clone(), held))
+    };
+    ground.registry.all().iter().filter_map(waits).collect()
 }
 
 /// Finishes, or takes back, what an agent that is no more has begun. When this returns the source is heard; the future does the
@@ -90,6 +120,9 @@ pub fn recover(
     let _ = arrival.enlist();
     async move {
         arrival.hands.take_up(workload, turn).await;
+        if arrival.reins.machine.is_in_doubt() {
+            arrival.learn();
+        }
         arrival.reins.line.redial();
         arrival.run(first).await;
     }
@@ -109,6 +142,16 @@ impl Arrival {
             demands: None,
             building: None,
             reviving: Arc::default(),
+            learning: None,
+            refusing: None,
+        }
+    }
+
+    /// In doubt the cluster's record is looked at for as long as it takes: the source may never answer again.
+    fn learn(&mut self) {
+        if self.ground.host.tenure.in_cluster() && self.learning.is_none() {
+            let learning = verdict::learn(self.ground.host.clone(), self.hands.offer.clone());
+            self.learning = Some(AbortOnDrop(self.reins.beside(learning)));
         }
     }
 
@@ -150,7 +193,12 @@ impl Arrival {
     async fn do_once(&mut self, command: Command) -> Result<(), Problem> {
         let hands = self.hands.clone();
         match command {
-            Command::Journal(phase) => self.journal(phase)?,
+            Command::Journal(phase) => {
+                self.journal(phase)?;
+                if phase == Phase::Commit {
+                    self.learn();
+                }
+            }
             Command::Send(message) => self.reins.line.say(message),
             Command::Check => {
                 let demands = self.demands.take();
@@ -176,12 +224,18 @@ impl Arrival {
             Command::Restore => drop(self.reins.beside(async move { held(hands.restore().await) })),
             Command::AdoptOwner(epoch) => tokio::task::block_in_place(|| self.hands.adopt(epoch))?,
             Command::Resume => self.revive(async move {
+                if let Some(problem) = hands.taken_away().await {
+                    return Event::ResumeFailed(problem);
+                }
                 match hands.resume().await {
                     Ok(pid) => Event::Running { pid },
                     Err(problem) => Event::ResumeFailed(problem),
                 }
             }),
             Command::RestoreAgain => self.revive(async move {
+                if let Some(problem) = hands.taken_away().await {
+                    return Event::ImageLost(problem);
+                }
                 match hands.image_lost() {
                     Some(problem) => Event::ImageLost(problem),
                     None => held(hands.restore_again().await),
@@ -299,6 +353,19 @@ impl Side for Arrival {
             failed: false,
         };
         self.reins.line.connect(talk, desk);
+    }
+
+    /// That it goes on at the source is not the source's to say alone: the leader may have given the image to this node.
+    fn believes(&mut self, event: &Event) -> bool {
+        let says_abort = matches!(event, Event::Aborted(_) | Event::Answered(Some(Decision::Abort)));
+        if !says_abort || !self.ground.host.tenure.in_cluster() || !self.reins.machine.is_in_doubt() {
+            return true;
+        }
+        if self.refusing.is_none() {
+            let (host, offer) = (self.ground.host.clone(), self.hands.offer.clone());
+            self.refusing = Some(AbortOnDrop(tokio::spawn(async move { verdict::refuse(&host, &offer).await })));
+        }
+        false
     }
 
     /// After the commit there is no way back: what has to be written down is tried until it is.

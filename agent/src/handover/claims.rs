@@ -14,6 +14,7 @@ use migrate_proto::message::{Message, Offer};
 use migrate_proto::name::NodeName;
 
 use super::Ground;
+use super::verdict;
 use crate::elsewhere;
 use crate::events::Kind;
 use crate::talk::Talk;
@@ -75,6 +76,9 @@ pub(super) async fn refuse(talk: Talk, problem: Problem) {
 /// Why the workload is not the offering node's to give: another node that answers has it. What is only held there, because it is
 /// not settled, is no claim.
 pub async fn owned_elsewhere(ground: &Ground, offer: &Offer) -> Option<Problem> {
+    if ground.host.tenure.in_cluster() {
+        return verdict::objection(&ground.host, offer).await;
+    }
     let views = elsewhere::namesakes(&ground.peers, &offer.spec.name, &[&offer.from, &offer.to]).await;
     let other = views.into_iter().find(|view| contradicts(view, offer))?;
     let message = format!(

@@ -1,4 +1,8 @@
 //! A workload leaves this node: does what the source's machine commands.
+//!
+//! [`recovery`]: the same for an agent that finds a departure under way.
+
+mod recovery;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -8,7 +12,7 @@ use migrate_image::ahead::KnownPages;
 use migrate_image::pace::{Pace, SharedPace};
 use migrate_proto::api::{MoveReport, Outcome};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::handover::source::{Command, Entry, Event, Source};
+use migrate_proto::handover::source::{Command, Event, Source};
 use migrate_proto::handover::{Decision, Terms};
 use migrate_proto::id::HandoverId;
 use migrate_proto::message::Message;
@@ -16,7 +20,6 @@ use migrate_proto::name::NodeName;
 use migrate_proto::phase::Phase;
 use migrate_sandbox::guard::{Order, decision};
 use migrate_sandbox::sandbox;
-use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +30,7 @@ use super::layer_out::LayerOut;
 use super::line::NoBulk;
 use super::meter::{self, Meter};
 use super::outlet::Outlet;
-use super::{Between, Ground, Input, memory_ahead};
+use super::{Between, Ground, Input, memory_ahead, verdict};
 use crate::events::Kind;
 use crate::offer;
 use crate::random;
@@ -112,26 +115,6 @@ impl Departure {
             Err(problem) => (Outcome::Stayed, Some(problem)),
         };
         self.conclude(outcome, problem).await
-    }
-
-    /// What an agent that is no more has begun, from what it wrote down. When this returns the target is heard, or nothing is
-    /// answered at all. `None` where a person has to look. Blocks.
-    pub fn recover(ground: Ground, workload: Arc<Workload>, entry: Entry) -> Option<Recovery> {
-        let decided = match decision::read(&workload.place().dump()) {
-            Ok(decided) => decided,
-            Err(error) => {
-                ground.handovers.withhold(entry.terms.handover);
-                let why = format!("its decision file cannot be read: {error}; it stays frozen");
-                workload.set_frozen(Some(why.clone()));
-                ground.host.events.record(Kind::Warning, Some(workload.name()), Some(entry.phase), why);
-                return None;
-            }
-        };
-        let (machine, first) = Source::recover(entry, decided, ground.host.config.budgets.clone(), clock::now());
-        let departure = Departure::with(ground, workload, machine, Arc::default());
-        departure.workload.watch(&departure.ground.host);
-        let _ = departure.enlist();
-        Some(Recovery { departure, first })
     }
 
     /// From now on the target is heard.
@@ -291,25 +274,17 @@ impl Departure {
         if wish == Decision::Abort {
             tracing::info!(workload = %self.workload.name(), "the move is taken back");
         }
-        let dir = self.workload.place().dump();
+        let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
         let under_way = self.deciding.clone().try_read_owned();
         self.reins.beside(async move {
-            let decided = tokio::task::spawn_blocking(move || {
-                let _under_way = under_way;
-                match (wish, dir.try_exists()) {
-                    // No guard was ever started there, so nobody else decides; and the disk may be full.
-                    (Decision::Abort, Ok(false)) => Ok(Decision::Abort),
-                    _ => std::fs::create_dir_all(&dir).and_then(|()| decision::decide(&dir, wish)),
-                }
-            });
-            match decided.await {
-                Ok(Ok(decided)) => Event::Decided(decided),
+            let _under_way = under_way;
+            match verdict::decide(&host, &workload, &terms, wish).await {
+                Ok(decided) => Event::Decided(decided),
                 // Asked again when its time is up; until then nothing runs that did not run.
-                Ok(Err(error)) => {
+                Err(error) => {
                     tracing::error!(%error, "the decision could not be written down");
                     pending().await
                 }
-                Err(_) => pending().await,
             }
         });
     }
@@ -457,27 +432,6 @@ impl Departure {
     }
 }
 
-/// A departure that is to be finished, or taken back.
-pub struct Recovery {
-    departure: Departure,
-    first: Vec<Command>,
-}
-
-impl Recovery {
-    /// Does it. The turn is held to the end.
-    pub async fn run(self, turn: Option<OwnedMutexGuard<()>>) {
-        let Recovery { mut departure, first } = self;
-        departure.reins.line.redial();
-        let (outcome, problem) = drive(&mut departure, first, CancellationToken::new(), None).await;
-        let (ground, terms) = (departure.ground.clone(), departure.terms().clone());
-        let report = departure.conclude(outcome, problem).await;
-        drop(turn);
-        if let (Outcome::Stayed, Some(problem)) = (report.outcome, report.error) {
-            tell_target(ground, terms, problem).await;
-        }
-    }
-}
-
 impl Side for Departure {
     type Machine = Source;
 
@@ -525,14 +479,5 @@ impl Side for Departure {
             Command::Finish(..) => {}
         }
         Ok(())
-    }
-}
-
-/// The machine was done before there was a connection again. The target would find out by itself, later.
-async fn tell_target(ground: Ground, terms: Terms, problem: Problem) {
-    if let Ok(talk) = ground.peers.call(&terms.to, Purpose::Handover).await
-        && talk.speaker.say(&Message::Abort { handover: terms.handover, problem }).await.is_ok()
-    {
-        let _ = talk.speaker.close().await;
     }
 }

@@ -126,6 +126,10 @@ pub(super) trait Side {
     fn failed(phase: Option<Phase>, problem: Problem) -> EventOf<Self>;
     /// There is a new conversation with the peer.
     fn connect(&mut self, talk: Talk);
+    /// Whether the peer's word about this is enough. Where it is not, this sees to it that the machine hears what is so.
+    fn believes(&mut self, _event: &EventOf<Self>) -> bool {
+        true
+    }
     /// The peer has said something that the machine will be told.
     fn note_heard(&mut self, _event: &EventOf<Self>) {}
 }
@@ -205,6 +209,9 @@ fn understand<S: Side>(side: &mut S, input: Input<EventOf<S>>) -> Option<EventOf
         }
         Input::Heard(message) => {
             let event = side.reins().machine.heard(message)?;
+            if !side.believes(&event) {
+                return None;
+            }
             side.note_heard(&event);
             Some(event)
         }

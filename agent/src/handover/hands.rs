@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 
 use super::receive::Reception;
 use super::restore::{Free, Restore, freed_without_guard, guard_dir};
-use super::{Ground, Input};
+use super::{Ground, Input, verdict};
 use crate::durable;
 use crate::events::Kind;
 use crate::offer;
@@ -55,6 +55,8 @@ pub(super) struct Hands {
     pub(super) offer: Arc<Offer>,
     /// What is known of the workload's care.
     pub(super) chart: Arc<Chart>,
+    /// The session of this node in which the offer was taken; `None` where that is not known any more.
+    pub(super) since: Option<u64>,
     tell: mpsc::UnboundedSender<Input<Event>>,
 }
 
@@ -71,6 +73,7 @@ impl Hands {
             image_dir: ground.host.images().join(offer.handover.to_string()),
             offer: Arc::new(offer),
             chart: Arc::default(),
+            since: None,
             tell,
         }
     }
@@ -224,10 +227,17 @@ impl Hands {
         self.restore_upon_layer().await
     }
 
+    /// Why it must not be let go here although it was given to this node, where that is so. Waits for a lease.
+    pub(super) async fn taken_away(&self) -> Option<Problem> {
+        verdict::taken_away(&self.ground.host, &self.offer, self.since).await
+    }
+
     /// The owner has changed.
     pub(super) fn adopt(&self, epoch: Epoch) -> Result<(), Problem> {
+        let ticket = self.ground.host.tenure.entry(&self.offer.spec.name).map(|entry| entry.ticket);
         self.workload()?.update(|record| {
             record.owned = true;
+            record.ticket = ticket;
             record.epoch = epoch;
             record.doing = Doing::Running;
             record.pid = Some(MAIN_PID);
@@ -267,8 +277,14 @@ impl Hands {
         if restore.is_held().await {
             let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
             let last_pid = self.offer.last_pid;
-            let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
-            tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
+            let (arming, host) = (workload.clone(), self.ground.host.clone());
+            let prepare = move || {
+                // It may have been built in another session.
+                arming.arm(&host)?;
+                let prepared = sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
+                prepared.map_err(Problem::internal)
+            };
+            tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)??;
         }
         restore.resume().await
     }

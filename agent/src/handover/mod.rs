@@ -6,6 +6,7 @@
 //! - `claims`: what peers may say about handovers.
 //! - `line`: the connection to the peer, which is made anew when it is lost.
 //! - `outlet`: where what a source reads goes. `dump`, `layer_out`, `last_bytes`: what a source does during the pause. `receive`, `restore`, `hands`: what a target does.
+//! - `verdict`: what the cluster's record says about a move.
 //! - `halts`: rehearsals of faults in a phase.
 //! - `meter`: bytes and phases, for progress and report.
 //! - [`Handovers`]: who is at work, and where a message of a peer belongs.
@@ -28,6 +29,7 @@ mod promises;
 pub use meter::Meter;
 mod receive;
 pub(crate) mod restore;
+mod verdict;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -153,6 +155,11 @@ impl Handovers {
     /// From now on, nothing is said about this handover: a person has to judge it. About others this node knows enough.
     pub fn withhold(&self, handover: HandoverId) {
         self.withheld.lock().unwrap_or_else(PoisonError::into_inner).insert(handover);
+    }
+
+    /// It is known by now.
+    fn speak_of(&self, handover: HandoverId) {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner).remove(&handover);
     }
 
     /// Whether an answer about a handover that is not under way would be a guess.
