@@ -118,7 +118,7 @@ fn errands(ground: &Ground, node: &NodeName, told: &HashMap<WorkloadName, Told>,
         // One of that name may be there again.
         told.get(&errand.workload) != Some(&errand.told) && ground.registry.get(&errand.workload).is_none()
     });
-    let mine = ground.registry.all().into_iter().filter(|workload| holding::is_owner(workload)).map(|workload| {
+    let mine = ground.registry.all().into_iter().filter(holding::is_owner).map(|workload| {
         let (name, epoch) = (workload.name().clone(), workload.record().epoch);
         let mut keep = checkpoints.kept(&name, epoch);
         keep.truncate(MOST_CHECKPOINTS);
