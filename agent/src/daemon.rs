@@ -47,8 +47,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     }
     let events =
         EventLog::open(&config.state, config.node.clone(), SystemClock).map_err(|error| internal(error.to_string()))?;
-    let criu = find_criu(&config).await;
-    let host = Arc::new(Host::new(config, events, criu)?);
+    let host = Arc::new(Host::new(config, events)?);
     // The socket comes first: an agent that is there already keeps this one out before it touches anything.
     let server = Server::bind(&host.config.socket, &host.config.cgroup).map_err(|error| internal(error.to_string()))?;
     let (transport, datagrams) = start_transport(&host).await?;
@@ -65,18 +64,20 @@ pub async fn run(config: Config) -> Result<(), Problem> {
         registry: registry.clone(),
         handovers: Arc::new(Handovers::default()),
     };
+    // The lease that the agent before this one has left is kept first: workloads that run on must not stand still for a restart.
+    let life = Life { ground: ground.clone(), transport: transport.clone() };
+    let living = company.live(life, closing.clone());
+    host.set_criu(find_criu(&host.config).await);
     tokio::task::block_in_place(|| take_over(&ground))?;
+    host.tenure.note_taken_over();
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
     tokio::spawn(conduct::run(ground.clone()));
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
-    tokio::spawn(checkpoint::ship::run(ground.clone()));
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
-    let life = Life { ground: ground.clone(), transport: transport.clone() };
-    let living = company.live(life, closing.clone());
     let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
     let receiving = tokio::spawn(receive(acceptor, ground, router.clone(), living.answers()));
     host.events.record(Kind::AgentStarted, None, None, started(&host));
@@ -90,7 +91,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
 }
 
 fn started(host: &Host) -> String {
-    match &host.criu {
+    match host.criu() {
         Ok(criu) => format!("agent {} with CRIU {} on {}", env!("CARGO_PKG_VERSION"), criu.version, host.kernel),
         Err(problem) => format!("agent {} cannot move anything: {problem}", env!("CARGO_PKG_VERSION")),
     }
@@ -287,7 +288,6 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router, a
                     Some(Purpose::Request) => proxy::serve(router, talk).await,
                     Some(Purpose::Handover) => handover::receive(ground, talk).await,
                     Some(Purpose::Preflight) => check::answer(ground, talk).await,
-                    Some(Purpose::Checkpoint) => checkpoint::holding::answer(ground, talk).await,
                     Some(Purpose::Cluster) => match answers {
                         Some(answers) => calls::serve(answers, talk).await,
                         None => tracing::info!(%peer, "a member calls, and this node is none"),

@@ -25,8 +25,8 @@ pub struct Host {
     pub events: EventLog,
     /// The program that lives in sandboxes.
     pub init_program: PathBuf,
-    /// CRIU, or why there is none.
-    pub criu: Result<Capabilities, Problem>,
+    /// CRIU, or why there is none, once that was looked at.
+    criu: OnceLock<Result<Capabilities, Problem>>,
     /// The kernel's release.
     pub kernel: String,
     /// What was learned about how long moves take.
@@ -40,7 +40,7 @@ pub struct Host {
 
 impl Host {
     /// Looks around.
-    pub fn new(config: Config, events: EventLog, criu: Result<Capabilities, Problem>) -> Result<Host, Problem> {
+    pub fn new(config: Config, events: EventLog) -> Result<Host, Problem> {
         let kernel = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
         let forecasts = Forecasts::open(&config.state);
         let tenure =
@@ -52,7 +52,7 @@ impl Host {
             config,
             events,
             init_program: init_program()?,
-            criu,
+            criu: OnceLock::new(),
             kernel,
             sandboxes_made: AtomicU64::new(0),
         })
@@ -88,17 +88,23 @@ impl Host {
 
     /// CRIU's version, where there is one.
     pub fn criu_version(&self) -> Option<String> {
-        self.criu.as_ref().ok().map(|criu| criu.version.to_string())
+        self.criu().ok().map(|criu| criu.version.to_string())
     }
 
     /// CRIU, which moving needs.
     pub fn criu(&self) -> Result<&Capabilities, Problem> {
-        self.criu.as_ref().map_err(Clone::clone)
+        let looked = || Problem::new(Code::Busy, "whether CRIU works here is just being looked at").hint("try again");
+        self.criu.get().ok_or_else(looked)?.as_ref().map_err(Clone::clone)
+    }
+
+    /// What there is of CRIU. The first word counts: nothing is moved before it.
+    pub fn set_criu(&self, criu: Result<Capabilities, Problem>) {
+        let _ = self.criu.set(criu);
     }
 
     /// The directory below which CRIU's program and libraries lie, if they lie in one of their own.
     pub fn criu_prefix(&self) -> Option<PathBuf> {
-        let criu = self.criu.as_ref().ok()?;
+        let criu = self.criu().ok()?;
         let prefix = criu.path.parent()?.parent()?;
         (prefix != Path::new("/usr") && prefix != Path::new("/")).then(|| prefix.to_owned())
     }
@@ -144,7 +150,7 @@ impl Host {
     /// be in sight again. A directory at the top holds other things too, and CRIU's has to be seen.
     fn out_of_sight(&self, file: &Path) -> PathBuf {
         let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        let criu = self.criu.as_ref().ok().map(|criu| criu.path.clone());
+        let criu = self.criu().ok().map(|criu| criu.path.clone());
         let directory = real.parent().filter(|directory| directory.components().count() > 2);
         let spared = |directory: &&Path| !criu.is_some_and(|criu| criu.starts_with(directory));
         directory.filter(spared).map_or(real.clone(), Path::to_owned)

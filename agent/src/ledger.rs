@@ -229,7 +229,7 @@ fn no_majority(what: &str) -> Problem {
 }
 
 /// What of a person's wishes the record has to know.
-fn policy(wish: &Wish) -> LoadPolicy {
+pub fn policy(wish: &Wish) -> LoadPolicy {
     let restart = match wish.restart {
         Policy::No => RestartPolicy::Never,
         Policy::OnFailure(_) => RestartPolicy::OnFailure,

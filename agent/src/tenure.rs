@@ -72,6 +72,8 @@ pub struct Tenure {
     ownership: watch::Sender<Option<Arc<dyn Ownership>>>,
     record: watch::Sender<Option<Arc<Record>>>,
     lease: watch::Sender<Lease>,
+    /// Whether this agent knows what is here.
+    taken_over: watch::Sender<bool>,
     /// The last session that was over, and its last deadline.
     lapsed: Mutex<Option<(u64, Nanos)>>,
 }
@@ -94,6 +96,7 @@ impl Tenure {
             ownership: watch::Sender::new(None),
             record: watch::Sender::new(None),
             lease: watch::Sender::new(lease),
+            taken_over: watch::Sender::new(false),
             lapsed: Mutex::default(),
         }
     }
@@ -144,6 +147,17 @@ impl Tenure {
             *present = lease;
             other
         });
+    }
+
+    /// This agent knows now what the one before it has left here.
+    pub fn note_taken_over(&self) {
+        self.taken_over.send_replace(true);
+    }
+
+    /// Waits for that. Before it no session is opened, and nothing is led.
+    pub async fn taken_over(&self) {
+        // The sender is this very object.
+        let _ = self.taken_over.subscribe().wait_for(|taken_over| *taken_over).await;
     }
 
     /// This session was over at this deadline, if it ever had one.

@@ -90,7 +90,10 @@ impl Agreement {
             self.mind_being_cut_off(&raft),
             self.mind_a_namesake(&raft),
             holding.hold(),
-            lead::lead(&post),
+            async {
+                self.host.tenure.taken_over().await;
+                lead::lead(&post).await;
+            },
         );
     }
 

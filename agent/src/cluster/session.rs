@@ -80,6 +80,7 @@ impl Holding<'_> {
     pub async fn hold(self) {
         let (mut records, mut lapses, mut shown) = (self.record.record(), self.cluster.lapses(), self.tenure.record());
         let mut held = self.resume().await;
+        self.tenure.taken_over().await;
         loop {
             let record = records.borrow_and_update().clone();
             let over = lapses.borrow_and_update().clone();

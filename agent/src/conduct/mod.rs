@@ -5,23 +5,29 @@
 //! ```
 //!
 //! - [`decide`] is pure: what there is to do about one workload. Everything that is done is such that it can be done again.
-//! - [`leash`]: sandboxes are armed with the session of the lease that is held, and what stands still without one is said.
+//! - `leash`: sandboxes are armed with the session of the lease that is held, and what stands still without one is said.
+//! - `say`: what an owner says in the record. `act`: what is done here. `enrol`: what the record does not know is made known to it.
+//! - [`recover`]: a workload that was another's is brought back from a checkpoint.
 //! - Nothing is done on a record that is older than the session, or than this agent: see [`Tenure`](crate::tenure::Tenure).
 //! - A handover, a checkpoint or a command that has the workload has its turn, and keeps it until it is done.
 
+mod act;
 pub mod decide;
+mod enrol;
 mod leash;
 pub mod recover;
+mod say;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_proto::name::WorkloadName;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
-use self::decide::{Look, Todo};
+use self::decide::{Here, Look, Todo};
 use crate::care::watchdog::Stamp;
+use crate::durable;
 use crate::handover::Ground;
 use crate::workload::Workload;
 
@@ -32,11 +38,12 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Goes on for as long as the agent runs. Returns at once where there is no cluster.
 pub async fn run(ground: Ground) {
-    if !ground.host.tenure.in_cluster() {
+    let tenure = &ground.host.tenure;
+    if !tenure.in_cluster() {
         return;
     }
     let stamp = Stamp::of("conduct");
-    let (mut leases, mut records) = (ground.host.tenure.lease(), ground.host.tenure.record());
+    let (mut leases, mut records) = (tenure.lease(), tenure.record());
     let (done, mut ended) = mpsc::unbounded_channel::<WorkloadName>();
     // Those that a task is busy with.
     let mut busy = BTreeSet::new();
@@ -47,17 +54,17 @@ pub async fn run(ground: Ground) {
         }
         leases.mark_unchanged();
         records.mark_unchanged();
-        for workload in ground.registry.all() {
-            let todo = look(&ground, &workload).todo();
-            if todo == Todo::Nothing || !busy.insert(workload.name().clone()) {
+        for name in names(&ground) {
+            let todo = look(&ground, &name).todo();
+            if todo == Todo::Nothing || !busy.insert(name.clone()) {
                 continue;
             }
             let (ground, done) = (ground.clone(), done.clone());
             tokio::spawn(async move {
-                if !carry_out(&ground, &workload, todo).await {
+                if !carry_out(&ground, &name, todo).await {
                     tokio::time::sleep(AGAIN).await;
                 }
-                let _ = done.send(workload.name().clone());
+                let _ = done.send(name);
             });
         }
         tokio::select! {
@@ -69,36 +76,111 @@ pub async fn run(ground: Ground) {
     }
 }
 
+/// All that are here, or should be.
+fn names(ground: &Ground) -> BTreeSet<WorkloadName> {
+    let me = ground.host.node();
+    let mut names: BTreeSet<_> = ground.registry.all().iter().map(|workload| workload.name().clone()).collect();
+    if let Some(record) = ground.host.tenure.record_now() {
+        let mine = record.loads.iter().filter(|(_, entry)| entry.owner.as_ref() == Some(me));
+        names.extend(mine.map(|(name, _)| name.clone()));
+    }
+    names
+}
+
 /// What there is to know about a workload now. The lease is looked at first: the record is as new as that, or newer.
-fn look(ground: &Ground, workload: &Workload) -> Look {
+fn look(ground: &Ground, name: &WorkloadName) -> Look {
     let tenure = &ground.host.tenure;
     let lease = tenure.lease_now();
+    let broke = ground.registry.broke(name);
+    let entry = tenure.entry(name);
     Look {
         me: ground.host.node().clone(),
         lease,
-        entry: tenure.entry(workload.name()),
         known: tenure.record_now().is_some(),
+        // Where that cannot be read, it may have been in this one.
+        broke: broke.unwrap_or_else(|_| entry.as_ref().map(|entry| entry.epoch)),
+        entry,
+        here: ground.registry.get(name).map(|workload| here(&workload)),
+    }
+}
+
+fn here(workload: &Workload) -> Here {
+    let place = workload.place();
+    let under_way = [place.departure(), place.restoring()].iter().any(|journal| journal.exists());
+    Here {
+        record: workload.record(),
+        declaring: durable::read(&place.declaring()).ok().flatten(),
         armed: workload.armed(),
         has_sandbox: workload.sandbox().is_some(),
         is_unleashed: workload.is_unleashed(),
         is_held: workload.held().is_some(),
-        is_moving: workload.is_moving(),
-        record: workload.record(),
+        is_anothers: under_way || workload.is_moving() || workload.doubt().is_some(),
     }
 }
 
 /// Says whether that worked.
-async fn carry_out(ground: &Ground, workload: &Arc<Workload>, todo: Todo) -> bool {
-    if todo == Todo::SayHeld {
-        return leash::say_held(ground, workload).await;
+async fn carry_out(ground: &Ground, name: &WorkloadName, todo: Todo) -> bool {
+    let workload = ground.registry.get(name);
+    match (&todo, &workload) {
+        (Todo::SayHeld, Some(workload)) => return leash::say_held(ground, workload).await,
+        // It takes the turn itself.
+        (Todo::Recover, _) => return recover_it(ground, name).await,
+        _ => {}
     }
-    let _turn = workload.turn_after_others().await;
+    let turn = turn(workload.as_ref()).await;
+    if !matches!(todo, Todo::Arm(_) | Todo::SayHeld) {
+        // What has just been decided may not have come here yet.
+        catch_up(ground).await;
+    }
     // Whoever had it may have changed everything.
-    if look(ground, workload).todo() != todo {
+    let now = look(ground, name);
+    if now.todo() != todo {
         return true;
     }
-    match todo {
-        Todo::Nothing | Todo::SayHeld => true,
-        Todo::Arm(session) => leash::arm(ground, workload, session).await,
+    let Look { entry, lease, .. } = now;
+    let done = match (todo, workload, entry) {
+        (Todo::Arm(session), Some(workload), _) => leash::arm(ground, &workload, session).await,
+        (Todo::Recognise(ticket, epoch), Some(workload), _) => act::recognise(&workload, ticket, epoch).await,
+        (Todo::Declare, Some(workload), _) => enrol::declare(ground, &workload, &lease).await,
+        (Todo::Begin, workload, Some(entry)) => return act::begin(ground, name, workload, entry, turn).await,
+        (Todo::Say(word), _, Some(entry)) => say::say(ground, name, &entry, &lease, word).await,
+        (Todo::End, Some(workload), _) => act::end(ground, &workload).await,
+        (Todo::Remove, Some(workload), _) => act::remove(ground, &workload).await,
+        (Todo::Drop, Some(workload), Some(entry)) => act::drop_copy(ground, &workload, &entry).await,
+        (Todo::Forget, Some(workload), _) => act::forget(ground, &workload).await,
+        (Todo::Question(question), Some(workload), entry) => {
+            act::ask_a_person(ground, &workload, entry.as_ref(), question).await
+        }
+        _ => true,
+    };
+    drop(turn);
+    done
+}
+
+async fn recover_it(ground: &Ground, name: &WorkloadName) -> bool {
+    let Look { entry, lease, .. } = look(ground, name);
+    if let (Some(entry), Some(claim)) = (entry, lease.claim()) {
+        recover::recover(ground, name, &entry, claim).await;
     }
+    // Where it is still to be done, not at once.
+    false
+}
+
+async fn turn(workload: Option<&Arc<Workload>>) -> Option<OwnedMutexGuard<()>> {
+    match workload {
+        Some(workload) => Some(workload.turn_after_others().await),
+        None => None,
+    }
+}
+
+/// Waits until everything is shown here that was decided before, where that can be known soon.
+async fn catch_up(ground: &Ground) {
+    let tenure = &ground.host.tenure;
+    let caught_up = async {
+        let confirmed = tenure.confirmed().await.revision;
+        let mut shown = tenure.record();
+        let there = shown.wait_for(|shown| shown.as_ref().is_some_and(|shown| shown.revision >= confirmed)).await;
+        drop(there);
+    };
+    let _ = tokio::time::timeout(2 * LOOK, caught_up).await;
 }

@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 38] = [
+pub const SETTINGS: [&Setting; 37] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -76,7 +76,6 @@ pub const SETTINGS: [&Setting; 38] = [
     &CHECKPOINT_KEEP,
     &CHECKPOINT_AGE,
     &CHECKPOINT_MAX_BYTES,
-    &CHECKPOINT_REPLICAS,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -370,7 +369,7 @@ pub(super) const LEASE: Setting = Setting {
     value: "DURATION",
     default: Default::Value("1500ms"),
     help: "How long a node may act for its workloads after it was last confirmed; the same on all nodes, at least twice \
-           `swim_period`. Kept and observed only: no workload depends on it yet",
+           `swim_period`. After it workloads stand still, until the node has another",
     ..PLAIN
 };
 
@@ -431,16 +430,6 @@ pub(super) const CHECKPOINT_MAX_BYTES: Setting = Setting {
     value: "SIZE",
     default: Default::Value("32GiB"),
     help: "How much the checkpoints of all workloads may take on this node; what would exceed it is not taken",
-    ..PLAIN
-};
-
-pub(super) const CHECKPOINT_REPLICAS: Setting = Setting {
-    key: "checkpoint_replicas",
-    env: &["MIGRATE_CHECKPOINT_REPLICAS"],
-    flag: "checkpoint-replicas",
-    value: "N",
-    default: Default::Value("2"),
-    help: "On how many other nodes each checkpoint is kept, where there are so many; 0 for none",
     ..PLAIN
 };
 
