@@ -220,7 +220,11 @@ impl Config {
         let count = given.one(&settings::CHECKPOINT_KEEP, values::count)?;
         let age = given.one(&settings::CHECKPOINT_AGE, values::duration)?;
         let retention = Retention { count, age_ms: age.as_millis() as u64 };
-        Ok(Keeping { retention, bytes: given.one(&settings::CHECKPOINT_MAX_BYTES, values::size)? })
+        Ok(Keeping {
+            retention,
+            bytes: given.one(&settings::CHECKPOINT_MAX_BYTES, values::size)?,
+            copies: given.one(&settings::CHECKPOINT_REPLICAS, values::copies)?,
+        })
     }
 
     fn budgets(given: &Given) -> Result<Budgets, ConfigError> {

@@ -75,6 +75,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     tokio::spawn(conduct::run(ground.clone()));
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
+    tokio::spawn(checkpoint::ship::run(ground.clone()));
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
@@ -288,6 +289,7 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router, a
                     Some(Purpose::Request) => proxy::serve(router, talk).await,
                     Some(Purpose::Handover) => handover::receive(ground, talk).await,
                     Some(Purpose::Preflight) => check::answer(ground, talk).await,
+                    Some(Purpose::Checkpoint) => checkpoint::holding::answer(ground, talk).await,
                     Some(Purpose::Cluster) => match answers {
                         Some(answers) => calls::serve(answers, talk).await,
                         None => tracing::info!(%peer, "a member calls, and this node is none"),

@@ -70,7 +70,7 @@ impl Peers {
         let give_up = match purpose {
             Purpose::Request | Purpose::Preflight => QUESTION,
             Purpose::Cluster => CALLS,
-            Purpose::Handover => self.host.config.link_timeout,
+            Purpose::Handover | Purpose::Checkpoint => self.host.config.link_timeout,
         };
         Timing { silence: SILENCE, give_up }
     }

@@ -27,12 +27,14 @@ pub enum Purpose {
     Preflight = 3,
     /// Calls between members of a cluster.
     Cluster = 4,
+    /// Checkpoints, and who keeps which.
+    Checkpoint = 5,
 }
 
 impl Purpose {
     /// The purpose of a session that a peer opened.
     pub fn of(number: u8) -> Option<Purpose> {
-        let known = [Purpose::Request, Purpose::Handover, Purpose::Preflight, Purpose::Cluster];
+        let known = [Purpose::Request, Purpose::Handover, Purpose::Preflight, Purpose::Cluster, Purpose::Checkpoint];
         known.into_iter().find(|purpose| *purpose as u8 == number)
     }
 }

@@ -51,6 +51,9 @@ pub struct CheckpointView {
     pub id: CheckpointId,
     /// Of which workload.
     pub workload: WorkloadName,
+    /// Its number among those that were taken in the same epoch, at least: the higher, the newer.
+    #[serde(default)]
+    pub number: u64,
     /// When it was taken, RFC 3339.
     pub at: String,
     /// How long ago that was.
@@ -83,6 +86,9 @@ pub struct RestoreRequest {
     /// The name of a second workload to make of it; the first one's place is taken where absent.
     #[serde(default)]
     pub r#as: Option<WorkloadName>,
+    /// Also where a node that may have the workload does not answer.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// State of a workload.

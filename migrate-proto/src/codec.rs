@@ -10,7 +10,7 @@ use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use thiserror::Error;
 
 use crate::frame::{FrameError, HEADER_BYTES, Header};
-use crate::message::Message;
+use crate::message::{MOST_CHECKPOINTS, MOST_WANTED, Message};
 
 /// The longest body of a message. Bulk bytes travel beside messages, not in them.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
@@ -74,6 +74,16 @@ pub enum CodecError {
         /// What bincode says.
         source: bincode::error::EncodeError,
     },
+    /// The message lists more than one of its kind may.
+    #[error("a message of type {kind} lists {count} things, of at most {most}")]
+    TooMany {
+        /// Its number.
+        kind: u16,
+        /// How many.
+        count: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The message is longer than the other side would accept.
     #[error("a message of type {kind} has {length} bytes; at most {MAX_BODY_BYTES} can be sent")]
     TooLong {
@@ -87,6 +97,7 @@ pub enum CodecError {
 /// The frame of a message.
 pub fn encode(message: &Message) -> Result<Vec<u8>, CodecError> {
     let kind = message.kind();
+    bounded(message)?;
     let mut frame = vec![0; HEADER_BYTES];
     let length = bincode::serde::encode_into_std_write(message, &mut frame, CONFIG)
         .map_err(|source| CodecError::Encode { kind, source })?;
@@ -115,7 +126,19 @@ pub fn decode(frame: &[u8]) -> Result<Message, CodecError> {
     if message.kind() != kind {
         return Err(CodecError::WrongType { said: kind, found: message.kind() });
     }
+    bounded(&message)?;
     Ok(message)
+}
+
+/// Whether its lists are no longer than they may be.
+fn bounded(message: &Message) -> Result<(), CodecError> {
+    let (count, most) = match message {
+        Message::Keep { checkpoints, .. } => (checkpoints.len(), MOST_CHECKPOINTS),
+        Message::Holding { checkpoints } => (checkpoints.len(), MOST_CHECKPOINTS),
+        Message::Want { segments } => (segments.len(), MOST_WANTED),
+        _ => return Ok(()),
+    };
+    if count <= most { Ok(()) } else { Err(CodecError::TooMany { kind: message.kind(), count, most }) }
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::care::Chart;
+use crate::cluster::CheckpointId;
 use crate::error::{Code, Problem};
 use crate::handover::{Decision, Terms};
 use crate::id::{Digest, Epoch, HandoverId};
 use crate::manifest::{Manifest, StreamName};
-use crate::name::NodeName;
+use crate::name::{NodeName, WorkloadName};
 use crate::spec::WorkloadSpec;
 use crate::text::Text;
 use crate::version::{Version, Versions};
@@ -212,6 +213,30 @@ pub struct Considered {
     pub clock_ms: u64,
 }
 
+/// A checkpoint that a node has, as far as others need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCheckpoint {
+    /// Which.
+    pub id: CheckpointId,
+    /// Its number among those of its workload.
+    pub number: u64,
+    /// The workload's epoch.
+    pub epoch: Epoch,
+    /// When it was taken, milliseconds since 1970.
+    pub taken_ms: u64,
+    /// Whether the workload was healthy then.
+    pub healthy: bool,
+    /// Whether all of it is there, as far as that node knows.
+    pub whole: bool,
+}
+
+/// The most segments that one [`Message::Want`] names; more come in a further one.
+pub const MOST_WANTED: usize = 8192;
+/// The longest piece of a checkpoint's file.
+pub const MOST_OUTLINE: usize = 1 << 20;
+/// The most checkpoints that one message names: a node keeps a few of each workload.
+pub const MOST_CHECKPOINTS: usize = 1024;
+
 /// How the bytes of a chunk travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Encoding {
@@ -389,6 +414,58 @@ pub enum Message {
     },
     /// Source → target, before an `Offer`: what is done when the workload ends or is ill, and what was done until now.
     Care(Box<Chart>),
+
+    /// Owner → holder: of this workload I keep these checkpoints; what you have else may go, unless it is of a later epoch.
+    Keep {
+        /// Which workload.
+        workload: WorkloadName,
+        /// In which it speaks for it.
+        epoch: Epoch,
+        /// At most [`MOST_CHECKPOINTS`].
+        checkpoints: Vec<CheckpointId>,
+        /// The workload was removed: none is kept.
+        removed: bool,
+    },
+    /// The answer to `Keep`: what of the workload is here now.
+    Holding {
+        /// At most [`MOST_CHECKPOINTS`].
+        checkpoints: Vec<HeldCheckpoint>,
+    },
+    /// Who has a checkpoint → who shall have it. Also the answer to `Lack`.
+    Have {
+        /// Of which workload.
+        workload: WorkloadName,
+        /// Which.
+        checkpoint: CheckpointId,
+        /// The length of its file, which follows in [`Message::Outline`]s if it is wanted.
+        bytes: u64,
+    },
+    /// Send me this checkpoint. `Have` or `Refused` is the answer.
+    Lack {
+        /// Of which workload.
+        workload: WorkloadName,
+        /// Which.
+        checkpoint: CheckpointId,
+    },
+    /// The answer to `Have`: it is not here; send its file.
+    Outline,
+    /// A piece of the checkpoint's file, in order. Its bytes travel beside this message, at most [`MOST_OUTLINE`].
+    OutlinePiece,
+    /// Send these segments, in this order. None at all: everything has come.
+    Want {
+        /// At most [`MOST_WANTED`].
+        segments: Vec<Digest>,
+    },
+    /// A segment as it lies on disk. Its bytes travel beside this message.
+    Segment {
+        /// Of the bytes that it holds.
+        digest: Digest,
+    },
+    /// The answer to `Have`, at once or in the end: all of it is here, verified, on disk.
+    Kept {
+        /// Which.
+        checkpoint: CheckpointId,
+    },
 }
 
 impl Message {
@@ -427,9 +504,18 @@ impl Message {
             Message::Reply { .. } => 30,
             Message::CallFailed { .. } => 31,
             Message::Care(_) => 32,
+            Message::Keep { .. } => 33,
+            Message::Holding { .. } => 34,
+            Message::Have { .. } => 35,
+            Message::Lack { .. } => 36,
+            Message::Outline => 37,
+            Message::OutlinePiece => 38,
+            Message::Want { .. } => 39,
+            Message::Segment { .. } => 40,
+            Message::Kept { .. } => 41,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 32;
+    pub const LAST_KIND: u16 = 41;
 }

@@ -218,9 +218,12 @@ pub(crate) enum Command {
         /// Make a second workload of it, under this name
         #[arg(long = "as", value_name = "NEW")]
         as_new: Option<WorkloadName>,
-        /// Where: a node that has the checkpoint [default: where the workload is]
+        /// Where: a node that has the checkpoint, or can fetch it [default: where the workload is]
         #[arg(long, value_name = "NODE")]
         on: Option<NodeName>,
+        /// Although a node does not answer that may have the workload: it must not run there any more
+        #[arg(long)]
+        force: bool,
         /// Which workload
         name: WorkloadName,
     },

@@ -102,8 +102,8 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Why { name } => checking::why(session, &name).await,
         Command::Checkpoint { name } => checkpoints::take(session, &name).await,
         Command::Checkpoints { name } => checkpoints::list(session, name.as_ref()).await,
-        Command::Restore { checkpoint, as_new, on, name } => {
-            checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new }).await
+        Command::Restore { checkpoint, as_new, on, force, name } => {
+            checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new, force }).await
         }
         Command::Nodes => cluster::nodes(session).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,

@@ -5,14 +5,22 @@
 //! - [`every`]: those that are taken by the clock.
 //! - [`interrupted`]: restores that were not ended.
 //! - [`scrub`]: those that there are, looked at again.
-//! - [`restore`]: a workload, brought back; or a second one made of it.
+//! - [`restore`]: a workload, brought back; or a second one made of it. `candidates`: from what.
+//! - [`ship`]: to other nodes; [`holding`]: what these do with them; [`fetch`]: back from there. `crossing`: how one crosses. [`replicas`]: who has
+//!   what.
 //! - [`Checkpoints`]: the vault, what is known of its pages, which of them are kept.
 
+mod candidates;
+mod crossing;
 pub mod every;
+pub mod fetch;
+pub mod holding;
 pub mod interrupted;
 mod outlet;
+pub mod replicas;
 pub mod restore;
 pub mod scrub;
+pub mod ship;
 pub mod take;
 
 use std::collections::HashMap;
@@ -25,7 +33,10 @@ use migrate_proto::api::{CheckpointView, LastCheckpoint};
 use migrate_proto::care::retain::{Candidate, Retention, Soundness, retain};
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::Epoch;
+use migrate_proto::message::HeldCheckpoint;
 use migrate_proto::name::{NodeName, WorkloadName};
+use tokio::sync::watch;
 
 use crate::control::Scope;
 use crate::elsewhere;
@@ -42,11 +53,13 @@ pub struct Keeping {
     pub retention: Retention,
     /// All together.
     pub bytes: u64,
+    /// On how many other nodes.
+    pub copies: u32,
 }
 
 impl Default for Keeping {
     fn default() -> Keeping {
-        Keeping { retention: Retention::default(), bytes: 32 << 30 }
+        Keeping { retention: Retention::default(), bytes: 32 << 30, copies: 2 }
     }
 }
 
@@ -59,6 +72,13 @@ pub struct Checkpoints {
     /// Held by whoever takes one: each has the workload stand still, and the disk has one arm.
     alone: tokio::sync::Mutex<()>,
     in_use: Mutex<Vec<CheckpointId>>,
+    /// On how many other nodes they are wanted.
+    copies: usize,
+    /// Who else has them.
+    pub replicas: replicas::Replicas,
+    heard: holding::Heard,
+    halves: crossing::Halves,
+    changes: watch::Sender<u64>,
 }
 
 impl Checkpoints {
@@ -78,6 +98,11 @@ impl Checkpoints {
             known: Mutex::default(),
             alone: tokio::sync::Mutex::default(),
             in_use: Mutex::default(),
+            copies: keeping.copies as usize,
+            replicas: replicas::Replicas::default(),
+            heard: holding::Heard::default(),
+            halves: crossing::Halves::default(),
+            changes: watch::Sender::new(0),
         };
         (checkpoints, broken)
     }
@@ -89,7 +114,10 @@ impl Checkpoints {
 
     /// The checkpoints of a workload, oldest first.
     pub fn of(&self, workload: &WorkloadName) -> Vec<Generation> {
-        self.vault.as_ref().map_or_else(|_| Vec::new(), |vault| vault.generations(workload))
+        let mut all = self.vault.as_ref().map_or_else(|_| Vec::new(), |vault| vault.generations(workload));
+        // Each owner counts anew where there is no record that counts for all of them.
+        all.sort_by_key(|generation| (generation.about.epoch, generation.about.number));
+        all
     }
 
     /// Of all workloads, or of this one; oldest first.
@@ -106,29 +134,65 @@ impl Checkpoints {
             .collect())
     }
 
-    /// What `ps` shows: the newest that can be used.
+    /// What `ps` shows: the newest that can be used, here or elsewhere.
     pub fn last(&self, workload: &WorkloadName) -> Option<LastCheckpoint> {
-        let generation = self.of(workload).into_iter().rev().find(Generation::is_usable)?;
-        let taken_ms = generation.about.taken_ms;
+        let here = self.of(workload).into_iter().filter(Generation::is_usable).map(|here| (holding::held(&here), 1));
+        let elsewhere = self.replicas.elsewhere(workload).into_iter().map(|held| (held, 0));
+        let (newest, here) = here.chain(elsewhere).max_by_key(|(held, here)| (held.epoch, held.number, *here))?;
         Some(LastCheckpoint {
-            id: generation.id,
-            at: timestamp::format(taken_ms),
-            age_s: SystemClock.now_ms().saturating_sub(taken_ms) / 1000,
-            replicas: 1,
+            id: newest.id,
+            at: timestamp::format(newest.taken_ms),
+            age_s: SystemClock.now_ms().saturating_sub(newest.taken_ms) / 1000,
+            replicas: here + self.replicas.holders(workload, newest.id).len() as u32,
         })
     }
 
-    /// Drops what need not be kept of a workload. Blocks.
-    pub fn tidy(&self, workload: &WorkloadName) -> Result<(), Problem> {
-        let vault = self.vault()?;
+    /// Which checkpoints of a workload of this node are kept, here and elsewhere; and which are not.
+    fn judged(&self, workload: &WorkloadName, epoch: Epoch) -> (Vec<CheckpointId>, Vec<CheckpointId>) {
         let in_use = locked(&self.in_use).clone();
-        let all: Vec<Candidate> =
-            vault.generations(workload).iter().map(|generation| candidate(generation, &in_use)).collect();
-        for id in retain(&all, self.retention, SystemClock.now_ms()) {
-            tracing::debug!(%workload, %id, "a checkpoint is not needed any more");
-            vault.drop_generation(id).map_err(of_vault)?;
+        let mut all: Vec<_> = self.of(workload).iter().map(|here| candidate(here, &in_use)).collect();
+        for held in self.replicas.elsewhere(workload) {
+            // One of a later epoch is of an earlier workload of that name.
+            if held.epoch <= epoch && !all.iter().any(|(_, known)| known.id == held.id) {
+                all.push((held.epoch, of_another_node(&held)));
+            }
         }
+        all.sort_by_key(|(epoch, candidate)| (*epoch, candidate.number));
+        let ranked = (1..).zip(all).map(|(number, (_, candidate))| Candidate { number, ..candidate });
+        let all: Vec<Candidate> = ranked.collect();
+        let dropped = retain(&all, self.retention, SystemClock.now_ms());
+        let kept = all.iter().map(|candidate| candidate.id).filter(|id| !dropped.contains(id)).collect();
+        (kept, dropped)
+    }
+
+    /// Those that are kept.
+    fn kept(&self, workload: &WorkloadName, epoch: Epoch) -> Vec<CheckpointId> {
+        self.judged(workload, epoch).0
+    }
+
+    /// Drops what need not be kept of a workload of this node. Blocks.
+    pub fn tidy(&self, workload: &WorkloadName, epoch: Epoch) -> Result<(), Problem> {
+        let vault = self.vault()?;
+        for id in self.judged(workload, epoch).1 {
+            if vault.generation(id).is_some() {
+                tracing::debug!(%workload, %id, "a checkpoint is not needed any more");
+                vault.drop_generation(id).map_err(of_vault)?;
+            }
+        }
+        self.changed();
         Ok(())
+    }
+
+    fn is_in_use(&self, id: CheckpointId) -> bool {
+        locked(&self.in_use).contains(&id)
+    }
+
+    /// A workload of this node was removed: its checkpoints go, here and elsewhere. Blocks.
+    pub fn removed(&self, workload: &WorkloadName, epoch: Epoch) -> Result<(), Problem> {
+        self.replicas.forget(workload);
+        self.replicas.removed(workload, epoch);
+        self.changed();
+        self.forget(workload)
     }
 
     /// Drops all checkpoints of a workload. Blocks.
@@ -178,13 +242,26 @@ pub async fn all(
         let asked = others.iter().map(|peer| elsewhere::checkpoints(&ground.peers, &peer.node, workload.as_ref()));
         for view in join_all(asked).await.into_iter().flatten().flatten() {
             match views.iter_mut().find(|known| known.id == view.id) {
-                Some(known) => known.nodes.extend(view.nodes),
+                Some(known) => join(known, view),
                 None => views.push(view),
             }
         }
     }
-    views.sort_by(|a, b| (&a.workload, &a.at).cmp(&(&b.workload, &b.at)));
+    let order = |view: &CheckpointView| (view.workload.clone(), view.epoch, view.number, view.id);
+    views.sort_by_cached_key(order);
     Ok(views)
+}
+
+/// The same checkpoint, seen by two: a node whose copy is damaged does not have it if another one does.
+fn join(known: &mut CheckpointView, other: CheckpointView) {
+    match (known.damaged.is_some(), other.damaged.is_some()) {
+        (true, false) => *known = other,
+        (false, true) => {}
+        (true, true) | (false, false) => {
+            known.nodes.extend(other.nodes);
+            known.verified = known.verified.take().max(other.verified);
+        }
+    }
 }
 
 /// A checkpoint that somebody works with.
@@ -202,8 +279,8 @@ impl Drop for InUse<'_> {
     }
 }
 
-fn candidate(generation: &Generation, in_use: &[CheckpointId]) -> Candidate {
-    Candidate {
+fn candidate(generation: &Generation, in_use: &[CheckpointId]) -> (Epoch, Candidate) {
+    let candidate = Candidate {
         id: generation.id,
         number: generation.about.number,
         taken_ms: generation.about.taken_ms,
@@ -214,6 +291,19 @@ fn candidate(generation: &Generation, in_use: &[CheckpointId]) -> Candidate {
             Some(Looked::Damaged { .. }) => Soundness::Damaged,
         },
         in_use: in_use.contains(&generation.id),
+    };
+    (generation.about.epoch, candidate)
+}
+
+/// What it verified when it came there, or was taken.
+fn of_another_node(held: &HeldCheckpoint) -> Candidate {
+    Candidate {
+        id: held.id,
+        number: held.number,
+        taken_ms: held.taken_ms,
+        healthy: held.healthy,
+        state: Soundness::Verified,
+        in_use: false,
     }
 }
 
@@ -228,6 +318,7 @@ pub fn view(generation: &Generation, node: &NodeName) -> CheckpointView {
     CheckpointView {
         id: generation.id,
         workload: about.spec.name.clone(),
+        number: about.number,
         at: timestamp::format(about.taken_ms),
         age_s: SystemClock.now_ms().saturating_sub(about.taken_ms) / 1000,
         bytes: generation.raw_bytes,

@@ -4,7 +4,8 @@
 //! compared, before their first instruction. Then the new epoch is written down, and only then do they run. A journal says, for an agent that
 //! is started anew in between, whether to take everything back or to go on.
 //!
-//! The newest checkpoint that can be used is taken. One that turns out to be damaged is noted as such, loudly, and the one before it is taken.
+//! The newest checkpoint that can be used is taken, wherever it is: what is not whole here is fetched. One that turns out to be damaged is noted as
+//! such, loudly, and the one before it is taken.
 
 use std::fs;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use migrate_proto::name::WorkloadName;
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::OwnedMutexGuard;
 
+use super::candidates::{candidates, nobody_else_has};
 use super::interrupted::{self, Journal};
 use super::{of_vault, short};
 use crate::conduct::recover::Given;
@@ -49,87 +51,83 @@ async fn find_and_restore(
     name: &WorkloadName,
     request: RestoreRequest,
 ) -> Result<Arc<Workload>, Problem> {
-    let candidates = candidates(ground, name, request.checkpoint.as_deref())?;
+    if request.r#as.is_none() && ground.registry.get(name).is_none() {
+        nobody_else_has(ground, name, request.force).await?;
+    }
+    let candidates = candidates(ground, name, request.checkpoint.as_deref()).await?;
     let into = request.r#as.as_ref().unwrap_or(name);
     let mut first = None;
-    for generation in candidates {
-        let id = generation.id;
+    for candidate in candidates {
+        let id = candidate.id;
         let _in_use = ground.host.checkpoints().use_it(id);
-        let revival = Revival::begin(ground, into, &generation)?;
-        match revival.run().await {
-            Err(problem) if problem.code == Code::Corrupt => {
-                let message = format!("checkpoint {} of {name} is damaged: {}", short(id), problem.message);
-                ground.host.events.record(Kind::Warning, Some(name), None, message);
-                note_damage(ground, id, problem.message.clone()).await;
+        let restored = match candidate.at_hand(ground, name).await {
+            Ok(generation) => Revival::begin(ground, into, &generation)?.run().await,
+            Err(problem) => Err(problem),
+        };
+        match restored {
+            Err(problem) if may_try_another(&problem) => {
+                note_damage(ground, name, id, &problem).await;
                 first.get_or_insert(problem);
             }
             other => return other,
         }
     }
     let why = first.map_or(String::new(), |problem| format!(": {}", problem.message));
-    let message = format!("there is no checkpoint of {name} on {} that can be used{why}", ground.host.node());
+    let message = format!("there is no checkpoint of {name} that can be used on {}{why}", ground.host.node());
     Err(Problem::new(Code::WrongState, message).hint("`migrate checkpoints` shows what there is"))
+}
+
+/// Whether what is wrong is wrong with this checkpoint, and not with this node.
+fn may_try_another(problem: &Problem) -> bool {
+    matches!(problem.code, Code::Corrupt | Code::PeerDown | Code::LinkLost)
 }
 
 /// Brings a workload that hung, was ill or was lost with its node back from its last checkpoint that was healthy; the caller holds its turn. False
 /// where there is none that can be used: then it is begun afresh.
 pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> bool {
     let name = workload.name();
-    let Ok(mut candidates) = candidates(ground, name, None) else { return false };
-    candidates.retain(|generation| generation.about.healthy);
-    for generation in candidates {
-        let _in_use = ground.host.checkpoints().use_it(generation.id);
-        let before = workload.record();
-        let epoch = before.epoch.max(generation.about.epoch).next();
-        let (id, ground, workload) = (generation.id, ground.clone(), workload.clone());
-        let revival = Revival {
-            ground: ground.clone(),
-            workload,
-            generation,
-            before: Some(before),
-            epoch,
-            asked: Asked::Policy,
-            _turn: None,
+    let Ok(mut candidates) = candidates(ground, name, None).await else { return false };
+    candidates.retain(|candidate| candidate.healthy);
+    for candidate in candidates {
+        let id = candidate.id;
+        let _in_use = ground.host.checkpoints().use_it(id);
+        let restored = match candidate.at_hand(ground, name).await {
+            Ok(generation) => {
+                let before = workload.record();
+                let epoch = before.epoch.max(generation.about.epoch).next();
+                let (ground, workload) = (ground.clone(), workload.clone());
+                let before = Some(before);
+                let asked = Asked::Policy;
+                Revival { ground, workload, generation, before, epoch, asked, _turn: None }.run().await
+            }
+            Err(problem) => Err(problem),
         };
-        let Err(problem) = revival.run().await else { return true };
-        let message = format!("checkpoint {} was not restored: {}", short(id), problem.message);
-        ground.host.events.record(Kind::Warning, Some(name), None, message);
-        if problem.code != Code::Corrupt {
+        let Err(problem) = restored else { return true };
+        note_damage(ground, name, id, &problem).await;
+        if !may_try_another(&problem) {
             return false;
         }
-        note_damage(&ground, id, problem.message).await;
     }
     false
 }
 
-/// From what it can be brought back, the best first. One that was asked for is tried whatever is known of it.
-fn candidates(ground: &Ground, name: &WorkloadName, asked: Option<&str>) -> Result<Vec<Generation>, Problem> {
-    ground.host.checkpoints().vault()?;
-    let mut all = ground.host.checkpoints().of(name);
-    all.reverse();
-    let Some(asked) = asked else {
-        all.retain(Generation::is_usable);
-        return Ok(all);
-    };
-    all.retain(|generation| generation.id.to_string().starts_with(asked));
-    let refuse = |what: String| {
-        Err(Problem::new(Code::Usage, what).hint(format!("`migrate checkpoints {name}` shows what there is")))
-    };
-    match all.len() {
-        1 => Ok(all),
-        0 => refuse(format!("{} has no checkpoint {} of {name}", ground.host.node(), asked.escape_debug())),
-        _ => refuse(format!("{} checkpoints of {name} begin with {}", all.len(), asked.escape_debug())),
+/// Says loudly that a checkpoint could not be used; and writes down that it is damaged, where that is why.
+async fn note_damage(ground: &Ground, name: &WorkloadName, id: CheckpointId, problem: &Problem) {
+    let damaged = problem.code == Code::Corrupt;
+    let how = if damaged { "is damaged" } else { "was not restored" };
+    let message = format!("checkpoint {} of {name} {how}: {}", short(id), problem.message);
+    ground.host.events.record(Kind::Warning, Some(name), None, message);
+    let (host, what) = (ground.host.clone(), problem.message.clone());
+    if !damaged || host.checkpoints().vault().is_ok_and(|vault| vault.generation(id).is_none()) {
+        return;
     }
-}
-
-async fn note_damage(ground: &Ground, id: CheckpointId, what: String) {
-    let host = ground.host.clone();
     let noted = tokio::task::spawn_blocking(move || {
         host.checkpoints().vault()?.note(id, Looked::Damaged { what }).map_err(of_vault)
     });
     if let Ok(Err(problem)) = noted.await {
         tracing::warn!(%problem, %id, "that a checkpoint is damaged could not be written down");
     }
+    ground.host.checkpoints().changed();
 }
 
 /// Brings back what the record has given to this node, and of which nothing is here. Fails only where nothing has run.

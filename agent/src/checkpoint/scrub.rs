@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use migrate_image::vault::{Generation, Looked, Vault};
+use migrate_image::vault::{Generation, Looked};
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::name::WorkloadName;
 
-use super::{of_vault, short};
+use super::fetch::fetch;
+use super::{holding, of_vault, short};
+use crate::control::Scope;
 use crate::events::{Clock, Kind, SystemClock};
 use crate::handover::Ground;
 use crate::host::Host;
@@ -24,25 +26,26 @@ const PACE: u64 = 20 << 20;
 pub async fn run(ground: Ground) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let due = {
-            let host = ground.host.clone();
-            let look = move || {
-                tidy(&host);
-                due(&host)
-            };
-            tokio::task::spawn_blocking(look).await.ok().flatten()
+        holding::drop_orphans(&ground).await;
+        ground.host.checkpoints().halves.tidy();
+        let looking = ground.clone();
+        let look = move || {
+            tidy(&looking);
+            due(&looking.host)
         };
+        let due = tokio::task::spawn_blocking(look).await.ok().flatten();
         if let Some((workload, id)) = due {
-            look_at(ground.host.clone(), workload, id).await;
+            look_at(ground.clone(), workload, id, Some(PACE)).await;
         }
     }
 }
 
-/// Drops what has become too old since the last checkpoint of its workload.
-fn tidy(host: &Arc<Host>) {
-    for workload in host.checkpoints().vault().map(Vault::workloads).unwrap_or_default() {
-        if let Err(problem) = host.checkpoints().tidy(&workload) {
-            tracing::warn!(%workload, %problem, "old checkpoints could not be removed");
+/// Drops what has become too old since the last checkpoint of its workload. What others own is theirs to drop.
+fn tidy(ground: &Ground) {
+    for workload in ground.registry.all().iter().filter(|workload| holding::is_owner(workload)) {
+        let (name, epoch) = (workload.name(), workload.record().epoch);
+        if let Err(problem) = ground.host.checkpoints().tidy(name, epoch) {
+            tracing::warn!(workload = %name, %problem, "old checkpoints could not be removed");
         }
     }
 }
@@ -61,24 +64,39 @@ fn due(host: &Arc<Host>) -> Option<(WorkloadName, CheckpointId)> {
     is_due.then_some((generation.about.spec.name, generation.id))
 }
 
-async fn look_at(host: Arc<Host>, workload: WorkloadName, id: CheckpointId) {
+/// Reads all of a checkpoint, at this pace. What is damaged is told, and mended where another node has it.
+pub(super) async fn look_at(ground: Ground, workload: WorkloadName, id: CheckpointId, pace: Option<u64>) {
+    let host = ground.host.clone();
+    let _in_use = ground.host.checkpoints().use_it(id);
     let looked = tokio::task::spawn_blocking(move || {
-        let checkpoints = host.checkpoints();
-        let vault = checkpoints.vault()?;
-        let _in_use = checkpoints.use_it(id);
-        let looked = match vault.check(id, Some(PACE)).and_then(|checked| vault.check_segments(id).map(|()| checked)) {
-            Ok(_) => Looked::Sound { at_ms: SystemClock.now_ms() },
-            Err(error) => {
-                let what = error.to_string();
-                let message = format!("checkpoint {} is damaged: {what}; the next one is stored whole", short(id));
-                host.events.record(Kind::Warning, Some(&workload), None, message);
-                Looked::Damaged { what }
-            }
+        let vault = host.checkpoints().vault()?;
+        let checked = vault.check(id, pace).and_then(|checked| vault.check_segments(id).map(|()| checked));
+        let damage = checked.err().map(|error| error.to_string());
+        let looked = match damage.clone() {
+            None => Looked::Sound { at_ms: SystemClock.now_ms() },
+            Some(what) => Looked::Damaged { what },
         };
-        vault.note(id, looked).map_err(of_vault)
+        vault.note(id, looked).map_err(of_vault).map(|()| damage)
     });
-    if let Ok(Err(problem)) = looked.await {
+    ground.host.checkpoints().changed();
+    match looked.await {
+        Ok(Ok(Some(what))) => mend(&ground, &workload, id, &what).await,
+        Ok(Ok(None)) => {}
         // It was dropped meanwhile.
-        tracing::debug!(%problem, "what was seen of a checkpoint was not written down");
+        Ok(Err(problem)) => tracing::debug!(%problem, "what was seen of a checkpoint was not written down"),
+        Err(error) => tracing::warn!(%error, "a look at a checkpoint ended"),
     }
+}
+
+/// Has what is damaged come again from a node that has it.
+async fn mend(ground: &Ground, workload: &WorkloadName, id: CheckpointId, what: &str) {
+    let views = super::all(ground, Some(workload.clone()), Scope::Cluster).await.unwrap_or_default();
+    let sound = views.iter().find(|view| view.id == id && view.damaged.is_none());
+    let holders = sound.map(|view| view.nodes.clone()).unwrap_or_default();
+    let (short, events) = (short(id), &ground.host.events);
+    let message = match fetch(ground, workload, id, &holders).await {
+        Ok(_) => format!("checkpoint {short} was damaged: {what}; it was mended from another node"),
+        Err(_) => format!("checkpoint {short} is damaged: {what}; the next one is stored whole"),
+    };
+    events.record(Kind::Warning, Some(workload), None, message);
 }

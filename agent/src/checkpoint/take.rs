@@ -290,7 +290,7 @@ async fn store(ground: &Ground, workload: &Arc<Workload>, dumped: Dumped) -> Res
             // Some 22 bytes a page: only where the next one comes soon.
             super::locked(&checkpoints.known).insert(name.clone(), known);
         }
-        checkpoints.tidy(&name)?;
+        checkpoints.tidy(&name, generation.about.epoch)?;
         Ok(Taken { generation: Generation { looked: Some(looked), ..generation }, pause })
     });
     let taken = stored.await.map_err(Problem::internal)??;

@@ -14,6 +14,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
 
+use crate::checkpoint::fetch::fetch;
 use crate::checkpoint::{restore, short};
 use crate::events::Kind;
 use crate::handover::Ground;
@@ -201,15 +202,4 @@ async fn say_damaged(ground: &Ground, load: &WorkloadName, id: CheckpointId) {
     if let Err(refusal) = tenure.settle(proved).await {
         tracing::info!(%load, %refusal, "that a checkpoint is damaged was not written down");
     }
-}
-
-/// What is whole here.
-async fn fetch(
-    ground: &Ground,
-    load: &WorkloadName,
-    id: CheckpointId,
-    _holders: &[NodeName],
-) -> Result<Generation, Problem> {
-    let here = ground.host.checkpoints().vault()?.generation(id).filter(Generation::is_usable);
-    here.ok_or_else(|| Problem::new(Code::PeerDown, format!("checkpoint {} of {load} is not here", short(id))))
 }

@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 37] = [
+pub const SETTINGS: [&Setting; 38] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -76,6 +76,7 @@ pub const SETTINGS: [&Setting; 37] = [
     &CHECKPOINT_KEEP,
     &CHECKPOINT_AGE,
     &CHECKPOINT_MAX_BYTES,
+    &CHECKPOINT_REPLICAS,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -430,6 +431,16 @@ pub(super) const CHECKPOINT_MAX_BYTES: Setting = Setting {
     value: "SIZE",
     default: Default::Value("32GiB"),
     help: "How much the checkpoints of all workloads may take on this node; what would exceed it is not taken",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_REPLICAS: Setting = Setting {
+    key: "checkpoint_replicas",
+    env: &["MIGRATE_CHECKPOINT_REPLICAS"],
+    flag: "checkpoint-replicas",
+    value: "N",
+    default: Default::Value("2"),
+    help: "On how many other nodes each checkpoint is kept, where there are so many; 0 for none",
     ..PLAIN
 };
 

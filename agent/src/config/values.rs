@@ -88,6 +88,9 @@ pub enum BadValue {
     /// No number of things.
     #[error("must be a number from 1 to 1000: {0}")]
     NotCount(String),
+    /// No number of copies.
+    #[error("must be a number from 0 to 16: {0}")]
+    NotCopies(String),
     /// No size.
     #[error("must be a size above zero, as in 512MiB or 2GiB: {0}")]
     NotSize(String),
@@ -186,6 +189,13 @@ pub(super) fn count(word: OsString) -> Result<u32, BadValue> {
     let word = text(word)?;
     let count = word.parse().ok().filter(|count| (1..=1000).contains(count));
     count.ok_or(BadValue::NotCount(word))
+}
+
+/// On how many nodes.
+pub(super) fn copies(word: OsString) -> Result<u32, BadValue> {
+    let word = text(word)?;
+    let count = word.parse().ok().filter(|count| *count <= 16);
+    count.ok_or(BadValue::NotCopies(word))
 }
 
 /// Bytes.

@@ -275,7 +275,7 @@ pub(super) async fn remove(node: &Node, name: &WorkloadName, force: bool) -> Res
     let (removing, epoch, clearing) = (workload.clone(), workload.record().epoch, ground.clone());
     let turn = blocking(move || {
         removing.drop_sandbox(&clearing.host)?;
-        clearing.host.checkpoints().forget(removing.name())?;
+        clearing.host.checkpoints().removed(removing.name(), removing.record().epoch)?;
         clearing.registry.remove(removing.name()).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         Ok(turn)
     })

@@ -7,15 +7,17 @@ use super::*;
 use crate::care::health::Word;
 use crate::care::restart::{End, Policy};
 use crate::care::{Chart, Page, Watch, Wish};
+use crate::cluster::CheckpointId;
 use crate::error::{Code, Problem};
 use crate::frame::MAGIC;
 use crate::handover::{Decision, Millis};
 use crate::id::{Digest, Epoch, HandoverId};
 use crate::manifest::{Manifest, Stream, StreamName};
 use crate::message::{
-    AgentFacts, Considered, Demands, Encoding, FileIdentity, Finding, Limit, MappedFile, Needs, Offer, Port, Severity,
-    Xsave,
+    AgentFacts, Considered, Demands, Encoding, FileIdentity, Finding, HeldCheckpoint, Limit, MappedFile, Needs, Offer,
+    Port, Severity, Xsave,
 };
+use crate::name::WorkloadName;
 use crate::spec::{User, Volume, WorkloadSpec};
 use crate::text::Text;
 use crate::version::Versions;
@@ -104,6 +106,14 @@ fn manifest() -> Manifest {
     Manifest::new("4.2.1".to_owned(), "node1".parse().unwrap(), Epoch(7), streams)
 }
 
+fn workload() -> WorkloadName {
+    "w".parse().unwrap()
+}
+
+fn checkpoint(number: u8) -> CheckpointId {
+    CheckpointId([number; 32])
+}
+
 /// At least one of every message, in the order of their numbers.
 fn samples() -> Vec<Message> {
     let handover = HANDOVER;
@@ -151,6 +161,24 @@ fn samples() -> Vec<Message> {
         Message::Reply { id: 300, body: Vec::new() },
         Message::CallFailed { id: 7, problem: Problem::new(Code::PeerDown, "") },
         Message::Care(Box::new(chart())),
+        Message::Keep { workload: workload(), epoch: Epoch(4), checkpoints: vec![checkpoint(1)], removed: false },
+        Message::Holding {
+            checkpoints: vec![HeldCheckpoint {
+                id: checkpoint(2),
+                number: 12,
+                epoch: Epoch(4),
+                taken_ms: 1_795_255_872_123,
+                healthy: true,
+                whole: false,
+            }],
+        },
+        Message::Have { workload: workload(), checkpoint: checkpoint(3), bytes: 70_000 },
+        Message::Lack { workload: workload(), checkpoint: checkpoint(3) },
+        Message::Outline,
+        Message::OutlinePiece,
+        Message::Want { segments: vec![Digest([6; 32]), Digest([7; 32])] },
+        Message::Segment { digest: Digest([6; 32]) },
+        Message::Kept { checkpoint: checkpoint(3) },
     ]
 }
 
@@ -165,6 +193,24 @@ fn the_wire_format_is_the_golden_one() {
         assert_eq!(golden, now, "sample {number}: {:?}", samples()[number]);
     }
     assert_eq!(GOLDEN.lines().count(), samples().len(), "the golden file lacks a line; all of them now:\n{now}");
+}
+
+#[test]
+fn lists_have_their_limits() {
+    let want = |count| Message::Want { segments: vec![Digest([6; 32]); count] };
+    let frame = encode(&want(MOST_WANTED)).unwrap();
+    assert_eq!(decode(&frame).unwrap(), want(MOST_WANTED));
+    let refused = |message| matches!(encode(&message), Err(CodecError::TooMany { .. }));
+    assert!(refused(want(MOST_WANTED + 1)));
+    let checkpoints = vec![checkpoint(1); MOST_CHECKPOINTS + 1];
+    assert!(refused(Message::Keep { workload: workload(), epoch: Epoch(4), checkpoints, removed: true }));
+    // What another end sends all the same.
+    let body: Vec<u8> = {
+        let message = want(MOST_WANTED + 1);
+        bincode::serde::encode_to_vec(&message, CONFIG).unwrap()
+    };
+    let frame = [&Header { kind: 39, length: body.len() as u64 }.to_bytes()[..], &body].concat();
+    assert!(matches!(decode(&frame), Err(CodecError::TooMany { .. })));
 }
 
 #[test]
@@ -208,7 +254,7 @@ fn the_number_in_the_header_must_be_the_messages() {
     let body = [Message::Prepared.kind() as u8 - 1];
     assert!(matches!(decode(&frame(13, &body)), Err(CodecError::WrongType { said: 13, found: 11 })));
     assert!(matches!(decode(&frame(0, &body)), Err(CodecError::UnknownType { kind: 0 })));
-    assert!(matches!(decode(&frame(33, &[32])), Err(CodecError::UnknownType { kind: 33 })));
+    assert!(matches!(decode(&frame(42, &[41])), Err(CodecError::UnknownType { kind: 42 })));
 }
 
 #[test]

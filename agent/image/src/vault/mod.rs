@@ -49,6 +49,7 @@ pub use self::known::Known;
 use self::manifest::Manifest;
 pub use self::manifest::{About, ManifestError};
 pub use self::segment::SegmentError;
+pub use self::ship::{Outline, Receiving};
 use self::stock::{Entry, Stock};
 pub use self::writing::{Layer, WriteError, Writing};
 use crate::lock;

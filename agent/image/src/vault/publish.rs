@@ -31,12 +31,7 @@ impl Inner {
     /// The same, for a file that has been parsed.
     pub(super) fn publish_file(&self, manifest: &Manifest, json: &[u8]) -> Result<Generation, VaultError> {
         let disk = &self.disk;
-        let volatile = lock(&self.stock).volatile(manifest.digests());
-        volatile.iter().try_for_each(|digest| disk.sync(&disk.segment(*digest)))?;
-        if !volatile.is_empty() {
-            disk.sync_dir(&disk.segments())?;
-            lock(&self.stock).set_durable(&volatile);
-        }
+        self.make_durable(manifest)?;
         self.admit(json.len() as u64)?;
         let id = CheckpointId::from(Digest::of(json));
         let about = &manifest.about;
@@ -50,5 +45,16 @@ impl Inner {
         // Whether the name is durable decides about this generation alone, and it is there either way.
         disk.sync_parent(&path)?;
         Ok(generation)
+    }
+    /// Waits until the segments of a generation are on disk.
+    pub(super) fn make_durable(&self, manifest: &Manifest) -> Result<(), VaultError> {
+        let disk = &self.disk;
+        let volatile = lock(&self.stock).volatile(manifest.digests());
+        volatile.iter().try_for_each(|digest| disk.sync(&disk.segment(*digest)))?;
+        if !volatile.is_empty() {
+            disk.sync_dir(&disk.segments())?;
+            lock(&self.stock).set_durable(&volatile);
+        }
+        Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! What crosses between two vaults: segments that the other one lacks, as they lie on disk, then the generation's file.
 
+use std::collections::HashSet;
+
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::id::Digest;
 
-use super::manifest::Manifest;
+use super::manifest::{MOST_BYTES, Manifest};
 use super::segment::{MOST_FILE_BYTES, SegmentError, Unpacker};
-use super::{Generation, Pins, Vault, VaultError};
+use super::{About, Generation, Pins, Vault, VaultError};
 use crate::lock;
 
 impl Vault {
@@ -29,9 +31,37 @@ impl Vault {
         lock(&self.inner.stock).length(digest)
     }
 
+    /// How long the file of a generation is.
+    pub fn outline_bytes(&self, id: CheckpointId) -> Option<u64> {
+        lock(&self.inner.stock).find(id).map(|entry| entry.file_bytes)
+    }
+
     /// Begins to take a generation from another vault.
     pub fn receive(&self) -> Receiving {
         Receiving { vault: self.clone(), pins: Pins::none(&self.inner) }
+    }
+}
+
+/// What the file of a generation says.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// Which generation it is.
+    pub id: CheckpointId,
+    /// What it is of.
+    pub about: About,
+    /// What it needs.
+    pub segments: Vec<Digest>,
+}
+
+impl Outline {
+    /// The longest file of a generation.
+    pub const MOST_BYTES: usize = MOST_BYTES;
+
+    /// Reads the file of a generation, whoever it comes from.
+    pub fn read(file: &[u8]) -> Result<Outline, VaultError> {
+        let manifest = Manifest::parse(file)?;
+        let segments = manifest.digests().collect();
+        Ok(Outline { id: CheckpointId::from(Digest::of(file)), about: manifest.about, segments })
     }
 }
 
@@ -45,6 +75,19 @@ impl Receiving {
     /// Which of these are not here. Those that are stay, until this ends.
     pub fn missing(&mut self, wanted: &[Digest]) -> Vec<Digest> {
         self.pins.hold(wanted.iter().copied())
+    }
+
+    /// The same, where one that is here is read and compared, and counts only if it is what its name says. Blocks.
+    pub fn missing_or_damaged(&mut self, wanted: &[Digest]) -> Result<Vec<Digest>, VaultError> {
+        let mut unpacker = Unpacker::new().map_err(|source| self.vault.broken_zstd(source))?;
+        let mut lacking = self.missing(wanted);
+        let gone: HashSet<Digest> = lacking.iter().copied().collect();
+        for digest in wanted {
+            if !gone.contains(digest) && self.vault.inner.load(&mut unpacker, *digest, true).is_err() {
+                lacking.push(*digest);
+            }
+        }
+        Ok(lacking)
     }
 
     /// Verifies the file of a segment and stores it. One that is damaged here is replaced.
@@ -73,6 +116,7 @@ impl Receiving {
         let manifest = Manifest::parse(file)?;
         let id = CheckpointId::from(Digest::of(file));
         if let Some(here) = self.vault.generation(id) {
+            self.vault.inner.make_durable(&manifest)?;
             return Ok(here);
         }
         let missing = self.pins.hold(manifest.digests());

@@ -17,7 +17,7 @@ pub(super) struct Entry {
     about: About,
     raw_bytes: u64,
     new_bytes: u64,
-    file_bytes: u64,
+    pub(super) file_bytes: u64,
     segments: Vec<Digest>,
     pub(super) path: PathBuf,
     pub(super) looked: Option<Looked>,
@@ -160,15 +160,24 @@ impl Stock {
 
     /// A segment that has come; one that is there stays as it is.
     pub(super) fn add(&mut self, digest: Digest, bytes: u64, durable: bool) {
-        self.pieces.entry(digest).or_insert_with(|| {
+        if !self.pieces.contains_key(&digest) {
             self.used += bytes;
-            Piece { bytes, needed: 0, pinned: 0, durable }
-        });
+            let needed = self.needing(digest);
+            self.pieces.insert(digest, Piece { bytes, needed, pinned: 0, durable });
+        }
+    }
+
+    /// How many generations refer to a segment that is not there: they are damaged, and may be mended.
+    fn needing(&self, digest: Digest) -> u32 {
+        let damaged = |entry: &&Entry| matches!(entry.looked, Some(Looked::Damaged { .. }));
+        let all = self.generations.values().flat_map(BTreeMap::values);
+        all.filter(damaged).filter(|entry| entry.segments.contains(&digest)).count() as u32
     }
 
     /// A segment's file was written anew.
     pub(super) fn replace(&mut self, digest: Digest, bytes: u64) {
-        let piece = self.pieces.entry(digest).or_insert(Piece { bytes: 0, needed: 0, pinned: 0, durable: false });
+        self.add(digest, 0, false);
+        let Some(piece) = self.pieces.get_mut(&digest) else { return };
         self.used = self.used - piece.bytes + bytes;
         (piece.bytes, piece.durable) = (bytes, false);
     }

@@ -255,6 +255,7 @@ pub(super) fn checkpoint(name: &WorkloadName, node: &NodeName) -> CheckpointView
     CheckpointView {
         id,
         workload: name.clone(),
+        number: 1,
         at,
         age_s,
         bytes: 2,

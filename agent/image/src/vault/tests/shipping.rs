@@ -80,3 +80,34 @@ fn a_segment_that_is_damaged_is_replaced_from_elsewhere() {
     let on_disk: u64 = files(here.dir()).iter().map(|(_, len)| len).sum();
     assert_eq!(here.used_bytes(), on_disk);
 }
+
+/// A segment that is gone, or rotten, comes again from elsewhere, and stays.
+#[test]
+fn a_generation_with_holes_is_mended() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (vault, _) = Vault::open(here.path(), PLENTY).unwrap();
+    let (other, _) = Vault::open(there.path(), PLENTY).unwrap();
+    let content = Content::of(noise(4 << 20, 1));
+    let (generation, _) = store(&vault, &content, None).unwrap();
+    ship(&vault, &other, generation.id);
+    let (file, segments) = vault.outline(generation.id).unwrap();
+    fs::remove_file(vault.inner.disk.segment(segments[0])).unwrap();
+    fs::write(vault.inner.disk.segment(segments[1]), b"rot").unwrap();
+    drop(vault);
+    let (vault, _) = Vault::open(here.path(), PLENTY).unwrap();
+    assert!(!vault.generation(generation.id).unwrap().is_usable());
+    let mut receiving = vault.receive();
+    let lacking = receiving.missing_or_damaged(&Outline::read(&file).unwrap().segments).unwrap();
+    assert_eq!(lacking, segments[..2]);
+    for digest in lacking {
+        receiving.put(digest, &other.segment(digest).unwrap()).unwrap();
+    }
+    receiving.install(&file).unwrap();
+    drop(receiving);
+    vault.check(generation.id, None).unwrap();
+    vault.note(generation.id, Looked::Sound { at_ms: 1 }).unwrap();
+    assert_eq!(load(&vault, generation.id).unwrap(), content);
+    drop(vault);
+    let (vault, _) = Vault::open(here.path(), PLENTY).unwrap();
+    assert!(vault.generation(generation.id).unwrap().is_usable());
+}

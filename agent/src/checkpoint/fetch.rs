@@ -1,0 +1,71 @@
+//! A checkpoint that is not here, or not whole, is fetched from a node that has it: segment by segment, and from the next one what the
+//! first one could not give.
+
+use migrate_image::vault::Generation;
+use migrate_proto::cluster::CheckpointId;
+use migrate_proto::error::{Code, Problem};
+use migrate_proto::message::Message;
+use migrate_proto::name::{NodeName, WorkloadName};
+
+use super::crossing::{Offered, next, take};
+use super::short;
+use crate::events::Kind;
+use crate::handover::Ground;
+use crate::talk::{Purpose, unexpected};
+
+/// Makes a checkpoint whole on this node. Tries these holders, one after the other.
+pub async fn fetch(
+    ground: &Ground,
+    workload: &WorkloadName,
+    checkpoint: CheckpointId,
+    holders: &[NodeName],
+) -> Result<Generation, Problem> {
+    let vault = ground.host.checkpoints().vault()?;
+    if let Some(here) = vault.generation(checkpoint).filter(Generation::is_usable) {
+        return Ok(here);
+    }
+    let mut worst: Option<Problem> = None;
+    for holder in holders.iter().filter(|holder| *holder != ground.host.node()) {
+        match fetch_from(ground, workload, checkpoint, holder).await {
+            Ok(generation) => {
+                let message = format!("checkpoint {} was fetched from {holder}", short(checkpoint));
+                tracing::info!(%workload, "{message}");
+                return Ok(generation);
+            }
+            Err(problem) => {
+                let message =
+                    format!("checkpoint {} could not be had from {holder}: {}", short(checkpoint), problem.message);
+                ground.host.events.record(Kind::Warning, Some(workload), None, message);
+                // That it cannot be reached says less than that it is damaged.
+                if worst.as_ref().is_none_or(|worst| worst.code != Code::Corrupt) {
+                    worst = Some(problem);
+                }
+            }
+        }
+    }
+    let id = short(checkpoint);
+    Err(match worst {
+        Some(problem) => {
+            Problem { message: format!("no node could give checkpoint {id}: {}", problem.message), ..problem }
+        }
+        None => Problem::new(Code::PeerDown, format!("no node that answers has checkpoint {id} of {workload}")),
+    })
+}
+
+async fn fetch_from(
+    ground: &Ground,
+    workload: &WorkloadName,
+    checkpoint: CheckpointId,
+    holder: &NodeName,
+) -> Result<Generation, Problem> {
+    let mut talk = ground.peers.call(holder, Purpose::Checkpoint).await?;
+    talk.speaker.say(&Message::Lack { workload: workload.clone(), checkpoint }).await?;
+    let bytes = match next(&mut talk).await? {
+        (Message::Have { checkpoint: offered, bytes, .. }, _) if offered == checkpoint => bytes,
+        (Message::Refused(problem), _) => return Err(problem),
+        (other, _) => return Err(unexpected(&other)),
+    };
+    let generation = take(&ground.host, &mut talk, Offered { workload: workload.clone(), checkpoint, bytes }).await?;
+    let _ = talk.speaker.close().await;
+    Ok(generation)
+}
