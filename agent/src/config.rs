@@ -26,6 +26,7 @@ use thiserror::Error;
 use tracing::Level;
 
 use crate::checkpoint::Keeping;
+use crate::drain;
 use crate::logging::Format;
 use settings::Setting;
 use sources::{Given, Origin};
@@ -69,6 +70,8 @@ pub struct Config {
     pub budgets: Budgets,
     /// How many checkpoints are kept, and how much they may take.
     pub keeping: Keeping,
+    /// When this node drains by itself.
+    pub drains: drain::Settings,
     /// Where moves look for a FIFO to wait at, in rehearsals.
     pub halts: Option<PathBuf>,
     /// The log's level.
@@ -197,6 +200,7 @@ impl Config {
             shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
             budgets: Config::budgets(given)?,
             keeping: Config::keeping(given)?,
+            drains: Config::drains(given)?,
             halts: Config::optional(given, &settings::HALTS, values::path)?,
             log_level: given.one(&settings::LOG_LEVEL, values::level)?,
             log_format: given.one(&settings::LOG_FORMAT, values::format)?,
@@ -225,6 +229,13 @@ impl Config {
             bytes: given.one(&settings::CHECKPOINT_MAX_BYTES, values::size)?,
             copies: given.one(&settings::CHECKPOINT_REPLICAS, values::copies)?,
         })
+    }
+
+    fn drains(given: &Given) -> Result<drain::Settings, ConfigError> {
+        let deadline = given.one(&settings::DRAIN_DEADLINE, values::duration)?;
+        let drains = given.one(&settings::ON_TERMINATE, values::on_terminate)?;
+        let notices = given.all(&settings::DRAIN_NOTICE, values::notice)?;
+        Ok(drain::Settings { on_terminate: drains.then_some(deadline), notices, deadline })
     }
 
     fn budgets(given: &Given) -> Result<Budgets, ConfigError> {

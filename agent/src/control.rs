@@ -14,8 +14,8 @@ use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use migrate_proto::api::{
-    CheckReport, CheckpointView, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView, RestoreRequest,
-    RunRequest, WhyView, WorkloadView,
+    CheckReport, CheckpointView, DrainReport, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
+    RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::cursor::Cursor;
 use migrate_proto::error::Problem;
@@ -94,6 +94,12 @@ pub trait Control: Send + Sync + 'static {
 
     /// Reads the cluster's keys again and puts them in force; this node then.
     async fn reload_keys(&self) -> Result<NodeView, Problem>;
+
+    /// Has a node, this one where none is named, give all its workloads away; returns when that is done, or time is up.
+    async fn drain(&self, node: Option<NodeName>, deadline: Option<Duration>) -> Result<DrainReport, Problem>;
+
+    /// Lets a node take workloads again.
+    async fn undrain(&self, node: Option<NodeName>) -> Result<(), Problem>;
 
     /// How this agent is.
     async fn health(&self) -> Result<Health, Problem>;

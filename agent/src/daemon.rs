@@ -33,7 +33,7 @@ use crate::peers::Peers;
 use crate::registry::{Doing, Place, Record, Registry};
 use crate::talk::{self, Purpose};
 use crate::workload::Workload;
-use crate::{api, care, check, checkpoint, conduct, proxy};
+use crate::{api, care, check, checkpoint, conduct, drain, proxy};
 
 /// Runs until SIGTERM or SIGINT. Workloads run on.
 pub async fn run(config: Config) -> Result<(), Problem> {
@@ -63,6 +63,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
         peers: peers.clone(),
         registry: registry.clone(),
         handovers: Arc::new(Handovers::default()),
+        drains: Arc::default(),
     };
     // The lease that the agent before this one has left is kept first: workloads that run on must not stand still for a restart.
     let life = Life { ground: ground.clone(), transport: transport.clone() };
@@ -73,6 +74,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
     tokio::spawn(conduct::run(ground.clone()));
+    drain::begin(&ground);
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
     tokio::spawn(checkpoint::ship::run(ground.clone()));
@@ -80,9 +82,10 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());
     let acceptor = Acceptor::start(transport, peers.timing(Purpose::Handover));
+    let ending = ground.clone();
     let receiving = tokio::spawn(receive(acceptor, ground, router.clone(), living.answers()));
     host.events.record(Kind::AgentStarted, None, None, started(&host));
-    tokio::spawn(close_on_signal(closing.clone()));
+    tokio::spawn(close_on_signal(ending, closing.clone()));
     server.serve(router, closing, host.config.shutdown_timeout).await;
     let must_not_go_on = living.end().await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
@@ -302,14 +305,26 @@ async fn receive(mut acceptor: Acceptor, ground: Ground, router: axum::Router, a
     }
 }
 
-async fn close_on_signal(closing: CancellationToken) {
+/// With `on_terminate = "drain"` the first SIGTERM has the node give its workloads away first; the second one ends the agent at once.
+async fn close_on_signal(ground: Ground, closing: CancellationToken) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::error!("signals cannot be waited for: only SIGKILL ends this agent");
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let terminated = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => false,
+    };
+    if let (true, Some(deadline)) = (terminated, ground.host.config.drains.on_terminate) {
+        tokio::select! {
+            drained = drain::drain(&ground, Some(deadline)) => {
+                if let Err(problem) = drained {
+                    ground.host.events.record(Kind::Warning, None, None, problem.message);
+                }
+            }
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
     closing.cancel();
 }

@@ -7,7 +7,9 @@ use axum::http::Method;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use migrate_proto::api::{CheckpointView, ErrorBody, Event, NodeView, RunRequest, Unsettled, WhyView, WorkloadView};
+use migrate_proto::api::{
+    CheckpointView, DrainReport, ErrorBody, Event, NodeView, RunRequest, Unsettled, WhyView, WorkloadView,
+};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use serde::de::DeserializeOwned;
@@ -132,6 +134,12 @@ pub async fn unsettled(peers: &Peers, node: &NodeName, workload: &WorkloadName) 
 pub async fn run(peers: &Peers, node: &NodeName, request: &RunRequest) -> Result<WorkloadView, Problem> {
     let body = serde_json::to_vec(request).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     ask(peers, node, Method::POST, "/v1/workloads", body.into()).await
+}
+
+/// Has a node give its workloads away, and waits until it has.
+pub async fn drain(peers: &Peers, node: &NodeName, deadline: Option<Duration>) -> Result<DrainReport, Problem> {
+    let deadline = deadline.map(|deadline| format!("?deadline_ms={}", deadline.as_millis())).unwrap_or_default();
+    ask(peers, node, Method::POST, &format!("/v1/drain{deadline}"), Bytes::new()).await
 }
 
 async fn ask<T: DeserializeOwned>(

@@ -3,7 +3,7 @@
 //! - [`daemon`] starts everything. [`config`], [`logging`], [`host`]: what it is given and what it finds.
 //! - [`api`] turns HTTP into calls of [`control`], which [`node`] implements; [`proxy`] and [`elsewhere`] reach other agents.
 //! - [`registry`] and [`workload`]: what this node has. [`handover`]: how it comes and goes. [`offer`], [`preflight`]: may it?
-//! - [`cluster`]: this node among the others.
+//! - [`cluster`]: this node among the others. [`drain`]: everything is given away.
 //! - [`tenure`]: by which right workloads run here. [`ledger`]: what is said about them in the cluster's record.
 //! - [`care`]: workloads that end, hang or are ill; and the agent itself, should it hang.
 //! - [`conduct`]: in a cluster, has the workloads here be as the record says, and run for as long as the lease lasts.
@@ -23,6 +23,7 @@ pub mod conduct;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod drain;
 pub mod durable;
 pub mod elsewhere;
 pub mod events;

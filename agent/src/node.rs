@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use migrate_proto::api::{
-    CheckReport, CheckpointView, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest, NodeState,
-    NodeView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
+    CheckReport, CheckpointView, DrainReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest,
+    NodeState, NodeView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
 };
 use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::error::{Code, Problem};
@@ -32,7 +32,7 @@ use crate::handover::{Ground, departure, rest};
 use crate::keyring::Keyring;
 use crate::ledger::{self, seen};
 use crate::workload::Workload;
-use crate::{check, checkpoint, clock, elsewhere, output, proxy, why};
+use crate::{check, checkpoint, clock, drain, elsewhere, output, proxy, why};
 
 /// How often a move tells how far it is.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -344,6 +344,17 @@ impl Control for Node {
         let keyring = self.keyring.clone();
         blocking(move || keyring.reload()).await?;
         Ok(self.own_view().await)
+    }
+
+    async fn drain(&self, node: Option<NodeName>, deadline: Option<Duration>) -> Result<DrainReport, Problem> {
+        match node {
+            Some(node) if node != *self.me() => drain::of_another(&self.ground, &node, deadline).await,
+            _ => drain::drain(&self.ground, deadline).await,
+        }
+    }
+
+    async fn undrain(&self, node: Option<NodeName>) -> Result<(), Problem> {
+        drain::set(&self.ground, node.as_ref().unwrap_or(self.me()), false).await
     }
 
     async fn health(&self) -> Result<Health, Problem> {

@@ -31,6 +31,21 @@ pub struct RunRequest {
     pub care: Wish,
 }
 
+/// What has become of the workloads of a node that drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// Which node.
+    pub node: NodeName,
+    /// They run elsewhere, or ended by themselves.
+    pub moved: Vec<WorkloadName>,
+    /// They ended there with a last checkpoint that a peer has, and are brought back elsewhere.
+    pub handed_over: Vec<WorkloadName>,
+    /// They are still there, and a peer has a checkpoint of them that was taken meanwhile.
+    pub checkpointed: Vec<WorkloadName>,
+    /// They are still there.
+    pub left: Vec<WorkloadName>,
+}
+
 /// A workload's newest checkpoint, as `ps` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastCheckpoint {

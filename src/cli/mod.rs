@@ -227,10 +227,19 @@ pub(crate) enum Command {
         /// Which workload
         name: WorkloadName,
     },
-    /// Move everything away from a node (not there yet)
-    Drain(NotThereYet),
-    /// Let a node take workloads again (not there yet)
-    Undrain(NotThereYet),
+    /// Move everything away from a node, which takes nothing new
+    Drain {
+        /// How long that may take, such as 30s: what cannot be moved by then is checkpointed to another node
+        #[arg(long, value_name = "DUR", value_parser = quantity::duration)]
+        deadline: Option<Duration>,
+        /// Which node
+        node: NodeName,
+    },
+    /// Let a node take workloads again
+    Undrain {
+        /// Which node
+        node: NodeName,
+    },
     /// Live view (not there yet)
     Top(NotThereYet),
     /// Faults on purpose (not there yet)

@@ -119,6 +119,11 @@ impl Client {
         self.whole(Method::POST, path, empty()).await
     }
 
+    /// POST without a body; there is nothing to answer.
+    pub(crate) async fn command(&self, path: &str) -> Result<(), ClientError> {
+        self.within(async { self.exchange(Method::POST, path, empty()).await.map(drop) }).await
+    }
+
     /// DELETE; there is nothing to answer.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.within(async { self.exchange(Method::DELETE, path, empty()).await.map(drop) }).await

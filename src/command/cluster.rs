@@ -1,9 +1,10 @@
-//! nodes and events.
+//! nodes, drain, undrain and events.
 
 use std::time::Duration;
 
-use migrate_proto::api::{Event, NodeView};
+use migrate_proto::api::{DrainReport, Event, NodeView};
 use migrate_proto::cursor::Cursor;
+use migrate_proto::name::NodeName;
 
 use super::Session;
 use crate::client::follow::Following;
@@ -19,6 +20,35 @@ pub(crate) async fn nodes(session: &Session) -> Result<u8, Failure> {
         true => answer::json_document(&views)?,
         false => answer::line(&table::nodes(session.style, &views))?,
     }
+    Ok(0)
+}
+
+/// Moves everything away from a node. What is left behind is a failure.
+pub(crate) async fn drain(session: &Session, node: &NodeName, deadline: Option<Duration>) -> Result<u8, Failure> {
+    let deadline = deadline.map(|deadline| format!("&deadline_ms={}", deadline.as_millis())).unwrap_or_default();
+    let report: DrainReport = session.agent().await?.order(&format!("/v1/drain?node={node}{deadline}")).await?;
+    let stay = !report.checkpointed.is_empty() || !report.left.is_empty();
+    if session.everywhere.json {
+        answer::json_document(&report)?;
+        return Ok(u8::from(stay));
+    }
+    let lists = [
+        (&report.moved, "moved"),
+        (&report.handed_over, "ended here with a last checkpoint, and is brought back elsewhere"),
+        (&report.checkpointed, "is still here; another node has a checkpoint"),
+        (&report.left, "is still here"),
+    ];
+    for (names, what) in lists {
+        for name in names {
+            answer::line(&format!("{name}  {what}"))?;
+        }
+    }
+    Ok(u8::from(stay))
+}
+
+/// Lets a node take workloads again.
+pub(crate) async fn undrain(session: &Session, node: &NodeName) -> Result<u8, Failure> {
+    session.agent().await?.command(&format!("/v1/undrain?node={node}")).await?;
     Ok(0)
 }
 

@@ -106,6 +106,8 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
             checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new, force }).await
         }
         Command::Nodes => cluster::nodes(session).await,
+        Command::Drain { deadline, node } => cluster::drain(session, &node, deadline).await,
+        Command::Undrain { node } => cluster::undrain(session, &node).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
     }
@@ -113,8 +115,6 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
 
 fn not_there_yet(command: &Command) -> &'static str {
     match command {
-        Command::Drain(_) => "drain",
-        Command::Undrain(_) => "undrain",
         Command::Top(_) => "top",
         Command::Simulate(_) => "simulate",
         _ => "this command",

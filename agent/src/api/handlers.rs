@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
 use migrate_proto::api::{
-    CheckReport, CheckpointView, ExecRequest, MoveRequest, NodeView, RestoreRequest, RunRequest, WhyView, WorkloadView,
+    CheckReport, CheckpointView, DrainReport, ExecRequest, MoveRequest, NodeView, RestoreRequest, RunRequest, WhyView,
+    WorkloadView,
 };
 use migrate_proto::cursor::Cursor;
 use migrate_proto::error::{Code, Problem};
@@ -205,6 +206,35 @@ pub(super) async fn nodes(
     Arguments(arguments): Arguments<ScopeArguments>,
 ) -> Answer<Vec<NodeView>> {
     Ok(Json(api.control.nodes(arguments.scope).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DrainArguments {
+    node: Option<NodeName>,
+    deadline_ms: Option<u64>,
+}
+
+pub(super) async fn drain(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<DrainArguments>,
+) -> Answer<DrainReport> {
+    let deadline = arguments.deadline_ms.map(Duration::from_millis);
+    Ok(Json(api.control.drain(arguments.node, deadline).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UndrainArguments {
+    node: Option<NodeName>,
+}
+
+pub(super) async fn undrain(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<UndrainArguments>,
+) -> Result<StatusCode, Failure> {
+    api.control.undrain(arguments.node).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn reload_keys(State(api): State<Api>) -> Answer<NodeView> {

@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 18] = [
+pub(super) const ROUTES: [Route; 20] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -205,6 +205,31 @@ pub(super) const ROUTES: [Route; 18] = [
         input: Input::Nothing,
         answer: Answer::List("NodeView"),
         handler: || get(handlers::nodes),
+    },
+    Route {
+        method: "post",
+        path: "/v1/drain",
+        summary: "Move everything away from a node, which takes nothing new; the answer comes when that is done, or time is up",
+        query: &[
+            argument("node", "name", "which; this one where absent"),
+            argument(
+                "deadline_ms",
+                "integer",
+                "how long that may take; what cannot be moved is waited for where absent",
+            ),
+        ],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "DrainReport"),
+        handler: || post(handlers::drain),
+    },
+    Route {
+        method: "post",
+        path: "/v1/undrain",
+        summary: "Let a node take workloads again",
+        query: &[argument("node", "name", "which; this one where absent")],
+        input: Input::Nothing,
+        answer: Answer::Nothing,
+        handler: || post(handlers::undrain),
     },
     Route {
         method: "post",

@@ -9,7 +9,7 @@
 //! - [`watchdog`]: the agent, about itself.
 
 mod attendant;
-mod probe;
+pub(crate) mod probe;
 pub mod pulse;
 mod restart;
 pub mod watchdog;

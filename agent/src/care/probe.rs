@@ -140,6 +140,11 @@ fn connect_to(to: Vec<SocketAddr>, limit: Duration) -> impl FnOnce() -> Result<(
     move || connect(&to, deadline).map(drop)
 }
 
+/// Whether a page answers with success. Blocks.
+pub(crate) fn page_answers(page: Page, limit: Duration) -> Result<(), String> {
+    get(page, limit)()
+}
+
 fn get(page: Page, limit: Duration) -> impl FnOnce() -> Result<(), String> + Send {
     let deadline = Instant::now() + limit;
     move || {

@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 38] = [
+pub const SETTINGS: [&Setting; 41] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -77,6 +77,9 @@ pub const SETTINGS: [&Setting; 38] = [
     &CHECKPOINT_AGE,
     &CHECKPOINT_MAX_BYTES,
     &CHECKPOINT_REPLICAS,
+    &ON_TERMINATE,
+    &DRAIN_NOTICE,
+    &DRAIN_DEADLINE,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -441,6 +444,38 @@ pub(super) const CHECKPOINT_REPLICAS: Setting = Setting {
     value: "N",
     default: Default::Value("2"),
     help: "On how many other nodes each checkpoint is kept, where there are so many; 0 for none",
+    ..PLAIN
+};
+
+pub(super) const ON_TERMINATE: Setting = Setting {
+    key: "on_terminate",
+    env: &["MIGRATE_ON_TERMINATE"],
+    flag: "on-terminate",
+    value: "leave-running|drain",
+    default: Default::Value("leave-running"),
+    help: "What SIGTERM means for the workloads of a node of a cluster: they run on without the agent, for as long as the lease lasts; or \
+           they are given away first, within `drain_deadline`. A second SIGTERM ends the agent at once",
+    ..PLAIN
+};
+
+pub(super) const DRAIN_NOTICE: Setting = Setting {
+    key: "drain_notice",
+    env: &["MIGRATE_DRAIN_NOTICE"],
+    flag: "drain-notice",
+    value: "file:PATH|http://ADDRESS|command:COMMAND",
+    list: Some(';'),
+    help: "Where it is said that the machine is about to be taken away: a file that appears, a page that answers with success, a command that \
+           ends with 0. Looked for every second; the node drains then",
+    ..PLAIN
+};
+
+pub(super) const DRAIN_DEADLINE: Setting = Setting {
+    key: "drain_deadline",
+    env: &["MIGRATE_DRAIN_DEADLINE"],
+    flag: "drain-deadline",
+    value: "DURATION",
+    default: Default::Value("30s"),
+    help: "How long a node has that drains because of SIGTERM or a notice",
     ..PLAIN
 };
 

@@ -70,6 +70,7 @@ fn defaults_are_those_of_the_table() {
         shutdown_timeout: Duration::from_secs(10),
         budgets: Budgets::default(),
         keeping: Keeping::default(),
+        drains: crate::drain::Settings { on_terminate: None, notices: vec![], deadline: Duration::from_secs(30) },
         halts: None,
         log_level: Level::INFO,
         log_format: Format::Human,

@@ -11,6 +11,7 @@ use migrate_proto::name::{InvalidName, NodeName};
 use thiserror::Error;
 use tracing::Level;
 
+use crate::drain::notice::Notice;
 use crate::logging::Format;
 
 /// Another agent, and where it is reached.
@@ -100,6 +101,12 @@ pub enum BadValue {
     /// No format.
     #[error("must be one of human and json: {0}")]
     NotFormat(String),
+    /// Neither.
+    #[error("must be one of leave-running and drain: {0}")]
+    NotEnd(String),
+    /// Nothing that could be looked for.
+    #[error("{0}")]
+    NotNotice(String),
 }
 
 /// The kernel takes 107; the agent binds under a name four bytes longer first.
@@ -261,6 +268,20 @@ pub(super) fn level(word: OsString) -> Result<Level, BadValue> {
         "trace" => Ok(Level::TRACE),
         _ => Err(BadValue::NotLevel(word)),
     }
+}
+
+/// Whether a node that is told to end drains.
+pub(super) fn on_terminate(word: OsString) -> Result<bool, BadValue> {
+    let word = text(word)?;
+    match word.as_str() {
+        "leave-running" => Ok(false),
+        "drain" => Ok(true),
+        _ => Err(BadValue::NotEnd(word)),
+    }
+}
+
+pub(super) fn notice(word: OsString) -> Result<Notice, BadValue> {
+    text(word)?.parse().map_err(BadValue::NotNotice)
 }
 
 pub(super) fn format(word: OsString) -> Result<Format, BadValue> {

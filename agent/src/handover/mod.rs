@@ -43,6 +43,7 @@ use migrate_proto::message::{Demands, Message};
 use migrate_proto::name::{NodeName, WorkloadName};
 use tokio::sync::mpsc;
 
+use crate::drain::Drains;
 use crate::host::Host;
 use crate::peers::Peers;
 use crate::registry::Registry;
@@ -59,6 +60,8 @@ pub struct Ground {
     pub registry: Arc<Registry>,
     /// The handovers under way.
     pub handovers: Arc<Handovers>,
+    /// What is known of drains of this node.
+    pub drains: Arc<Drains>,
 }
 
 /// What a handover hears.

@@ -17,7 +17,7 @@ use migrate_proto::cluster::CheckpointId;
 use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::id::Epoch;
 use migrate_proto::message::Severity;
-use migrate_proto::name::WorkloadName;
+use migrate_proto::name::{NodeName, WorkloadName};
 use migrate_proto::phase::Phase;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -209,6 +209,18 @@ impl Control for Fake {
     async fn reload_keys(&self) -> Result<NodeView, Problem> {
         self.called("reload keys".to_owned());
         Ok(node())
+    }
+
+    async fn drain(&self, node: Option<NodeName>, deadline: Option<Duration>) -> Result<DrainReport, Problem> {
+        self.called(format!("drain {node:?} {deadline:?}"));
+        let name: WorkloadName = "web".parse().unwrap();
+        let node = node.unwrap_or_else(|| self.node.clone());
+        Ok(DrainReport { node, moved: vec![name], handed_over: vec![], checkpointed: vec![], left: vec![] })
+    }
+
+    async fn undrain(&self, node: Option<NodeName>) -> Result<(), Problem> {
+        self.called(format!("undrain {node:?}"));
+        Ok(())
     }
 
     async fn health(&self) -> Result<Health, Problem> {

@@ -21,6 +21,7 @@ async fn answers_of_one_value() {
         ("GET", "/v1/nodes", "", 200, "nodes Cluster"),
         ("GET", "/v1/nodes?scope=node", "", 200, "nodes Node"),
         ("POST", "/v1/keys/reload", "", 200, "reload keys"),
+        ("POST", "/v1/drain?deadline_ms=30000", "", 200, "drain None Some(30s)"),
         ("GET", "/v1/workloads", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=cluster", "", 200, "list Cluster"),
         ("GET", "/v1/workloads?scope=node", "", 200, "list Node"),
@@ -76,6 +77,13 @@ async fn removing_answers_nothing() {
         assert_eq!((answered.status.as_u16(), &*answered.body), (204, ""));
         assert_eq!(calls, [call]);
     }
+}
+
+#[tokio::test]
+async fn a_node_that_takes_workloads_again_answers_nothing() {
+    let (answered, calls) = asked("POST", "/v1/undrain", "").await;
+    assert_eq!((answered.status.as_u16(), &*answered.body), (204, ""));
+    assert_eq!(calls, ["undrain None"]);
 }
 
 #[tokio::test]

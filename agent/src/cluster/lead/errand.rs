@@ -94,7 +94,7 @@ pub async fn carry_out(ground: &Ground, said: &[u8]) -> Result<Vec<u8>, Problem>
             serde_json::to_vec(&())
         }
         Errand::Move { load, epoch, to } => {
-            tracing::debug!(%load, %epoch, %to, "nothing drains here");
+            ground.drains.advise(load, epoch, to);
             serde_json::to_vec(&())
         }
     };
