@@ -112,8 +112,12 @@ pub async fn choose_target(ground: &Ground) -> Result<NodeName, Problem> {
     let others = ground.peers.all();
     let asked = join_all(others.iter().map(|peer| elsewhere::node(&ground.peers, &peer.node))).await;
     let free = |view: &NodeView| Some(view.memory_total_bytes?.saturating_sub(view.memory_used_bytes?));
-    let candidates =
-        asked.into_iter().flatten().filter(|view| view.state == NodeState::Alive && view.criu_version.is_some());
+    let record = ground.host.tenure.record_now();
+    let takes = |node: &NodeName| record.as_ref().is_none_or(|record| record.takes(node).is_ok());
+    let candidates = asked
+        .into_iter()
+        .flatten()
+        .filter(|view| view.state == NodeState::Alive && view.criu_version.is_some() && takes(&view.name));
     let best = candidates.max_by_key(|view| (free(view), std::cmp::Reverse(view.workloads)));
     best.map(|view| view.name).ok_or_else(|| {
         Problem::new(Code::PeerDown, "no other node answers and has a usable CRIU")

@@ -328,6 +328,9 @@ impl Control for Node {
             views.extend(nodes::others(&self.ground.peers).await);
         }
         nodes::mark_offices(&mut views, &self.ground.peers.offices());
+        if let Some(record) = self.ground.host.tenure.record_now() {
+            nodes::mark_draining(&mut views, &record);
+        }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
     }

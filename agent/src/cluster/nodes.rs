@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use migrate_proto::api::{NodeState, NodeView};
+use migrate_proto::cluster::record::{Record, Standing};
 use migrate_transport::link::PeerAddress;
 use tokio::time::timeout;
 
@@ -24,6 +25,15 @@ pub fn mark_offices(views: &mut [NodeView], offices: &Offices) {
     for view in views {
         view.leader = offices.leader.as_ref() == Some(&view.name);
         view.voter = offices.voters.contains(&view.name);
+    }
+}
+
+/// Says who drains, as the cluster's record has it. How a node is that does not answer says more.
+pub fn mark_draining(views: &mut [NodeView], record: &Record) {
+    for view in views.iter_mut().filter(|view| view.state == NodeState::Alive) {
+        if record.nodes.get(&view.name).is_some_and(|node| node.standing == Standing::Draining) {
+            view.state = NodeState::Draining;
+        }
     }
 }
 
