@@ -74,6 +74,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     watchdog::start();
     tokio::spawn(care::attend(ground.clone()));
     tokio::spawn(conduct::run(ground.clone()));
+    tokio::spawn(conduct::kept::run(ground.clone()));
     drain::begin(&ground);
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));

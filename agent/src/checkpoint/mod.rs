@@ -107,6 +107,11 @@ impl Checkpoints {
         (checkpoints, broken)
     }
 
+    /// Counts what has changed about them, here and elsewhere.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// Where they are.
     pub fn vault(&self) -> Result<&Vault, Problem> {
         self.vault.as_ref().map_err(Clone::clone)

@@ -14,6 +14,7 @@
 mod act;
 pub mod decide;
 mod enrol;
+pub mod kept;
 mod leash;
 pub mod recover;
 mod say;
