@@ -1,7 +1,8 @@
 //! The holder's side: what other nodes bring, fetch, and say about the checkpoints that are here.
 //!
 //! A holder keeps what it has until the owner says that it is not kept any more. What nobody speaks for is kept for as long as any
-//! checkpoint: if every other node answers and none has the workload, it goes then.
+//! checkpoint: if every other node answers and none has the workload, it goes then. In a cluster its record says who owns what: what it knows
+//! nothing of goes after an hour.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use migrate_proto::name::{NodeName, WorkloadName};
 use tokio::sync::Semaphore;
 
 use super::crossing::{self, Offered, give, take};
-use super::{locked, of_vault, short};
+use super::{locked, of_vault, register, short};
 use crate::elsewhere;
 use crate::events::{Clock, SystemClock};
 use crate::handover::Ground;
@@ -25,6 +26,8 @@ use crate::registry::Doing;
 use crate::talk::{Talk, unexpected};
 use crate::workload::Workload;
 
+/// How long what the record knows nothing of is kept.
+const UNRECORDED_MS: u64 = 3600 * 1000;
 /// How many checkpoints cross at once, in either direction; more wait.
 static CROSSING: Semaphore = Semaphore::const_new(2);
 
@@ -116,14 +119,17 @@ fn obey(ground: &Ground, said: &Said) -> Result<Vec<HeldCheckpoint>, Problem> {
     let checkpoints = ground.host.checkpoints();
     let vault = checkpoints.vault()?;
     let own = ground.registry.get(&said.workload).is_some_and(|workload| workload.record().owned);
-    if own {
-        tracing::info!(from = %said.from, workload = %said.workload, "speaks for checkpoints of a workload that is here");
+    let entry = ground.host.tenure.entry(&said.workload);
+    let another = entry.as_ref().and_then(|entry| entry.owner.as_ref()).is_some_and(|owner| *owner != said.from);
+    if own || another {
+        tracing::info!(from = %said.from, workload = %said.workload, "speaks for checkpoints of a workload that it has not");
     } else {
         locked(&checkpoints.heard.0).insert(said.workload.clone(), Instant::now());
         // Who keeps none at all may only not know yet what there is.
         let speaks = said.removed || !said.keep.is_empty();
         let goes = |generation: &&Generation| {
-            speaks && generation.about.epoch <= said.epoch && !said.keep.contains(&generation.id)
+            let stays = said.keep.contains(&generation.id) || register::is_listed(entry.as_ref(), generation.id);
+            speaks && generation.about.epoch <= said.epoch && !stays
         };
         for generation in vault.generations(&said.workload).iter().filter(goes) {
             if checkpoints.is_in_use(generation.id) {
@@ -140,28 +146,37 @@ fn obey(ground: &Ground, said: &Said) -> Result<Vec<HeldCheckpoint>, Problem> {
 pub(super) async fn drop_orphans(ground: &Ground) {
     let checkpoints = ground.host.checkpoints();
     let Ok(vault) = checkpoints.vault() else { return };
-    let age = Duration::from_millis(checkpoints.retention.age_ms);
+    let tenure = &ground.host.tenure;
+    let record = tenure.record_now();
+    if tenure.in_cluster() && record.is_none() {
+        return;
+    }
+    // Where there is no record, what nobody answers for may be all that is left of a workload.
+    let age_ms = if record.is_some() { UNRECORDED_MS } else { checkpoints.retention.age_ms };
+    let age = Duration::from_millis(age_ms);
     let mut orphans = Vec::new();
     for workload in vault.workloads() {
-        if ground.registry.get(&workload).is_some() {
+        let is_recorded = record.as_ref().is_some_and(|record| record.loads.contains_key(&workload));
+        if is_recorded || ground.registry.get(&workload).is_some() {
             continue;
         }
         let heard = *locked(&checkpoints.heard.0).entry(workload.clone()).or_insert_with(Instant::now);
         let now = SystemClock.now_ms();
-        let old =
-            |generation: &Generation| now.saturating_sub(generation.about.taken_ms) > checkpoints.retention.age_ms;
+        let old = |generation: &Generation| now.saturating_sub(generation.about.taken_ms) > age_ms;
         if heard.elapsed() > age && vault.generations(&workload).iter().all(old) {
             orphans.push(workload);
         }
     }
-    if orphans.is_empty() || !ground.peers.gone().is_empty() {
-        return;
+    if record.is_none() && !orphans.is_empty() {
+        if !ground.peers.gone().is_empty() {
+            return;
+        }
+        let peers = ground.peers.all();
+        let asked = join_all(peers.iter().map(|peer| elsewhere::workloads(&ground.peers, &peer.node))).await;
+        // Who does not answer may have them.
+        let Ok(known) = asked.into_iter().collect::<Result<Vec<_>, Problem>>() else { return };
+        orphans.retain(|workload| !known.iter().flatten().any(|view| view.name == *workload));
     }
-    let peers = ground.peers.all();
-    let asked = join_all(peers.iter().map(|peer| elsewhere::workloads(&ground.peers, &peer.node))).await;
-    // Who does not answer may have them.
-    let Ok(known) = asked.into_iter().collect::<Result<Vec<_>, Problem>>() else { return };
-    orphans.retain(|workload| !known.iter().flatten().any(|view| view.name == *workload));
     let host = ground.host.clone();
     let dropped = tokio::task::spawn_blocking(move || {
         orphans.iter().try_for_each(|workload| host.checkpoints().forget(workload))

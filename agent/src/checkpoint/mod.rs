@@ -7,7 +7,7 @@
 //! - [`scrub`]: those that there are, looked at again.
 //! - [`restore`]: a workload, brought back; or a second one made of it. `candidates`: from what.
 //! - [`ship`]: to other nodes; [`holding`]: what these do with them; [`fetch`]: back from there. `crossing`: how one crosses. [`replicas`]: who has
-//!   what.
+//!   what. [`register`]: what of it the cluster's record says.
 //! - [`Checkpoints`]: the vault, what is known of its pages, which of them are kept.
 
 mod candidates;
@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod holding;
 pub mod interrupted;
 mod outlet;
+pub mod register;
 pub mod replicas;
 pub mod restore;
 pub mod scrub;
@@ -32,6 +33,7 @@ use migrate_image::vault::{Broken, Generation, Known, Limits, Looked, Vault, Vau
 use migrate_proto::api::{CheckpointView, LastCheckpoint};
 use migrate_proto::care::retain::{Candidate, Retention, Soundness, retain};
 use migrate_proto::cluster::CheckpointId;
+use migrate_proto::cluster::record::LoadEntry;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::message::HeldCheckpoint;
@@ -153,7 +155,12 @@ impl Checkpoints {
     }
 
     /// Which checkpoints of a workload of this node are kept, here and elsewhere; and which are not.
-    fn judged(&self, workload: &WorkloadName, epoch: Epoch) -> (Vec<CheckpointId>, Vec<CheckpointId>) {
+    fn judged(
+        &self,
+        workload: &WorkloadName,
+        epoch: Epoch,
+        listed: Option<&LoadEntry>,
+    ) -> (Vec<CheckpointId>, Vec<CheckpointId>) {
         let in_use = locked(&self.in_use).clone();
         let mut all: Vec<_> = self.of(workload).iter().map(|here| candidate(here, &in_use)).collect();
         for held in self.replicas.elsewhere(workload) {
@@ -163,22 +170,30 @@ impl Checkpoints {
             }
         }
         all.sort_by_key(|(epoch, candidate)| (*epoch, candidate.number));
+        let overtaken = |candidate: &Candidate| {
+            let listed_not = !register::is_listed(listed, candidate.id);
+            listed_not && !candidate.in_use && register::is_overtaken(listed, candidate.number)
+        };
+        let mut dropped: Vec<CheckpointId> =
+            all.iter().map(|(_, candidate)| candidate).filter(|one| overtaken(one)).map(|one| one.id).collect();
         let ranked = (1..).zip(all).map(|(number, (_, candidate))| Candidate { number, ..candidate });
         let all: Vec<Candidate> = ranked.collect();
-        let dropped = retain(&all, self.retention, SystemClock.now_ms());
+        let old = retain(&all, self.retention, SystemClock.now_ms()).into_iter();
+        // What the record lists goes when it does not any more.
+        dropped.extend(old.filter(|id| !register::is_listed(listed, *id)));
         let kept = all.iter().map(|candidate| candidate.id).filter(|id| !dropped.contains(id)).collect();
         (kept, dropped)
     }
 
     /// Those that are kept.
-    fn kept(&self, workload: &WorkloadName, epoch: Epoch) -> Vec<CheckpointId> {
-        self.judged(workload, epoch).0
+    fn kept(&self, workload: &WorkloadName, epoch: Epoch, listed: Option<&LoadEntry>) -> Vec<CheckpointId> {
+        self.judged(workload, epoch, listed).0
     }
 
-    /// Drops what need not be kept of a workload of this node. Blocks.
-    pub fn tidy(&self, workload: &WorkloadName, epoch: Epoch) -> Result<(), Problem> {
+    /// Drops what need not be kept of a workload of this node, of which the record says `listed`. Blocks.
+    pub fn tidy(&self, workload: &WorkloadName, epoch: Epoch, listed: Option<&LoadEntry>) -> Result<(), Problem> {
         let vault = self.vault()?;
-        for id in self.judged(workload, epoch).1 {
+        for id in self.judged(workload, epoch, listed).1 {
             if vault.generation(id).is_some() {
                 tracing::debug!(%workload, %id, "a checkpoint is not needed any more");
                 vault.drop_generation(id).map_err(of_vault)?;

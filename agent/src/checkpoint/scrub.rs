@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use migrate_image::vault::{Generation, Looked};
 use migrate_proto::cluster::CheckpointId;
+use migrate_proto::cluster::record::Proof;
 use migrate_proto::name::WorkloadName;
 
 use super::fetch::fetch;
-use super::{holding, of_vault, short};
+use super::{holding, of_vault, register, short};
 use crate::control::Scope;
 use crate::events::{Clock, Kind, SystemClock};
 use crate::handover::Ground;
@@ -44,7 +45,7 @@ pub async fn run(ground: Ground) {
 fn tidy(ground: &Ground) {
     for workload in ground.registry.all().iter().filter(|workload| holding::is_owner(workload)) {
         let (name, epoch) = (workload.name(), workload.record().epoch);
-        if let Err(problem) = ground.host.checkpoints().tidy(name, epoch) {
+        if let Err(problem) = ground.host.checkpoints().tidy(name, epoch, ground.host.tenure.entry(name).as_ref()) {
             tracing::warn!(workload = %name, %problem, "old checkpoints could not be removed");
         }
     }
@@ -81,7 +82,11 @@ pub(super) async fn look_at(ground: Ground, workload: WorkloadName, id: Checkpoi
     ground.host.checkpoints().changed();
     match looked.await {
         Ok(Ok(Some(what))) => mend(&ground, &workload, id, &what).await,
-        Ok(Ok(None)) => {}
+        Ok(Ok(None)) => {
+            let proof = Proof::Sound { at_ms: SystemClock.now_ms() };
+            let host = &ground.host;
+            register::say(host, register::proved(host, &workload, id, proof)).await;
+        }
         // It was dropped meanwhile.
         Ok(Err(problem)) => tracing::debug!(%problem, "what was seen of a checkpoint was not written down"),
         Err(error) => tracing::warn!(%error, "a look at a checkpoint ended"),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use migrate_image::vault::Generation;
 use migrate_proto::api::NodeState;
 use migrate_proto::cluster::CheckpointId;
+use migrate_proto::cluster::record::LoadEntry;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::message::{HeldCheckpoint, MOST_CHECKPOINTS, Message};
@@ -120,15 +121,15 @@ fn errands(ground: &Ground, node: &NodeName, told: &HashMap<WorkloadName, Told>,
     });
     let mine = ground.registry.all().into_iter().filter(holding::is_owner).map(|workload| {
         let (name, epoch) = (workload.name().clone(), workload.record().epoch);
-        let mut keep = checkpoints.kept(&name, epoch);
+        let mut keep = checkpoints.kept(&name, epoch, ground.host.tenure.entry(&name).as_ref());
         keep.truncate(MOST_CHECKPOINTS);
         let is_holder = holders(ground, &name).contains(node);
         Errand { told: Told { epoch, keep, removed: false }, workload: name, is_holder }
     });
     let mine = mine.filter(|errand| {
         let said = replicas.of(node, &errand.workload);
-        // Others may have older ones, from when the workload was theirs: all are asked once.
-        let Some(said) = said else { return true };
+        // Others may have older ones, from when the workload was theirs: all are asked once. A record says who has any.
+        let Some(said) = said else { return errand.is_holder || has_by_record(ground, &errand.workload, node) };
         if errand.told.keep.is_empty() {
             return false;
         }
@@ -136,6 +137,13 @@ fn errands(ground: &Ground, node: &NodeName, told: &HashMap<WorkloadName, Told>,
         news || errand.is_holder && (visit || !lacking(&checkpoints.of(&errand.workload), &said).is_empty())
     });
     removed.chain(mine).collect()
+}
+
+/// Whether a node may have checkpoints of a workload, as far as the record knows; without one anybody may.
+fn has_by_record(ground: &Ground, workload: &WorkloadName, node: &NodeName) -> bool {
+    let tenure = &ground.host.tenure;
+    let listed = |entry: LoadEntry| entry.checkpoints.iter().any(|listed| listed.holders.contains(node));
+    !tenure.in_cluster() || tenure.entry(workload).is_some_and(listed)
 }
 
 /// The nodes that shall have a workload's checkpoints, beside this one.

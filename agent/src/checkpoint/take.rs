@@ -209,7 +209,7 @@ impl Taking {
         let health = workload.chart().health;
         Ok(About {
             spec: offer.spec,
-            number: host.checkpoints().vault()?.next_number(workload.name()),
+            number: host.checkpoints().next_number(&host, workload.name()),
             taken_ms: 0,
             kind: self.kind,
             healthy: !health.is_ill(),
@@ -290,7 +290,7 @@ async fn store(ground: &Ground, workload: &Arc<Workload>, dumped: Dumped) -> Res
             // Some 22 bytes a page: only where the next one comes soon.
             super::locked(&checkpoints.known).insert(name.clone(), known);
         }
-        checkpoints.tidy(&name, generation.about.epoch)?;
+        checkpoints.tidy(&name, generation.about.epoch, host.tenure.entry(&name).as_ref())?;
         Ok(Taken { generation: Generation { looked: Some(looked), ..generation }, pause })
     });
     let taken = stored.await.map_err(Problem::internal)??;

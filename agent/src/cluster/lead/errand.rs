@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use migrate_proto::cluster::CheckpointId;
 use migrate_proto::cluster::steward::Held;
 use migrate_proto::error::Problem;
 use migrate_proto::handover::target::Entry;
@@ -27,6 +28,8 @@ pub enum Errand {
     Likeness,
     /// Say which images of moves you hold that are not decided: a list of [`InDoubt`].
     InDoubt,
+    /// Say which checkpoints you have: a list of [`Holding`].
+    Holdings,
     /// You own this workload: look at the record at once.
     Nudge {
         /// The workload.
@@ -63,6 +66,17 @@ pub struct InDoubt {
     pub held: Held,
 }
 
+/// A checkpoint that a node has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Of which workload.
+    pub load: WorkloadName,
+    /// Which.
+    pub checkpoint: CheckpointId,
+    /// Whether all of it is there.
+    pub whole: bool,
+}
+
 /// Has a node do this, which may be this very node.
 pub(super) async fn run<A: DeserializeOwned>(
     post: &Post,
@@ -88,6 +102,7 @@ pub async fn carry_out(ground: &Ground, said: &[u8]) -> Result<Vec<u8>, Problem>
     let answer = match errand {
         Errand::Likeness => blocking(likeness).await?,
         Errand::InDoubt => blocking(move || in_doubt(&ground)).await?,
+        Errand::Holdings => blocking(move || Ok(holdings(&ground))).await?,
         Errand::Nudge { .. } => {
             // Whoever follows the record sees it as soon as it is here.
             tokio::spawn(async move { ground.host.tenure.confirmed().await });
@@ -111,6 +126,11 @@ async fn blocking<A: Serialize + Send + 'static>(
 fn likeness() -> Result<Likeness, Problem> {
     let (arch, cpu_flags) = preflight::machine()?;
     Ok(Likeness { arch, cpu_flags: cpu_flags.into_iter().collect() })
+}
+
+fn holdings(ground: &Ground) -> Vec<Holding> {
+    let all = ground.host.checkpoints().holdings().into_iter();
+    all.map(|(load, checkpoint, whole)| Holding { load, checkpoint, whole }).collect()
 }
 
 /// Everything that has arrived here in full, and waits to hear whether it is this node's.
@@ -140,6 +160,7 @@ mod tests {
         let errands = [
             (Errand::Likeness, r#""likeness""#),
             (Errand::InDoubt, r#""in-doubt""#),
+            (Errand::Holdings, r#""holdings""#),
             (Errand::Nudge { load: load.clone(), epoch: Epoch(3) }, r#"{"nudge":{"load":"web","epoch":3}}"#),
             (Errand::Move { load, epoch: Epoch(3), to }, r#"{"move":{"load":"web","epoch":3,"to":"node2"}}"#),
         ];
