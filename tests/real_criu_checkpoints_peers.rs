@@ -171,3 +171,39 @@ fn a_holder_that_is_gone_is_replaced() {
     lab.wait_for_more_ok("keeper", 3);
     lab.assert_clean();
 }
+
+/// In a cluster its record says who has what: also when the owner is gone.
+#[test]
+fn the_record_knows_what_is_kept() {
+    let lab = Lab::up_as(&["--cluster", "--nodes", "3"], &[]);
+    let leads = || lab.done(["--json", "nodes"]).json().as_array().unwrap().iter().any(|node| node["leader"] == true);
+    assert!(eventually(leads));
+    lab.specimen("keeper", "node3", &["counter"]);
+    lab.wait_for_more_ok("keeper", 3);
+    let mut taken = Vec::new();
+    for number in 1..=2 {
+        let view = lab.checkpoint("keeper");
+        assert_eq!(view.number, number);
+        lab.wait_for_holders("keeper", 3);
+        taken.push(view.id);
+    }
+    // It moves, and is numbered on by its new owner.
+    lab.force("keeper", "node2");
+    lab.wait_for_more_ok("keeper", 2);
+    let third = lab.checkpoint("keeper");
+    assert!(third.number > 2, "{third:?}");
+    lab.wait_for_holders("keeper", 3);
+    // What a node that has never had it says of it, without asking anybody who has.
+    let known = || {
+        let said = lab.done(["--json", "--node", "node1", "checkpoints", "keeper"]).json();
+        said.as_array().unwrap().len() == 3
+    };
+    assert!(eventually(known), "{:?}", lab.checkpoints("keeper"));
+    lab.done(["lab", "kill", "node2"]);
+    let by_record = || {
+        let view = lab.ps().into_iter().find(|view| view.name.as_str() == "keeper");
+        view.and_then(|view| view.last_checkpoint).is_some_and(|last| last.id == third.id)
+    };
+    assert!(eventually(by_record), "{:?}", lab.ps());
+    lab.assert_clean();
+}

@@ -170,12 +170,9 @@ impl Checkpoints {
             }
         }
         all.sort_by_key(|(epoch, candidate)| (*epoch, candidate.number));
-        let overtaken = |candidate: &Candidate| {
-            let listed_not = !register::is_listed(listed, candidate.id);
-            listed_not && !candidate.in_use && register::is_overtaken(listed, candidate.number)
-        };
-        let mut dropped: Vec<CheckpointId> =
-            all.iter().map(|(_, candidate)| candidate).filter(|one| overtaken(one)).map(|one| one.id).collect();
+        let in_order: Vec<CheckpointId> = all.iter().map(|(_, candidate)| candidate.id).collect();
+        let mut dropped = register::overtaken(listed, &in_order);
+        dropped.retain(|id| !in_use.contains(id));
         let ranked = (1..).zip(all).map(|(number, (_, candidate))| Candidate { number, ..candidate });
         let all: Vec<Candidate> = ranked.collect();
         let old = retain(&all, self.retention, SystemClock.now_ms()).into_iter();

@@ -84,8 +84,7 @@ pub(super) async fn look_at(ground: Ground, workload: WorkloadName, id: Checkpoi
         Ok(Ok(Some(what))) => mend(&ground, &workload, id, &what).await,
         Ok(Ok(None)) => {
             let proof = Proof::Sound { at_ms: SystemClock.now_ms() };
-            let host = &ground.host;
-            register::say(host, register::proved(host, &workload, id, proof)).await;
+            register::prove(&ground.host, &workload, id, proof).await;
         }
         // It was dropped meanwhile.
         Ok(Err(problem)) => tracing::debug!(%problem, "what was seen of a checkpoint was not written down"),

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use migrate_proto::api::{State, WorkloadView};
-use migrate_proto::cluster::record::{Life, LoadEntry, Record, Wanted};
+use migrate_proto::api::{LastCheckpoint, State, WorkloadView};
+use migrate_proto::cluster::record::{CheckpointEntry, Life, LoadEntry, Record, Wanted};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 
+use crate::events::{Clock, SystemClock, timestamp};
 use crate::host::Host;
 
 /// What the nodes said, with what the record knows of all others: every workload once.
@@ -74,9 +75,18 @@ pub fn view(entry: &LoadEntry, record: &Record, here: &NodeName) -> WorkloadView
         health: "none".to_owned(),
         group: None,
         ip: None,
-        last_checkpoint: None,
+        last_checkpoint: entry.newest_sound().map(last_checkpoint),
         exit,
         reason: Some(format!("{}{away}{wished}", reason.map_or_else(String::new, |why| format!("{why}; ")))),
+    }
+}
+
+fn last_checkpoint(newest: &CheckpointEntry) -> LastCheckpoint {
+    LastCheckpoint {
+        id: newest.id,
+        at: timestamp::format(newest.taken_ms),
+        age_s: SystemClock.now_ms().saturating_sub(newest.taken_ms) / 1000,
+        replicas: (newest.holders.len() + newest.depots.len()) as u32,
     }
 }
 
