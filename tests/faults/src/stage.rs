@@ -63,6 +63,23 @@ pub struct Ordered(Option<Child>);
 impl Stage {
     /// A lab of so many nodes, with disks and limited memory.
     pub fn up(nodes: u8) -> Stage {
+        Stage::up_as(nodes, &[])
+    }
+
+    /// The same as a cluster of three that all vote: its record decides about moves. The third node only votes.
+    pub fn up_cluster() -> Stage {
+        let stage = Stage::up_as(3, &["--cluster"]);
+        let votes = |node: &Value| node["voter"] == true && node["state"] == "alive";
+        let all_vote = |node: &str| {
+            let said = stage.lab.migrate(["--json", "--node", node, "nodes"]);
+            serde_json::from_str::<Vec<Value>>(&said.stdout)
+                .is_ok_and(|nodes| nodes.iter().filter(|node| votes(node)).count() == 3)
+        };
+        assert!(soon(PATIENCE, || ["node1", "node2", "node3"].into_iter().all(all_vote)), "{}", stage.ps(""));
+        stage
+    }
+
+    fn up_as(nodes: u8, more: &[&str]) -> Stage {
         let place = Lab::find_place();
         let (halts, shared) = (place.path().join("halts"), place.path().join("shared"));
         for directory in [&halts, &shared] {
@@ -70,7 +87,8 @@ impl Stage {
         }
         let environment = environment(&halts);
         let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
-        let options = ["--nodes", &nodes.to_string(), "--disk", "512MiB", "--memory", "4GiB"];
+        let nodes = nodes.to_string();
+        let options = [&["--nodes", &*nodes, "--disk", "512MiB", "--memory", "4GiB"], more].concat();
         let lab = Lab::up_in(place, &options, &environment);
         let id = lab.status()["id"].as_str().unwrap().to_owned();
         Stage { lab, id, begun: 0 }

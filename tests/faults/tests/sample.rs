@@ -13,7 +13,11 @@ use migrate_proto::phase::Phase;
 const RESUMED_WITHIN: Duration = Duration::from_secs(10);
 
 fn all_pass(cells: &[(Fault, Side, Phase, Moment)]) {
-    let mut stage = Stage::up(2);
+    all_pass_on(|| Stage::up(2), cells);
+}
+
+fn all_pass_on(up: impl Fn() -> Stage, cells: &[(Fault, Side, Phase, Moment)]) {
+    let mut stage = up();
     println!("{HEAD}");
     for &(fault, side, phase, moment) in cells {
         let row = cell::run(&mut stage, Cell { fault, phase, side, moment }, RESUMED_WITHIN);
@@ -21,7 +25,7 @@ fn all_pass(cells: &[(Fault, Side, Phase, Moment)]) {
         assert!(row.passed(), "{}", row.line());
         assert_eq!(row.fired, Ok(true), "{}", row.line());
         if row.dirty {
-            stage = Stage::up(2);
+            stage = up();
         }
     }
 }
@@ -67,4 +71,19 @@ fn real_criu_nodes_have_no_power_or_no_room() {
         (Fault::DiskFull, Side::Target, Phase::Prepare, Moment::Begun),
         (Fault::OutOfMemory, Side::Target, Phase::Transfer, Moment::Begun),
     ]);
+}
+
+/// The source leads, as a rule: its agent's death is the leader's.
+#[test]
+fn real_criu_agents_die_in_a_cluster() {
+    all_pass_on(
+        Stage::up_cluster,
+        &[
+            (Fault::AgentKilled, Side::Source, Phase::Transfer, Moment::Begun),
+            (Fault::AgentKilled, Side::Source, Phase::Commit, Moment::Begun),
+            (Fault::AgentKilled, Side::Target, Phase::Commit, Moment::Begun),
+            (Fault::AgentKilled, Side::Source, Phase::Resume, Moment::Entered),
+            (Fault::AgentKilled, Side::Target, Phase::Resume, Moment::Begun),
+        ],
+    );
 }

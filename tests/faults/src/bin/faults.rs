@@ -29,6 +29,9 @@ struct Options {
     /// At which moment of the phase, entered or begun; else by turns, one for each time
     #[arg(long)]
     moment: Option<Moment>,
+    /// In a cluster, where the record decides about moves; else with peers that are listed
+    #[arg(long)]
+    cluster: bool,
     /// How often each cell is run
     #[arg(long, default_value_t = 1)]
     times: usize,
@@ -78,7 +81,8 @@ fn serve(options: &Options, work: &Mutex<VecDeque<Cell>>, rows: &Mutex<Vec<Row>>
     while !interrupt::is_asked() {
         let Some(cell) = work.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else { break };
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            let stage = stage.get_or_insert_with(|| Stage::up(2));
+            let up = || if options.cluster { Stage::up_cluster() } else { Stage::up(2) };
+            let stage = stage.get_or_insert_with(up);
             let row = cell::run(stage, cell, cell::RESUMED_WITHIN);
             if !row.passed() {
                 keep(options, stage, cell);
@@ -129,7 +133,7 @@ fn keep(options: &Options, stage: &Stage, cell: Cell) {
     let Some(dir) = &options.keep else { return };
     let dir = dir.join(cell.to_string().replace(' ', "-"));
     let _ = std::fs::create_dir_all(&dir);
-    for node in ["node1", "node2"] {
+    for node in stage.nodes().keys() {
         let _ = std::fs::copy(stage.log_of(node), dir.join(format!("{node}.log")));
     }
 }
