@@ -326,6 +326,12 @@ pub async fn revive(host: &Host, load: &WorkloadName, since: Epoch, what: &str) 
     }
 }
 
+/// The highest number that a checkpoint of it has had, as far as is known here: by this node, by the one that it came from, and by the record.
+pub fn numbered(host: &Host, workload: &Workload) -> u64 {
+    let here = host.checkpoints().next_number(host, workload.name()) - 1;
+    here.max(workload.record().numbered)
+}
+
 // ---- what has happened here ------------------------------------------------------------------------------------------
 
 /// It runs here.

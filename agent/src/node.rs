@@ -294,7 +294,9 @@ impl Control for Node {
     }
 
     async fn why(&self, name: &WorkloadName, scope: Scope) -> Result<WhyView, Problem> {
-        why::why(&self.ground, &self.own(name)?, scope).await
+        // Of a node that is asked about itself it is an answer that it has nothing of it.
+        let own = self.own(name).map_err(|problem| if scope == Scope::Node { unknown(name) } else { problem });
+        why::why(&self.ground, &own?, scope).await
     }
 
     async fn whereabouts(&self, name: &WorkloadName) -> Result<Option<NodeName>, Problem> {

@@ -57,6 +57,14 @@ pub struct Record {
     /// The request that it comes from, as the cluster's record has it; none of what the record has not heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,
+    /// The highest number of a checkpoint that was taken of it before it came here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub numbered: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks in this way")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What a workload does, as far as is durable.

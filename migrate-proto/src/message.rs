@@ -466,6 +466,11 @@ pub enum Message {
         /// Which.
         checkpoint: CheckpointId,
     },
+    /// Source → target, before an `Offer`, in a cluster: checkpoints up to this number are older than what will come.
+    Numbered {
+        /// The highest number that the source has given or heard of; 0 where there was none.
+        highest: u64,
+    },
 }
 
 impl Message {
@@ -513,9 +518,10 @@ impl Message {
             Message::Want { .. } => 39,
             Message::Segment { .. } => 40,
             Message::Kept { .. } => 41,
+            Message::Numbered { .. } => 42,
         }
     }
 
     /// The highest number there is.
-    pub const LAST_KIND: u16 = 41;
+    pub const LAST_KIND: u16 = 42;
 }

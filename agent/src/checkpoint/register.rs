@@ -49,7 +49,7 @@ impl Checkpoints {
     }
 
     /// The number of the next checkpoint of a workload: higher than all that is known of.
-    pub(super) fn next_number(&self, host: &Host, workload: &WorkloadName) -> u64 {
+    pub(crate) fn next_number(&self, host: &Host, workload: &WorkloadName) -> u64 {
         let here = self.vault().map_or(1, |vault| vault.next_number(workload));
         let elsewhere = self.replicas.elsewhere(workload).iter().map(|held| held.number).max().unwrap_or(0);
         let listed = host.tenure.entry(workload).map_or(0, |entry| entry.numbered);

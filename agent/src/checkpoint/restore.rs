@@ -380,6 +380,7 @@ fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> R
         pid: None,
         care: Chart::new(about.care.clone().unwrap_or_default()),
         ticket: None,
+        numbered: 0,
     };
     let workload = Workload::new(place.clone(), record);
     if place.record().exists() || !ground.registry.add(workload.clone()) {

@@ -30,6 +30,7 @@ use crate::handover::last_bytes::{LastBytes, Whole};
 use crate::handover::layer_out::LayerOut;
 use crate::handover::memory_ahead;
 use crate::handover::outlet::Outlet;
+use crate::ledger;
 use crate::offer::{self, Survey};
 use crate::preflight::finding::refusal;
 use crate::random;
@@ -209,7 +210,7 @@ impl Taking {
         let health = workload.chart().health;
         Ok(About {
             spec: offer.spec,
-            number: host.checkpoints().next_number(&host, workload.name()),
+            number: ledger::numbered(&host, &workload) + 1,
             taken_ms: 0,
             kind: self.kind,
             healthy: !health.is_ill(),

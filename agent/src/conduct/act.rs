@@ -72,6 +72,7 @@ async fn begin_from_nothing(ground: &Ground, name: &WorkloadName, entry: &LoadEn
         pid: None,
         care: Chart::new(wish(&entry.policy)),
         ticket: Some(entry.ticket),
+        numbered: 0,
     };
     let workload = Workload::new(ground.registry.place(name), record);
     if workload.place().record().exists() || !ground.registry.add(workload.clone()) {

@@ -76,6 +76,7 @@ pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer
     arrival.demands = preface.demands;
     arrival.hands.chart = Arc::new(*chart);
     arrival.hands.since = since;
+    arrival.hands.numbered = preface.numbered.unwrap_or_default();
     // Before anything is made: what is there under this number is another handover's.
     if !arrival.enlist() {
         claims::denounce(&arrival.ground, &peer, "made an offer under the number of a handover that is under way");
@@ -94,8 +95,8 @@ pub fn in_doubt(ground: &Ground) -> Vec<(WorkloadName, Held)> {
         let entry = durable::read::<Entry>(&workload.place().arrival()).ok().flatten()?;
         let doubt = !workload.record().owned && entry.phase == Phase::Commit;
         let (handover, epoch) = (entry.offer.handover, entry.offer.epoch);
-        // What the source had kept before is not said in an offer: any checkpoint that is known may be newer.
-        let held = Held { node: ground.host.node().clone(), handover, epoch, numbered: 0 };
+        let (node, numbered) = (ground.host.node().clone(), workload.record().numbered);
+        let held = Held { node, handover, epoch, numbered };
         doubt.then(|| (workload.name().clone(), held))
     };
     ground.registry.all().iter().filter_map(waits).collect()

@@ -36,7 +36,7 @@ use crate::offer;
 use crate::random;
 use crate::talk::{Purpose, Talk};
 use crate::workload::Workload;
-use crate::{clock, durable};
+use crate::{clock, durable, ledger};
 
 /// How long a guard may take to write down that its CRIU is gone.
 const GUARDS_LAST_WORDS: Duration = Duration::from_secs(5);
@@ -149,6 +149,8 @@ impl Departure {
     fn inspect(&self) {
         let (host, workload, terms) = (self.ground.host.clone(), self.workload.clone(), self.terms().clone());
         let chart = workload.chart();
+        // An agent that is in a cluster knows it.
+        let numbered = host.tenure.in_cluster().then(|| ledger::numbered(&host, &workload));
         let (meter, speaker) = (self.meter.clone(), self.reins.line.speaker());
         self.reins.beside(async move {
             let looking = host.clone();
@@ -160,6 +162,9 @@ impl Departure {
                 // Only where there is something to say: older agents do not know it.
                 if !chart.wish.is_nothing() {
                     speaker.say(&Message::Care(Box::new(chart))).await?;
+                }
+                if let Some(highest) = numbered {
+                    speaker.say(&Message::Numbered { highest }).await?;
                 }
                 Ok(offer)
             };

@@ -55,6 +55,8 @@ pub(super) struct Hands {
     pub(super) offer: Arc<Offer>,
     /// What is known of the workload's care.
     pub(super) chart: Arc<Chart>,
+    /// The highest number of a checkpoint that the source has given.
+    pub(super) numbered: u64,
     /// The session of this node in which the offer was taken; `None` where that is not known any more.
     pub(super) since: Option<u64>,
     tell: mpsc::UnboundedSender<Input<Event>>,
@@ -73,6 +75,7 @@ impl Hands {
             image_dir: ground.host.images().join(offer.handover.to_string()),
             offer: Arc::new(offer),
             chart: Arc::default(),
+            numbered: 0,
             since: None,
             tell,
         }
@@ -103,6 +106,7 @@ impl Hands {
             pid: None,
             care: self.chart.as_ref().clone(),
             ticket: None,
+            numbered: self.numbered,
         };
         let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
         tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn))

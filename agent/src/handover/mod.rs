@@ -209,6 +209,8 @@ pub struct Preface {
     pub demands: Option<Box<Demands>>,
     /// What is known of its care.
     pub chart: Option<Box<Chart>>,
+    /// The highest number of a checkpoint that the source has given.
+    pub numbered: Option<u64>,
 }
 
 /// The first message, with what may come before an offer, each once.
@@ -217,6 +219,7 @@ pub async fn offer_or_other(talk: &mut Talk) -> Result<(Preface, Message), Probl
     loop {
         match talk.listener.expect_soon().await? {
             Message::Demands(demands) if preface.demands.is_none() => preface.demands = Some(demands),
+            Message::Numbered { highest } if preface.numbered.is_none() => preface.numbered = Some(highest),
             Message::Care(chart) if preface.chart.is_none() => preface.chart = Some(chart),
             other => return Ok((preface, other)),
         }

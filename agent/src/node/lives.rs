@@ -49,6 +49,7 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
         pid: None,
         care: Chart::new(care),
         ticket: None,
+        numbered: 0,
     };
     let workload = Workload::new(ground.registry.place(&spec.name), record);
     if ground.registry.get(&spec.name).is_some_and(|known| !known.is_here()) {
@@ -314,6 +315,11 @@ async fn wish_from_afar(
     let (kind, message) = match (&before.owner, wanted) {
         (None, Wanted::Remove) => (Kind::Removed, "removed".to_owned()),
         (None, _) => (Kind::Stopped, "stopped".to_owned()),
+        (Some(owner), Wanted::Remove) => {
+            let message =
+                format!("is to be removed; a copy that {owner} brings back stays frozen there, and is removed by");
+            (Kind::Warning, format!("{message} `migrate --node {owner} rm -f {name}`"))
+        }
         (Some(owner), _) => (Kind::Warning, format!("is to {wanted}, which {owner} does as soon as it is back")),
     };
     host.events.record(kind, Some(name), None, message);

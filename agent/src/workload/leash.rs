@@ -26,7 +26,10 @@ impl Workload {
                     return Err(Problem::new(Code::Busy, what).hint("`migrate nodes` shows who votes and who answers"));
                 }
                 Leash::Frozen { .. } => std::thread::sleep(LOOK),
-                Leash::Unlimited | Leash::Running { .. } => return Ok(()),
+                Leash::Unlimited | Leash::Running { .. } => {
+                    self.set_held(None);
+                    return Ok(());
+                }
             }
         }
     }

@@ -51,6 +51,7 @@ fn copy(epoch: u64, doing: Doing) -> Here {
         pid: None,
         care: Chart::new(migrate_proto::care::Wish::default()),
         ticket: Some(TICKET),
+        numbered: 0,
     };
     Here {
         record,
