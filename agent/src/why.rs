@@ -68,7 +68,7 @@ pub async fn why(ground: &Ground, workload: &Arc<Workload>, scope: Scope) -> Res
         epoch: view.epoch,
         since,
         came_from,
-        held: workload.doubt(),
+        held: workload.doubt().or_else(|| workload.hold_by_lease()),
         unsettled,
         history,
         silent,

@@ -69,6 +69,13 @@ impl Workload {
         self.live().held.clone()
     }
 
+    /// The same as a problem.
+    pub fn hold_by_lease(&self) -> Option<Problem> {
+        let message = format!("{} is frozen: {}", self.name, self.held()?);
+        let hint = "it goes on by itself when its node has a lease again, unless another node has it by then; `migrate nodes` shows who votes and answers";
+        Some(Problem::new(Code::Busy, message).hint(hint))
+    }
+
     /// Its init cannot be armed. True where that is news. It runs on, and counts as armed with whatever is wanted.
     pub fn note_unleashed(&self) -> bool {
         !std::mem::replace(&mut self.live().unleashed, true)
