@@ -7,9 +7,10 @@
 mod harness;
 
 use std::path::PathBuf;
+use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use harness::{Lab, PROGRAMS, eventually};
+use harness::{Lab, PROGRAMS, binaries, eventually};
 use migrate_proto::api::{Event, NodeState, NodeView, State};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -55,13 +56,17 @@ impl Lab {
     fn shine(&self, options: &[&str]) -> String {
         let nodes = self.members("node1");
         let node = nodes.iter().find(|node| !node.leader).unwrap().name.to_string();
+        self.shine_on(&node, options)
+    }
+
+    fn shine_on(&self, node: &str, options: &[&str]) -> String {
         std::fs::create_dir(self.shared()).unwrap();
         let (shared, file) = (self.shared().display().to_string(), self.shared().join("seen").display().to_string());
         let volume = format!("{shared}:{shared}");
         let options = [&["--volume", &*volume], options].concat();
-        self.run_with(NAME, &node, &options, &[&*format!("{PROGRAMS}/specimen"), "beacon", &file]);
+        self.run_with(NAME, node, &options, &[&*format!("{PROGRAMS}/specimen"), "beacon", &file]);
         self.wait_for_more(3);
-        node
+        node.to_owned()
     }
 
     /// All that was seen, in the order in which it was written.
@@ -244,5 +249,67 @@ fn what_was_begun_elsewhere_is_dropped_where_it_was_and_two_never_ran() {
     let (places, view) = (places(&lab), lab.view(NAME));
     assert_eq!(places.len(), 2, "it went on where it had been before: {places:?}");
     assert!(view.node.as_str() != node && view.epoch.0 == 2, "{view:?}");
+    lab.assert_clean();
+}
+
+/// A second agent on the lab's only node, which joins; it runs until this is dropped.
+struct Company(Child);
+
+impl Company {
+    fn comes_to(lab: &Lab) -> Company {
+        let node = lab.node("node1");
+        let (place, address) = (lab.place().join("company"), node["address"].as_str().unwrap().to_owned());
+        std::fs::create_dir(&place).unwrap();
+        let mut command = lab.command(["lab", "exec", "node1", "--"]);
+        command.arg(binaries().join("migrate-agent")).args(["--node", "company", "--join", &address]);
+        command.args(["--listen", &address.replace(":7700", ":7800")]);
+        command.args(["--cgroup", &format!("migrate-lab-{}/company", lab.status()["id"].as_str().unwrap())]);
+        for (flag, file) in [("--state", "state"), ("--run", "run"), ("--socket", "agent.sock")] {
+            command.arg(flag).arg(place.join(file));
+        }
+        command.arg("--key").arg(lab.directory().join("node1").join("cluster.key"));
+        Company(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Company {
+    fn drop(&mut self) {
+        // `lab exec` waits for what it has started, which is its only child.
+        let children = format!("/proc/{0}/task/{0}/children", self.0.id());
+        for pid in std::fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            let _ = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGTERM);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_runs_without_end_on_a_node_alone_obeys_a_lease_as_soon_as_there_is_company() {
+    let lab = Lab::up_as(&["--cluster", "--nodes", "1"], &[]);
+    let node = lab.shine_on("node1", &[]);
+    let stopped = Stopped::stop(lab.agent(&node));
+    // Longer than any lease.
+    let (since, lease) = (now_ms(), LEASE_MS);
+    assert!(
+        eventually(|| lab.seen().last().unwrap().at > since + 2.0 * lease),
+        "it was frozen, and nobody else is there"
+    );
+    drop(stopped);
+    let company = Company::comes_to(&lab);
+    let binds =
+        || std::fs::read_to_string(lab.directory().join(&node).join("agent.log")).unwrap().contains("finite=true");
+    assert!(eventually(binds), "it did not open a session that ends");
+    lab.wait_for_more(200);
+    assert!(lab.happened(&node, "frozen").is_empty(), "it was disturbed: {:?}", lab.happened(&node, "frozen"));
+    let stopped = Stopped::stop(lab.agent(&node));
+    let since = now_ms();
+    // It is not seen for half a lease: it stands still.
+    let still = || now_ms() - lab.seen().last().unwrap().at > LEASE_MS / 2.0;
+    assert!(eventually(still), "it runs on without a lease");
+    stood_still(&lab, since);
+    drop(stopped);
+    lab.wait_for_more(3);
+    assert_one_copy_went_on(&lab);
+    drop(company);
     lab.assert_clean();
 }
