@@ -50,6 +50,10 @@ pub async fn take(ground: &Ground, workload: &Arc<Workload>, kind: CheckpointKin
     let (ground, workload) = (ground.clone(), workload.clone());
     let taking = tokio::spawn(async move {
         let _alone = ground.host.checkpoints().alone.lock().await;
+        // What stands still for want of a lease may be another's by now.
+        if let Some(held) = workload.hold_by_lease() {
+            return Err(held);
+        }
         let taken = Taking::begin(&ground, &workload, kind)?.run().await;
         crate::handover::rest().await;
         taken

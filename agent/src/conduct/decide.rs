@@ -131,7 +131,7 @@ impl Look {
         if here.is_anothers {
             return Todo::Nothing;
         }
-        if self.lease == Lease::Over && here.runs() && !here.is_held {
+        if self.lease == Lease::Over && here.runs() && !here.is_held && !here.is_unleashed {
             return Todo::SayHeld;
         }
         if !self.known {
@@ -258,7 +258,8 @@ impl Look {
             let session = self.lease.session();
             return match &entry.life {
                 _ if over || entry.wish == Wanted::Stop => Todo::End,
-                _ if here.armed != Some(session) && !here.is_unleashed => Todo::Arm(session),
+                // Also where nobody has seen yet that it goes on.
+                _ if (here.armed != Some(session) || here.is_held) && !here.is_unleashed => Todo::Arm(session),
                 Life::Running => Todo::Nothing,
                 _ => Todo::Say(Word::Began),
             };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use migrate_proto::cluster::lease::Nanos;
+use migrate_proto::cluster::lease::{NEVER, Nanos};
 use migrate_sandbox::SandboxError;
 use migrate_sandbox::control::Leash;
 use tokio::task::spawn_blocking;
@@ -28,11 +28,15 @@ pub(super) async fn arm(ground: &Ground, workload: &Arc<Workload>, session: u64)
                 return false;
             }
         };
-        if let Ok(Leash::Frozen { session, since }) = before {
+        // What was held for another reason is not the lease's.
+        if let Ok(Leash::Frozen { session, since }) = before
+            && session != NEVER
+        {
             say_frozen(&ground, &workload, session, since);
         }
         match leash {
-            Leash::Frozen { .. } => true,
+            // Nobody has acknowledged this session yet.
+            Leash::Frozen { .. } => false,
             Leash::Unlimited | Leash::Running { .. } => {
                 say_goes_on(&ground, &workload, before.ok());
                 true
@@ -80,14 +84,16 @@ fn say_frozen(ground: &Ground, workload: &Workload, session: u64, since: Nanos) 
 }
 
 fn say_goes_on(ground: &Ground, workload: &Workload, before: Option<Leash>) {
-    let was_held = workload.set_held(None);
-    let Some(Leash::Frozen { since, .. }) = before else { return };
-    let long = migrate_sandbox::lease::now().since(since) / 1_000_000;
-    tracing::info!(workload = %workload.name(), was_held, long, "goes on");
-    if was_held {
-        let what = format!("goes on, after {long} ms: {} has a lease again", ground.host.node());
-        ground.host.events.record(Kind::Thawed, Some(workload.name()), None, what);
+    if !workload.set_held(None) {
+        return;
     }
+    let since = match before {
+        Some(Leash::Frozen { since, .. }) => Some(since),
+        _ => None,
+    };
+    let long = since.map(|since| format!(", after {} ms", migrate_sandbox::lease::now().since(since) / 1_000_000));
+    let what = format!("goes on{}: {} has a lease again", long.unwrap_or_default(), ground.host.node());
+    ground.host.events.record(Kind::Thawed, Some(workload.name()), None, what);
 }
 
 /// Its sandbox is of an older version, and cannot be told.

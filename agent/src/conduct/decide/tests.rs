@@ -115,6 +115,8 @@ fn what_runs_here_by_right_is_armed_and_the_record_hears_that_it_runs() {
     for life in [Life::Starting, Life::Lost("gone".into())] {
         assert_eq!(todo(mine(life.clone()), runs()), Todo::Say(Word::Began), "{life}");
     }
+    let held = Here { is_held: true, ..runs().unwrap() };
+    assert_eq!(todo(mine(Life::Running), Some(held)), Todo::Arm(SESSION), "somebody has to see that it goes on");
     let unleashed = Here { is_unleashed: true, ..with(None).unwrap() };
     assert_eq!(todo(mine(Life::Running), Some(unleashed)), Todo::Nothing);
 }
@@ -135,6 +137,9 @@ fn without_a_lease_or_a_record_nothing_is_armed_begun_or_said() {
     let said = Here { is_held: true, ..runs };
     let over = Look { lease: Lease::Over, ..look(Some(mine(Life::Running)), Some(said.clone())) };
     assert_eq!(over.todo(), Todo::Nothing, "it is said once");
+    let unleashed = Here { is_unleashed: true, is_held: false, ..said.clone() };
+    let over = Look { lease: Lease::Over, ..look(Some(mine(Life::Running)), Some(unleashed)) };
+    assert_eq!(over.todo(), Todo::Nothing, "it cannot be held");
     let taken = Look {
         lease: Lease::Over,
         ..look(Some(entry("other", Life::Running)), Some(Here { record: copy(6, Doing::Running).record, ..said }))
