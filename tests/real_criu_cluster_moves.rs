@@ -4,18 +4,34 @@
 
 mod harness;
 
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+
 use harness::{Lab, Output, PROGRAMS, eventually};
 use migrate_proto::api::{NodeState, NodeView, State, WorkloadView};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 const ALL: [&str; 3] = ["node1", "node2", "node3"];
 
 /// Three nodes that all vote; who leads.
 fn cluster() -> (Lab, String) {
-    let lab = Lab::up_as(&["--cluster", "--nodes", "3"], &[]);
+    cluster_in(Lab::find_place(), &[])
+}
+
+fn cluster_in(place: tempfile::TempDir, environment: &[(&str, &OsStr)]) -> (Lab, String) {
+    let lab = Lab::up_in(place, &["--cluster", "--nodes", "3"], environment);
     let agreed = || ALL.iter().all(|node| lab.voters(node) == 3) && lab.leader().is_some();
     assert!(eventually(agreed), "{:?}", lab.nodes("node1"));
     let leader = lab.leader().unwrap();
     (lab, leader)
+}
+
+/// The nodes that are not this one.
+fn others(node: &str) -> [&'static str; 2] {
+    let others: Vec<&str> = ALL.into_iter().filter(|other| *other != node).collect();
+    others.try_into().unwrap()
 }
 
 impl Lab {
@@ -123,8 +139,7 @@ fn what_people_ask_stands_in_the_record() {
 #[test]
 fn workloads_move_from_the_leader_to_it_and_past_it() {
     let (lab, leader) = cluster();
-    let [one, other] =
-        <[&str; 2]>::try_from(ALL.into_iter().filter(|node| *node != leader).collect::<Vec<_>>()).unwrap();
+    let [one, other] = others(&leader);
     lab.specimen("traveller", &leader, &["demo", "--mib", "8"]);
     lab.wait_for_more_ok("traveller", 3);
     for (to, epoch) in [(one, 2), (other, 3), (leader.as_str(), 4)] {
@@ -138,6 +153,41 @@ fn workloads_move_from_the_leader_to_it_and_past_it() {
         }
     }
     lab.assert_intact("traveller");
+    lab.assert_clean();
+}
+
+/// The decision file says `record`, and nobody leads who could answer: nothing runs until somebody does, and then one copy.
+#[test]
+fn a_move_whose_leader_dies_before_the_verdict_is_decided_by_the_next_one() {
+    let place = Lab::find_place();
+    let halts = place.path().join("halts");
+    std::fs::create_dir(&halts).unwrap();
+    let (lab, leader) = cluster_in(place, &[("MIGRATE_HALTS", halts.as_os_str())]);
+    let [from, to] = others(&leader);
+    lab.specimen("traveller", from, &["demo", "--mib", "8"]);
+    let reached = lab.wait_for_more_ok("traveller", 3);
+    let halt = halts.join("source-commit");
+    mkfifo(&halt, Mode::S_IRWXU).unwrap();
+    let moving = lab.command(["--node", from, "--json", "--force", "traveller", "--to", to]).spawn().unwrap();
+    // That there is a reader says that the move waits there.
+    let open = || OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(&halt).ok();
+    let mut waiting = None;
+    assert!(eventually(|| {
+        waiting = open();
+        waiting.is_some()
+    }));
+    std::fs::remove_file(&halt).unwrap();
+    lab.done(["lab", "kill", &leader]);
+    drop(waiting);
+    let moved = Output::from(moving.wait_with_output().unwrap());
+    eprintln!("without its leader the cluster said: {}", moved.stdout);
+    let runs = || lab.one(from, "traveller").is_some_and(|view| view.state == State::Running);
+    assert!(eventually(runs), "{:?}", lab.ps_of(from));
+    let home = lab.one(from, "traveller").unwrap().node.to_string();
+    assert!([from, to].contains(&&*home), "{home}");
+    lab.assert_runs_only_on("traveller", &home);
+    assert!(lab.wait_for_more_ok("traveller", 3) >= reached + 3, "it goes on from where it was");
+    lab.done(["lab", "start", &leader]);
     lab.assert_clean();
 }
 
