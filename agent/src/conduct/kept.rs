@@ -9,10 +9,12 @@ use std::time::Duration;
 use migrate_image::vault::Generation;
 use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::command::Command;
-use migrate_proto::cluster::record::{CheckpointEntry, LoadEntry};
+use migrate_proto::cluster::record::{CheckpointEntry, CheckpointKind, LoadEntry};
 use migrate_proto::error::Problem;
 use migrate_proto::name::{NodeName, WorkloadName};
 
+use crate::checkpoint::short;
+use crate::events::Kind;
 use crate::handover::Ground;
 
 /// How often it is looked, should nothing change.
@@ -52,6 +54,11 @@ async fn tell(ground: &Ground, load: &WorkloadName, by: &Claim) -> Result<(), Pr
         let holders = |generation: &Generation| replicas.holders(load, generation.id);
         let Some(command) = next(load, &entry, by, &all, holders) else { return Ok(()) };
         tenure.ask(command.clone(), PATIENCE, "a checkpoint was not listed").await?;
+        if let Command::Kept { checkpoint, .. } = &command
+            && checkpoint.kind == CheckpointKind::Asked
+        {
+            say_listed(ground, load, checkpoint);
+        }
         // This node's copy of the record is a little behind the answer.
         let mut record = tenure.record();
         let learned = record.wait_for(|record| {
@@ -60,6 +67,15 @@ async fn tell(ground: &Ground, load: &WorkloadName, by: &Claim) -> Result<(), Pr
         });
         let _ = tokio::time::timeout(PATIENCE, learned).await;
     }
+}
+
+/// Who asked for it may rely on it from now on.
+fn say_listed(ground: &Ground, load: &WorkloadName, checkpoint: &CheckpointEntry) {
+    let (id, me) = (short(checkpoint.id), ground.host.node());
+    let others: Vec<&str> = checkpoint.holders.iter().filter(|node| *node != me).map(NodeName::as_str).collect();
+    let message =
+        format!("checkpoint {id} is on {} too: should {me} be lost, it is brought back from it", others.join(", "));
+    ground.host.events.record(Kind::Checkpointed, Some(load), None, message);
 }
 
 /// What the record does not know yet: the oldest that is not listed and newer than all that are; else who has one that is.

@@ -7,7 +7,7 @@
 //! - [`decide`] is pure: what there is to do about one workload. Everything that is done is such that it can be done again.
 //! - `leash`: sandboxes are armed with the session of the lease that is held, and what stands still without one is said.
 //! - `say`: what an owner says in the record. `act`: what is done here. `enrol`: what the record does not know is made known to it.
-//! - [`recover`]: a workload that was another's is brought back from a checkpoint.
+//! - [`recover`]: a workload that was another's is brought back from a checkpoint. [`kept`]: the owner says which ones others have, too.
 //! - Nothing is done on a record that is older than the session, or than this agent: see [`Tenure`](crate::tenure::Tenure).
 //! - A handover, a checkpoint or a command that has the workload has its turn, and keeps it until it is done.
 

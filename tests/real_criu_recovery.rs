@@ -1,0 +1,188 @@
+//! Nodes that lose their power, in a lab: their workloads go on elsewhere from their last checkpoint, or from nothing, or are lost, as was
+//! asked for; each exactly once. A node that comes back drops what it had.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Lab, PROGRAMS, eventually, within};
+use migrate_proto::api::{CheckpointView, Event, NodeState, NodeView, State, WorkloadView};
+
+/// A busy machine may take this long for what usually takes three seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes that agree about a record. Three of them vote, or five.
+fn cluster(nodes: usize) -> Lab {
+    let lab = Lab::up_as(&["--cluster", "--nodes", &nodes.to_string()], &[]);
+    let settled = || {
+        let views = lab.members("node1");
+        let voters = views.iter().filter(|node| node.voter && node.state == NodeState::Alive).count();
+        voters == if nodes < 5 { 3 } else { 5 } && views.iter().any(|node| node.leader)
+    };
+    assert!(within(PATIENCE, settled), "{:?}", lab.members("node1"));
+    lab
+}
+
+impl Lab {
+    fn members(&self, asked: &str) -> Vec<NodeView> {
+        serde_json::from_value(self.done(["--json", "--node", asked, "nodes"]).json()).unwrap()
+    }
+
+    fn leader(&self) -> String {
+        self.members("node1").iter().find(|node| node.leader).unwrap().name.to_string()
+    }
+
+    fn follower(&self) -> String {
+        self.members("node1").iter().find(|node| !node.leader).unwrap().name.to_string()
+    }
+
+    /// What one node has written down.
+    fn happened(&self, by: &str, kind: &str, name: &str) -> Vec<Event> {
+        let lines = self.done(["--json", "--node", by, "events"]).stdout;
+        let events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
+        let about = |event: &Event| event.workload.as_ref().is_some_and(|of| of.as_str() == name);
+        events.filter(|event| event.node.as_str() == by && event.kind == kind && about(event)).collect()
+    }
+
+    /// Keeps a checkpoint of it, and waits until the record lists it.
+    fn keep(&self, name: &str) {
+        let owner = self.view(name).node.to_string();
+        self.done(["checkpoint", name]);
+        let known: Vec<CheckpointView> =
+            serde_json::from_value(self.done(["--json", "checkpoints", name]).json()).unwrap();
+        let newest = known.last().unwrap().id.to_string();
+        let listed = || {
+            let told = self.happened(&owner, "checkpointed", name);
+            told.iter().any(|event| event.message.contains(&newest[..12]) && event.message.contains("brought back"))
+        };
+        assert!(within(PATIENCE, listed), "{name}: {:?}", self.migrate(["events"]));
+    }
+
+    /// As a node that lives sees it.
+    fn seen_by(&self, asked: &str, name: &str) -> Option<WorkloadView> {
+        let views: Vec<WorkloadView> =
+            serde_json::from_value(self.done(["--json", "--node", asked, "ps"]).json()).unwrap();
+        views.into_iter().find(|view| view.name.as_str() == name)
+    }
+
+    /// Waits until it runs on another node than `dead`. That node.
+    fn wait_elsewhere(&self, asked: &str, name: &str, dead: &[&str]) -> String {
+        let mut last = None;
+        let runs = || {
+            last = self.seen_by(asked, name);
+            last.as_ref().is_some_and(|view| {
+                view.state == State::Running && view.pid.is_some() && !dead.contains(&view.node.as_str())
+            })
+        };
+        assert!(within(PATIENCE, runs), "{name}: {last:?}; {}", self.done(["--node", asked, "events"]).stdout);
+        last.unwrap().node.to_string()
+    }
+
+    fn start(&self, name: &str, node: &str, options: &[&str]) {
+        self.run_with(name, node, options, &[&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "4"]);
+        self.wait_for_more_ok(name, 2);
+    }
+}
+
+fn other(than: &[&str]) -> String {
+    ["node1", "node2", "node3", "node4", "node5"].into_iter().find(|node| !than.contains(node)).unwrap().to_owned()
+}
+
+#[test]
+fn a_dead_node_s_workload_goes_on_elsewhere_and_its_old_copy_is_dropped() {
+    let lab = cluster(3);
+    let owner = lab.follower();
+    lab.start("web", &owner, &[]);
+    lab.keep("web");
+    let kept = lab.assert_intact("web");
+    lab.done(["lab", "kill", &owner]);
+    let asked = other(&[&owner]);
+    let target = lab.wait_elsewhere(&asked, "web", &[&owner]);
+    let view = lab.seen_by(&asked, "web").unwrap();
+    assert_eq!((view.epoch.0, view.restarts), (2, 0), "{view:?}");
+    let said = lab.happened(&target, "recovered", "web");
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].message.contains(&format!("from {owner}")) && said[0].message.contains("of work lost"), "{said:?}");
+    lab.done(["lab", "start", &owner]);
+    let dropped = || !lab.happened(&owner, "removed", "web").is_empty();
+    assert!(within(PATIENCE, dropped), "{:?}", lab.migrate(["events"]));
+    // It goes on where the checkpoint was taken, not from its beginning: `ok` lines without a gap, and more than there were.
+    assert!(lab.wait_for_more_ok("web", 3) >= kept);
+    lab.assert_runs_only_on("web", &target);
+    lab.done(["rm", "-f", "web"]);
+    lab.assert_clean();
+}
+
+#[test]
+fn a_leader_dies_with_all_that_it_has_and_each_goes_on_as_was_asked_for() {
+    let lab = cluster(3);
+    let owner = lab.leader();
+    let kept: Vec<String> = (0..8).map(|number| format!("kept{number}")).collect();
+    for name in &kept {
+        lab.start(name, &owner, &[]);
+        lab.keep(name);
+    }
+    lab.start("again", &owner, &["--restart", "always"]);
+    lab.start("gone", &owner, &[]);
+    lab.done(["lab", "kill", &owner]);
+    let asked = other(&[&owner]);
+    for name in &kept {
+        lab.wait_elsewhere(&asked, name, &[&owner]);
+        assert_eq!(lab.seen_by(&asked, name).unwrap().epoch.0, 2);
+    }
+    lab.wait_elsewhere(&asked, "again", &[&owner]);
+    let gone = lab.seen_by(&asked, "gone").unwrap();
+    assert_eq!(gone.state, State::Lost, "{gone:?}");
+    assert!(gone.reason.as_ref().is_some_and(|why| why.contains("there is no checkpoint of it")), "{gone:?}");
+    for name in kept.iter().map(String::as_str).chain(["again"]) {
+        let runs_on: Vec<&str> =
+            ["node1", "node2", "node3"].into_iter().filter(|node| !lab.processes(node, name).is_empty()).collect();
+        assert_eq!(runs_on.len(), 1, "{name} runs on {runs_on:?}");
+    }
+}
+
+#[test]
+fn three_nodes_of_five_die_one_after_the_other_and_the_workload_follows() {
+    let lab = cluster(5);
+    lab.start("web", "node1", &[]);
+    let mut dead: Vec<String> = Vec::new();
+    for round in 1..=3 {
+        let owner = if dead.is_empty() {
+            "node1".to_owned()
+        } else {
+            lab.seen_by(&other(&refs(&dead)), "web").unwrap().node.to_string()
+        };
+        lab.keep_as_seen_by(&other(&refs(&dead)), "web", &owner);
+        lab.done(["lab", "kill", &owner]);
+        dead.push(owner);
+        let asked = other(&refs(&dead));
+        lab.wait_elsewhere(&asked, "web", &refs(&dead));
+        assert_eq!(lab.seen_by(&asked, "web").unwrap().epoch.0, round + 1);
+        // Who votes is chosen anew before the next one goes.
+        let fewer = || {
+            let voters = lab.members(&asked).into_iter().filter(|node| node.voter).collect::<Vec<_>>();
+            let alive = voters.iter().filter(|node| node.state == NodeState::Alive).count();
+            alive * 2 > voters.len()
+        };
+        assert!(within(PATIENCE, fewer), "{:?}", lab.members(&asked));
+    }
+}
+
+fn refs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+impl Lab {
+    /// The same where some nodes are dead.
+    fn keep_as_seen_by(&self, asked: &str, name: &str, owner: &str) {
+        let taken = || self.migrate(["--node", asked, "checkpoint", name]).code() == 0;
+        assert!(eventually(taken), "{name}: no checkpoint");
+        let listed = || {
+            let told = self.happened(owner, "checkpointed", name);
+            told.last().is_some_and(|event| event.message.contains("brought back"))
+        };
+        assert!(within(PATIENCE, listed), "{name}: {:?}", self.migrate(["--node", asked, "events"]));
+    }
+}
