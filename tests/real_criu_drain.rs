@@ -5,19 +5,16 @@
 mod harness;
 
 use std::ffi::OsStr;
-use std::time::Duration;
 
-use harness::{Lab, PROGRAMS, within};
+use harness::{Lab, PROGRAMS, eventually};
 use migrate_proto::api::{DrainReport, NodeState, NodeView, State, WorkloadView};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 fn cluster(environment: &[(&str, &OsStr)]) -> Lab {
     let lab = Lab::up_as(&["--cluster", "--nodes", "3"], environment);
     let settled = || lab.members().iter().filter(|node| node.voter && node.state == NodeState::Alive).count() == 3;
-    assert!(within(PATIENCE, settled), "{:?}", lab.members());
+    assert!(eventually(settled), "{:?}", lab.members());
     lab
 }
 
@@ -86,7 +83,7 @@ fn what_can_go_nowhere_ends_with_a_last_checkpoint_and_is_brought_back_when_ther
         let views: Vec<WorkloadView> = serde_json::from_value(lab.done(["--json", "ps"]).json()).unwrap();
         views.iter().any(|view| view.node.as_str() == "node3" && view.state == State::Running && view.pid.is_some())
     };
-    assert!(within(PATIENCE, runs), "{}", lab.done(["events"]).stdout);
+    assert!(eventually(runs), "{}", lab.done(["events"]).stdout);
     lab.wait_for_more_ok("web", 2);
     lab.assert_intact("web");
     lab.assert_runs_only_on("web", "node3");
@@ -104,7 +101,7 @@ fn an_agent_that_is_told_to_end_gives_its_workloads_away_first() {
             serde_json::from_value(lab.done(["--json", "--node", "node1", "ps"]).json()).unwrap();
         views.iter().any(|view| view.node.as_str() != "node2" && view.state == State::Running && view.epoch.0 == 2)
     };
-    assert!(within(PATIENCE, moved), "{}", lab.done(["--node", "node1", "events"]).stdout);
+    assert!(eventually(moved), "{}", lab.done(["--node", "node1", "events"]).stdout);
     lab.wait_for_more_ok("web", 2);
     assert_eq!(lab.state("node2"), NodeState::Draining, "until somebody says otherwise");
 }

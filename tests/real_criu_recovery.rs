@@ -5,13 +5,8 @@
 
 mod harness;
 
-use std::time::Duration;
-
-use harness::{Lab, PROGRAMS, eventually, within};
+use harness::{Lab, PROGRAMS, eventually};
 use migrate_proto::api::{CheckpointView, Event, NodeState, NodeView, State, WorkloadView};
-
-/// A busy machine may take this long for what usually takes three seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Nodes that agree about a record. Three of them vote, or five.
 fn cluster(nodes: usize) -> Lab {
@@ -21,7 +16,7 @@ fn cluster(nodes: usize) -> Lab {
         let voters = views.iter().filter(|node| node.voter && node.state == NodeState::Alive).count();
         voters == if nodes < 5 { 3 } else { 5 } && views.iter().any(|node| node.leader)
     };
-    assert!(within(PATIENCE, settled), "{:?}", lab.members("node1"));
+    assert!(eventually(settled), "{:?}", lab.members("node1"));
     lab
 }
 
@@ -57,7 +52,7 @@ impl Lab {
             let told = self.happened(&owner, "checkpointed", name);
             told.iter().any(|event| event.message.contains(&newest[..12]) && event.message.contains("brought back"))
         };
-        assert!(within(PATIENCE, listed), "{name}: {:?}", self.migrate(["events"]));
+        assert!(eventually(listed), "{name}: {:?}", self.migrate(["events"]));
     }
 
     /// As a node that lives sees it.
@@ -76,7 +71,7 @@ impl Lab {
                 view.state == State::Running && view.pid.is_some() && !dead.contains(&view.node.as_str())
             })
         };
-        assert!(within(PATIENCE, runs), "{name}: {last:?}; {}", self.done(["--node", asked, "events"]).stdout);
+        assert!(eventually(runs), "{name}: {last:?}; {}", self.done(["--node", asked, "events"]).stdout);
         last.unwrap().node.to_string()
     }
 
@@ -107,7 +102,7 @@ fn a_dead_node_s_workload_goes_on_elsewhere_and_its_old_copy_is_dropped() {
     assert!(said[0].message.contains(&format!("from {owner}")) && said[0].message.contains("of work lost"), "{said:?}");
     lab.done(["lab", "start", &owner]);
     let dropped = || !lab.happened(&owner, "removed", "web").is_empty();
-    assert!(within(PATIENCE, dropped), "{:?}", lab.migrate(["events"]));
+    assert!(eventually(dropped), "{:?}", lab.migrate(["events"]));
     // It goes on where the checkpoint was taken, not from its beginning: `ok` lines without a gap, and more than there were.
     assert!(lab.wait_for_more_ok("web", 3) >= kept);
     lab.assert_runs_only_on("web", &target);
@@ -166,7 +161,7 @@ fn three_nodes_of_five_die_one_after_the_other_and_the_workload_follows() {
             let alive = voters.iter().filter(|node| node.state == NodeState::Alive).count();
             alive * 2 > voters.len()
         };
-        assert!(within(PATIENCE, fewer), "{:?}", lab.members(&asked));
+        assert!(eventually(fewer), "{:?}", lab.members(&asked));
     }
 }
 
@@ -183,6 +178,41 @@ impl Lab {
             let told = self.happened(owner, "checkpointed", name);
             told.last().is_some_and(|event| event.message.contains("brought back"))
         };
-        assert!(within(PATIENCE, listed), "{name}: {:?}", self.migrate(["--node", asked, "events"]));
+        assert!(eventually(listed), "{name}: {:?}", self.migrate(["--node", asked, "events"]));
     }
+}
+
+#[test]
+fn what_waits_outlives_the_leader_and_begins_when_there_is_room() {
+    let lab = cluster(3);
+    for node in ["node1", "node2", "node3"] {
+        lab.done(["drain", node]);
+    }
+    let run = [&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "4"].map(str::to_owned);
+    let programs = format!("{}:{PROGRAMS}:ro", harness::binaries().display());
+    let options = ["run", "--queue", "--name", "job", "--volume", &programs, "--"].map(str::to_owned);
+    lab.done(options.iter().chain(&run));
+    let waiting = lab.view("job");
+    assert_eq!((waiting.state, waiting.pid), (State::Queued, None), "{waiting:?}");
+    assert!(waiting.reason.is_some_and(|why| why.contains("waits for room")));
+    let leader = lab.leader();
+    lab.done(["lab", "kill", &leader]);
+    let asked = other(&[&leader]);
+    let waits = || lab.seen_by(&asked, "job").is_some_and(|view| view.state == State::Queued);
+    assert!(eventually(waits));
+    let target = other(&[&leader, &asked]);
+    assert!(eventually(|| lab.migrate(["--node", &asked, "undrain", &target]).code() == 0));
+    assert_eq!(lab.wait_elsewhere(&asked, "job", &[&leader]), target);
+    // One that has ended is not run again.
+    lab.done(["--node", &target, "stop", "job"]);
+    lab.done(["lab", "kill", &target]);
+    lab.done(["lab", "start", &leader]);
+    let over = || {
+        lab.happened(&asked, "fenced", "").len()
+            + lab.members(&asked).iter().filter(|view| view.state == NodeState::Dead).count()
+            > 0
+    };
+    assert!(eventually(over));
+    let view = lab.seen_by(&asked, "job").unwrap();
+    assert_eq!((view.state, view.epoch.0), (State::Stopped, 2), "{view:?}");
 }

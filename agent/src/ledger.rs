@@ -92,6 +92,36 @@ pub async fn declare(host: &Arc<Host>, spec: &WorkloadSpec, wish: &Wish) -> Decl
     }
 }
 
+/// Takes the name in the record, for whichever node the leader finds.
+pub async fn enqueue(host: &Host, spec: &WorkloadSpec, wish: &Wish, priority: i16) -> Result<(), Problem> {
+    let (name, what) = (&spec.name, format!("{} was not queued", spec.name));
+    let ticket = Ticket(u64::from_le_bytes(random::bytes().map_err(Problem::internal)?));
+    loop {
+        let since = confirmed(host, &what).await?.cluster.removed;
+        let (spec, policy) = (Box::new(spec.clone()), policy(wish));
+        let declare = Command::Declare { ticket, since, spec, policy, owner: None, priority };
+        match within(host, &declare, PATIENCE).await {
+            Verdict::Applied => return Ok(()),
+            Verdict::Refused(Refusal::Changed { .. }) => {}
+            Verdict::Refused(Refusal::NameTaken { .. }) => {
+                let message = format!("there is a workload {name} already");
+                return Err(
+                    Problem::new(Code::NameTaken, message).hint("choose another --name, or remove the other one")
+                );
+            }
+            Verdict::Refused(refusal) => return Err(Problem::new(Code::WrongState, format!("{what}: {refusal}"))),
+            Verdict::NotDone => return Err(no_majority(&what)),
+            Verdict::Open => {
+                let message = format!(
+                    "whether {name} is queued is not known: the cluster did not answer in {} s",
+                    PATIENCE.as_secs()
+                );
+                return Err(Problem::new(Code::Busy, message).hint("`migrate ps` shows it as soon as that is known"));
+            }
+        }
+    }
+}
+
 async fn prepare(host: &Arc<Host>, spec: &WorkloadSpec, wish: &Wish, what: &str) -> Result<(Command, Claim), Problem> {
     let claim = claim(host, what).await?;
     let record = confirmed(host, what).await?;

@@ -29,6 +29,16 @@ pub struct RunRequest {
     /// What is to be done when it ends, hangs or is ill.
     #[serde(default, skip_serializing_if = "Wish::is_nothing")]
     pub care: Wish,
+    /// Whether the cluster chooses the node, and it waits until there is one with room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queue: bool,
+    /// Of those that wait the one with the highest goes first; then the oldest.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    pub priority: i16,
+}
+
+fn is_usual(priority: &i16) -> bool {
+    *priority == 0
 }
 
 /// What has become of the workloads of a node that drained.

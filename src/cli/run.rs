@@ -23,6 +23,12 @@ pub(crate) struct RunOptions {
     /// Where [default: the node of the agent that is asked]
     #[arg(long, value_name = "NODE")]
     on: Option<NodeName>,
+    /// Let the cluster choose the node; it waits until one has room
+    #[arg(long, conflicts_with_all = ["on", "root"])]
+    queue: bool,
+    /// Of those that wait the one with the highest goes first [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i16>,
     /// Who it runs as, numeric; GID is UID where left out [default: 0:0]
     #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
     user: Option<User>,
@@ -129,8 +135,10 @@ impl RunOptions {
             cpu_milli: self.cpus,
             layer_bytes: default_layer_bytes(),
         };
-        let on = self.on.as_ref().or(asked_node).cloned();
-        Ok(RunRequest { spec, on, root: self.root.as_deref().map(absolute).transpose()?, care: self.care.wish()? })
+        let on = self.on.as_ref().or(asked_node).filter(|_| !self.queue).cloned();
+        let root = self.root.as_deref().map(absolute).transpose()?;
+        let (queue, priority) = (self.queue, self.priority.unwrap_or(0));
+        Ok(RunRequest { spec, on, root, care: self.care.wish()?, queue, priority })
     }
 
     fn refuse_what_comes_later(&self) -> Result<(), RunError> {

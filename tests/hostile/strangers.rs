@@ -170,6 +170,8 @@ fn a_captured_session_replayed() {
         on: None,
         root: None,
         care: Default::default(),
+        queue: false,
+        priority: 0,
     };
     let body = serde_json::to_vec(&request).unwrap();
     let records: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use super::{Node, blocking};
 use crate::control::Control;
 use crate::events::Kind;
+use crate::figures::Figures;
 use crate::handover::Ground;
 use crate::ledger::{self, Declared, Given, seen};
 use crate::registry::{Doing, Record};
@@ -27,8 +28,11 @@ use crate::{check, clock, elsewhere, preflight, rootfs};
 
 /// Runs a workload here.
 pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView, Problem> {
-    let RunRequest { spec, root, care, .. } = request;
     let (ground, me) = (&node.ground, node.me());
+    if request.queue || waits_for_room(ground, &request) {
+        return enqueue(node, request).await;
+    }
+    let RunRequest { spec, root, care, .. } = request;
     let taken = |node: &NodeName| {
         Problem::new(Code::NameTaken, format!("there is a workload {} on {node} already", spec.name))
             .hint("choose another --name, or remove the other one")
@@ -70,6 +74,37 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
     answer.await.map_err(Problem::internal)??;
     ground.host.events.record(Kind::Started, Some(workload.name()), None, "started");
     node.view(&workload).await
+}
+
+/// Whether this node, which nobody has named, cannot take it, and another one may.
+fn waits_for_room(ground: &Ground, request: &RunRequest) -> bool {
+    if !ground.host.tenure.in_cluster() || request.on.is_some() || request.root.is_some() {
+        return false;
+    }
+    let record = ground.host.tenure.record_now();
+    let known = record.as_ref().is_some_and(|record| record.nodes.contains_key(ground.host.node()));
+    let closed = known && record.is_some_and(|record| record.takes(ground.host.node()).is_err());
+    let seen = Figures::new().look(&ground.host.config.state);
+    let free = seen.memory_total_bytes.saturating_sub(seen.memory_used_bytes);
+    closed || request.spec.memory_bytes.is_some_and(|wanted| wanted > free)
+}
+
+/// Has the cluster find a node for it, now or later.
+async fn enqueue(node: &Node, request: RunRequest) -> Result<WorkloadView, Problem> {
+    let RunRequest { spec, on, root, care, priority, .. } = request;
+    let (host, name) = (&node.ground.host, spec.name.clone());
+    let usage = |what: &str| Err(Problem::new(Code::Usage, format!("{name} was not queued: {what}")));
+    match (host.tenure.in_cluster(), on.is_some(), root.is_some()) {
+        (false, _, _) => return usage("this node is in no cluster, whose leader could find a node for it"),
+        (_, true, _) => return usage("a node was named with --on, and one that waits goes where there is room"),
+        (_, _, true) => return usage("--root names files of one node, and it may go to any"),
+        (true, false, false) => {}
+    }
+    ledger::enqueue(host, &spec, &care, priority).await?;
+    let record = host.tenure.confirmed().await;
+    let entry = record.loads.get(&name).ok_or_else(|| Problem::internal(format!("{name} was removed at once")))?;
+    host.events.record(Kind::Waits, Some(&name), None, "queued: it goes where there is room");
+    Ok(seen::view(entry, &record, node.me()))
 }
 
 /// A workload that is in the registry, and is to be started for the first time.
