@@ -205,6 +205,8 @@ struct Draining<'a> {
     deadline: Option<Millis>,
     /// What the machine was told of.
     told: BTreeSet<WorkloadName>,
+    /// Those with which something is being done.
+    busy: BTreeSet<WorkloadName>,
     tell: mpsc::UnboundedSender<Event>,
     heard: mpsc::UnboundedReceiver<Event>,
 }
@@ -214,7 +216,7 @@ impl<'a> Draining<'a> {
         let deadline = *ground.drains.deadline.borrow();
         let (tell, heard) = mpsc::unbounded_channel();
         let machine = Drain::new(deadline, Rules::default());
-        Draining { ground, machine, deadline, told: BTreeSet::new(), tell, heard }
+        Draining { ground, machine, deadline, told: BTreeSet::new(), busy: BTreeSet::new(), tell, heard }
     }
 
     /// To its end; nothing where the node is to take workloads again.
@@ -223,14 +225,21 @@ impl<'a> Draining<'a> {
         changed.mark_unchanged();
         let mut event = Event::Tick;
         loop {
-            // First what there is: a drain of nothing is over at once.
+            // What was begun is over first: what is gone then has not gone by itself. With a tick what there is comes first: a drain of
+            // nothing is over at once.
+            let ticks = event == Event::Tick;
+            self.note(&event);
             let mut events = self.look().await;
-            events.push(event);
+            events.insert(if ticks { events.len() } else { 0 }, event);
             for event in events {
                 for act in self.machine.step(clock::now(), event) {
                     match act {
-                        Act::Move { load, to } => hands::move_away(self.ground, load, to, self.tell.clone()),
+                        Act::Move { load, to } => {
+                            self.busy.insert(load.clone());
+                            hands::move_away(self.ground, load, to, self.tell.clone());
+                        }
                         Act::Checkpoint { load, last } => {
+                            self.busy.insert(load.clone());
                             hands::checkpoint(self.ground, load, last, self.tell.clone());
                         }
                         Act::Done(report) => return Some(report),
@@ -269,16 +278,24 @@ impl<'a> Draining<'a> {
             events.push(Event::Load(name.clone(), hands::prospect(self.ground, workload, to).await));
             self.told.insert(name.clone());
         }
-        let gone = |name: &&WorkloadName| !here.iter().any(|workload| workload.name() == *name);
+        // What is under way is told by whoever does it.
+        let gone =
+            |name: &&WorkloadName| !self.busy.contains(*name) && !here.iter().any(|workload| workload.name() == *name);
         let gone: Vec<WorkloadName> = self.told.iter().filter(gone).cloned().collect();
         for name in gone {
             self.told.remove(&name);
-            // What is under way is told by whoever does it.
-            if self.ground.registry.get(&name).is_none_or(|known| !known.is_moving()) {
-                events.push(Event::Gone(name));
-            }
+            events.push(Event::Gone(name));
         }
         events
+    }
+
+    /// What became of something that was begun.
+    fn note(&mut self, event: &Event) {
+        let (Event::Moved(load, _) | Event::Kept(load, _)) = event else { return };
+        self.busy.remove(load);
+        if self.ground.registry.get(load).is_none_or(|known| !is_to_go(&known)) {
+            self.told.remove(load);
+        }
     }
 }
 
