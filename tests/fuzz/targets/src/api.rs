@@ -19,7 +19,7 @@ use migrate_agent::control::{
     ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
 };
 use migrate_proto::api::{
-    CheckReport, CheckpointView, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
+    CheckReport, CheckpointView, DrainReport, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
     RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
@@ -205,6 +205,14 @@ impl Control for Nobody {
 
     async fn events(&self, _: EventQuery) -> Result<Lines<Event>, Problem> {
         Ok(stream::empty().boxed())
+    }
+
+    async fn drain(&self, _: Option<NodeName>, _: Option<Duration>) -> Result<DrainReport, Problem> {
+        Err(Problem::new(Code::Usage, "nobody is here"))
+    }
+
+    async fn undrain(&self, _: Option<NodeName>) -> Result<(), Problem> {
+        Err(Problem::new(Code::Usage, "nobody is here"))
     }
 
     async fn health(&self) -> Result<Health, Problem> {
