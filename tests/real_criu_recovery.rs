@@ -97,6 +97,7 @@ fn a_dead_node_s_workload_goes_on_elsewhere_and_its_old_copy_is_dropped() {
     let target = lab.wait_elsewhere(&asked, "web", &[&owner]);
     let view = lab.seen_by(&asked, "web").unwrap();
     assert_eq!((view.epoch.0, view.restarts), (2, 0), "{view:?}");
+    assert!(view.reason.is_some_and(|why| why.contains("of work lost")));
     let said = lab.happened(&target, "recovered", "web");
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].message.contains(&format!("from {owner}")) && said[0].message.contains("of work lost"), "{said:?}");

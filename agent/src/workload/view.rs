@@ -10,7 +10,7 @@ use migrate_sandbox::process;
 
 use super::Workload;
 use crate::host::Host;
-use crate::registry::Doing;
+use crate::registry::{Doing, Record};
 
 impl Workload {
     /// What `ps` shows; `None` while it is not this node's.
@@ -36,7 +36,8 @@ impl Workload {
         };
         let waits = (!moving).then(|| waiting(&record.care)).flatten();
         let health = if pid.is_some() { record.care.health } else { Word::None };
-        let reason = waits.or(reason).or(record.care.ill.filter(|_| health.is_ill()));
+        let lost = || recovered(host, &record).filter(|_| state == State::Running);
+        let reason = waits.or(reason).or(record.care.ill.clone().filter(|_| health.is_ill())).or_else(lost);
         let rss = pid.map(|pid| process::tree(pid).into_iter().map(process::resident).sum());
         Some(WorkloadView {
             name: self.name.clone(),
@@ -57,6 +58,13 @@ impl Workload {
             reason,
         })
     }
+}
+
+/// What `ps` says of one that was brought back for this epoch, as long as that lasts.
+fn recovered(host: &Host, record: &Record) -> Option<String> {
+    let entry = host.tenure.entry(&record.spec.name).filter(|entry| entry.epoch == record.epoch)?;
+    let lost = entry.lost_ms? as f64 / 1000.0;
+    Some(format!("recovered from a checkpoint: {lost:.1} s of work lost"))
 }
 
 /// What `ps` says of one that has ended and begins again.
