@@ -303,8 +303,12 @@ impl Control for Node {
         match self.recorded(name).await {
             Some(Place::Here) => return Ok(None),
             Some(Place::There(node)) => return Ok(Some(node)),
-            None if self.own(name).is_ok() => return Ok(None),
             None => {}
+        }
+        let own = self.own(name).ok();
+        // What was given away, and is only being cleared away here, is its next node's to speak of.
+        if own.as_ref().is_some_and(|workload| workload.record().owned || !workload.is_moving()) {
+            return Ok(None);
         }
         let others = self.ground.peers.all();
         let asked = others.iter().map(|peer| elsewhere::workloads(&self.ground.peers, &peer.node));
@@ -315,6 +319,9 @@ impl Control for Node {
                 Ok(_) => {}
                 Err(_) => silent.push(peer.node.as_str()),
             }
+        }
+        if own.is_some() {
+            return Ok(None);
         }
         let gone = self.ground.peers.gone();
         silent.extend(gone.iter().map(NodeName::as_str));
