@@ -4,6 +4,7 @@
 //!
 //! - [`Local`]: a node by itself. Nobody has to agree; the record is a file.
 //! - [`Raft`]: several nodes. openraft, over whatever [`Carrier`] the agent gives it, with its log in redb.
+//! - [`Etcd`]: several nodes of a site that runs an etcd already, which agrees for them.
 //!
 //! What a command does, and when it is refused, is not decided here but by the pure
 //! [`Record`](migrate_proto::cluster::record::Record); this crate gives commands an order that survives crashes, lost messages and partitions,
@@ -18,11 +19,13 @@
 //! ```text
 //! ownership  the trait, its errors, Standing      carrier  how questions reach other nodes     wire   what they look like
 //! local      one node                             raft     several nodes                       store  log and record on the disk
+//! etcd       several nodes, whose record is in an etcd
 //! backup     the record as a file that people keep; the way back when a majority is lost
 //! ```
 
 mod backup;
 mod carrier;
+mod etcd;
 mod local;
 mod ownership;
 mod raft;
@@ -34,6 +37,7 @@ pub mod wire;
 
 pub use backup::{Backup, BackupError, REBUILT_EPOCHS};
 pub use carrier::{CallError, Carrier, Whom};
+pub use etcd::{BadAddress, BeatError, Etcd, EtcdAddress, EtcdSetup};
 pub use local::{Local, LocalError};
 pub use ownership::{BadVoter, Joiner, Ownership, ProposeError, Shown, Standing, State};
 pub use raft::{BadRoots, BadTiming, Raft, RebuildError, Roots, Setup, StartError, Timing, from_here, rebuild};

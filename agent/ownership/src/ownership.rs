@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use migrate_proto::cluster::command::Command;
 use migrate_proto::cluster::lease::Voters;
 use migrate_proto::cluster::record::{Applied, Record, Refusal};
-use migrate_proto::cluster::{ClusterId, VoterId};
+use migrate_proto::cluster::{Claim, ClusterId, VoterId};
 use migrate_proto::id::StateMark;
 use migrate_proto::version::Versions;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,12 @@ pub trait Ownership: Send + Sync {
 
     /// Sends the record no more to a node that has left or was forgotten. It must not vote any more.
     async fn retire(&self, id: VoterId) -> Result<(), ProposeError>;
+
+    /// Whether the lease of this claim is over for ever, as far as is seen from here: where whatever keeps the record keeps leases, too.
+    /// None where those who vote say that.
+    fn has_lapsed(&self, _: &Claim) -> Option<bool> {
+        None
+    }
 
     /// The whole record as of now, to be written to a file.
     async fn export(&self) -> Result<Backup, ProposeError> {
@@ -105,6 +111,17 @@ pub enum ProposeError {
     /// It cannot vote, or not be retired, as things are. Nothing was done.
     #[error("{0}")]
     Voter(#[from] BadVoter),
+    /// Whoever keeps the record has not seen this lease end. Nothing was done.
+    #[error("it was not seen from here that the lease of {0} is over")]
+    NotLapsed(Claim),
+    /// No command changes so much at once. Nothing was done.
+    #[error("a command about {entries} entries of the record: at most {limit} are changed at once")]
+    TooMany {
+        /// About how many it is.
+        entries: usize,
+        /// About how many it may be.
+        limit: usize,
+    },
 }
 
 /// Why a change of those who vote makes no sense.
@@ -124,6 +141,9 @@ pub enum BadVoter {
     /// It votes.
     #[error("{0} still votes")]
     Votes(Shown),
+    /// The record is kept by others, who agree among themselves.
+    #[error("the cluster's record is kept elsewhere: none of its nodes votes")]
+    Elsewhere,
 }
 
 /// A voter as people see it: its mark in hexadecimal digits.

@@ -1,4 +1,6 @@
-//! The record, kept together with the other members: [`migrate_ownership`] with this agent's calls under it.
+//! The record, kept together with the other members: [`migrate_ownership`] with this agent's calls under it, or in an etcd.
+//!
+//! Where it is in an etcd, leases are, too: the keeper's renewals are written there as beats.
 //!
 //! A store that cannot be used does not end the agent: workloads run on, a person is told why, and it is tried again.
 
@@ -8,7 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use migrate_ownership::{Carrier, Joiner, Ownership, Place, Raft, Roots, Setup, Standing, Timing, Whom};
+use migrate_ownership::{
+    Carrier, Etcd, EtcdAddress, EtcdSetup, Joiner, Ownership, Place, Raft, Roots, Setup, Standing, Timing, Whom,
+};
 use migrate_proto::cluster::lease::Known;
 use migrate_proto::cluster::record::{ClusterPolicy, NodeEntry, Record};
 use migrate_proto::cluster::{ClusterId, VoterId};
@@ -16,7 +20,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::NodeName;
 use migrate_proto::version::SPOKEN;
 use migrate_transport::link::PeerAddress;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::Cluster;
 use super::calls::{Answers, CallError, Calls, What};
@@ -41,22 +45,38 @@ pub struct Agreement {
     ground: Ground,
     cluster: Arc<Cluster>,
     calls: Arc<Calls>,
-    raft: watch::Sender<Option<Arc<Raft>>>,
+    kept: watch::Sender<Option<Kept>>,
+}
+
+/// What keeps the record.
+#[derive(Clone)]
+enum Kept {
+    Raft(Arc<Raft>),
+    Etcd(Arc<Etcd>),
+}
+
+impl Kept {
+    fn record(&self) -> Arc<dyn Ownership> {
+        match self {
+            Kept::Raft(raft) => raft.clone(),
+            Kept::Etcd(etcd) => etcd.clone(),
+        }
+    }
 }
 
 impl Agreement {
     /// Nothing is kept yet: see [`Agreement::keep`].
     pub fn new(ground: Ground, cluster: Arc<Cluster>, calls: Arc<Calls>) -> Arc<Agreement> {
         let host = ground.host.clone();
-        Arc::new(Agreement { host, ground, cluster, calls, raft: watch::Sender::new(None) })
+        Arc::new(Agreement { host, ground, cluster, calls, kept: watch::Sender::new(None) })
     }
 
     /// Takes part for as long as the agent runs.
     pub async fn keep(self: Arc<Self>, told: ClusterConfig) {
         let mut said = None;
-        let raft = loop {
+        let kept = loop {
             let problem = match self.start(&told).await {
-                Ok(raft) => break Arc::new(raft),
+                Ok(kept) => break kept,
                 Err(problem) => problem.message,
             };
             if said.as_ref() != Some(&problem) {
@@ -66,9 +86,10 @@ impl Agreement {
             }
             tokio::time::sleep(AGAIN).await;
         };
-        self.raft.send_replace(Some(raft.clone()));
+        let record = kept.record();
+        self.kept.send_replace(Some(kept.clone()));
         let post = lead::Post {
-            ownership: raft.clone(),
+            ownership: record.clone(),
             cluster: self.cluster.clone(),
             calls: self.calls.clone(),
             ground: self.ground.clone(),
@@ -76,7 +97,7 @@ impl Agreement {
         };
         let me = Claimant { node: self.host.node().clone(), mark: self.ground.registry.mark() };
         let holding = session::Holding {
-            record: &*raft,
+            record: &*record,
             cluster: &self.cluster,
             tenure: &self.host.tenure,
             registry: &self.ground.registry,
@@ -84,11 +105,12 @@ impl Agreement {
             terms: told.terms,
         };
         tokio::join!(
-            self.host.tenure.keep(raft.clone()),
-            self.tell(&raft),
-            self.sit(&raft),
-            self.mind_being_cut_off(&raft),
-            self.mind_a_namesake(&raft),
+            self.host.tenure.keep(record.clone()),
+            self.tell(&*record),
+            self.sit(&*record),
+            self.mind_being_cut_off(&kept),
+            self.beat(&kept),
+            self.mind_a_namesake(&*record),
             holding.hold(),
             async {
                 self.host.tenure.taken_over().await;
@@ -99,13 +121,40 @@ impl Agreement {
 
     /// Ends this node's part, so that its store is closed.
     pub async fn stop(&self) {
-        let raft = self.raft.borrow().clone();
-        if let Some(raft) = raft {
+        let kept = self.kept.borrow().clone();
+        if let Some(Kept::Raft(raft)) = kept {
             raft.stop().await;
         }
     }
 
-    async fn start(&self, told: &ClusterConfig) -> Result<Raft, Problem> {
+    async fn start(&self, told: &ClusterConfig) -> Result<Kept, Problem> {
+        match &told.etcd {
+            Some(address) => self.start_etcd(told, address.clone()),
+            None => self.start_raft(told).await.map(|raft| Kept::Raft(Arc::new(raft))),
+        }
+    }
+
+    /// Etcd orders the commands; this node only has to be in the record.
+    fn start_etcd(&self, told: &ClusterConfig, address: EtcdAddress) -> Result<Kept, Problem> {
+        let own = self.cluster.members.own_address().unwrap_or_default();
+        let setup = EtcdSetup {
+            address,
+            joiner: Joiner {
+                mark: self.ground.registry.mark(),
+                place: Place { name: self.host.node().clone(), address: own },
+                versions: SPOKEN,
+            },
+            founds: told.join.is_empty(),
+            known: durable::read(&super::known_cluster(&self.host)).map_err(Problem::internal)?,
+            fresh: ClusterId(random::bytes().map_err(Problem::internal)?),
+            policy: ClusterPolicy::default(),
+            terms: told.terms,
+            answer: Timing::default().answer,
+        };
+        Ok(Kept::Etcd(Arc::new(Etcd::start(setup))))
+    }
+
+    async fn start_raft(&self, told: &ClusterConfig) -> Result<Raft, Problem> {
         let place = |node: &NodeName, address: &str| Place { name: node.clone(), address: address.to_owned() };
         let own = self.cluster.members.own_address().unwrap_or_default();
         let setup = Setup {
@@ -133,8 +182,8 @@ impl Agreement {
     }
 
     /// Tells everybody on this node who leads and who votes.
-    async fn tell(&self, raft: &Raft) {
-        let mut standing = raft.standing();
+    async fn tell(&self, record: &dyn Ownership) {
+        let mut standing = record.standing();
         let (mut cluster, mut leader, mut trouble) = (None, None, None);
         loop {
             let now = standing.borrow_and_update().clone();
@@ -177,8 +226,8 @@ impl Agreement {
     }
 
     /// Tells the keeper what leases depend on.
-    async fn sit(&self, raft: &Raft) {
-        let (mut standing, mut record) = (raft.standing(), raft.record());
+    async fn sit(&self, kept: &dyn Ownership) {
+        let (mut standing, mut record) = (kept.standing(), kept.record());
         loop {
             let (stands, known) = (standing.borrow_and_update().clone(), record.borrow_and_update().clone());
             self.cluster.order(Order::Bench(Box::new(bench(&stands, &known))));
@@ -193,12 +242,12 @@ impl Agreement {
     }
 
     /// Of two nodes of one name the one ends that the others have not admitted. That happens where it came in while they were cut off.
-    async fn mind_a_namesake(&self, raft: &Raft) {
+    async fn mind_a_namesake(&self, record: &dyn Ownership) {
         let mut namesakes = self.cluster.namesakes();
         if namesakes.wait_for(|heard| *heard).await.is_err() {
             return;
         }
-        let mut standing = raft.standing();
+        let mut standing = record.standing();
         let admitted = |standing: &Standing| standing.members.contains_key(&standing.me);
         let refused = |standing: &Standing| standing.cluster.is_some() && !admitted(standing);
         loop {
@@ -218,8 +267,22 @@ impl Agreement {
         }
     }
 
+    /// Where etcd keeps the leases, the keeper's renewals are written there.
+    async fn beat(&self, kept: &Kept) {
+        let Kept::Etcd(etcd) = kept else { return };
+        let (beats, mut renewals) = mpsc::channel(1);
+        self.cluster.order(Order::Beats(beats));
+        while let Some(renew) = renewals.recv().await {
+            match etcd.beat(&renew.claim).await {
+                Ok(()) => self.cluster.order(Order::Beaten(renew)),
+                Err(error) => tracing::debug!(%error, "this node's lease was not renewed"),
+            }
+        }
+    }
+
     /// Whoever hears from no other voter must not want to lead: it could not, and would unseat the leader when it is back.
-    async fn mind_being_cut_off(&self, raft: &Raft) {
+    async fn mind_being_cut_off(&self, kept: &Kept) {
+        let Kept::Raft(raft) = kept else { return };
         let mut hears = self.cluster.hears_voters();
         loop {
             let may = *hears.borrow_and_update();
@@ -256,9 +319,15 @@ impl Answers for Agreement {
         if what == What::Leader {
             return lead::errand::carry_out(&self.ground, &body).await;
         }
-        let raft = self.raft.borrow().clone();
-        let raft = raft.ok_or_else(|| Problem::new(Code::Busy, "this node does not keep the record at the moment"))?;
-        Ok(raft.serve(&body).await.into())
+        let kept = self.kept.borrow().clone();
+        match kept {
+            Some(Kept::Raft(raft)) => Ok(raft.serve(&body).await.into()),
+            Some(Kept::Etcd(_)) => {
+                let hint = "say the same with --ownership on all nodes of a cluster";
+                Err(Problem::new(Code::Usage, "this node's record is in an etcd").hint(hint))
+            }
+            None => Err(Problem::new(Code::Busy, "this node does not keep the record at the moment")),
+        }
     }
 }
 

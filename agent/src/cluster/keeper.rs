@@ -151,6 +151,8 @@ impl Keeper {
                 self.leases.foresee(page);
                 let _ = done.send(());
             }
+            Order::Beats(beats) => self.leases.beat_into(beats),
+            Order::Beaten(renew) => self.leases.beaten(&renew),
             Order::Leave(_) => {}
         }
     }

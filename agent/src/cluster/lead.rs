@@ -91,8 +91,8 @@ struct Leader<'a> {
     known: BTreeMap<NodeName, Health>,
     /// What kind of machines there are; nothing while one is asked.
     likeness: BTreeMap<NodeName, (u64, Option<Likeness>)>,
-    /// Whether somebody may need to be brought back, and nodes are being asked what images they hold.
-    watching: bool,
+    /// Whose lease may be over: then somebody may need to be brought back, and nodes are asked what images they hold.
+    watched: BTreeSet<Claim>,
     asking_for_images: bool,
     tell: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
@@ -112,7 +112,7 @@ impl Leader<'_> {
             ask_at: None,
             known: BTreeMap::new(),
             likeness: BTreeMap::new(),
-            watching: false,
+            watched: BTreeSet::new(),
             asking_for_images: false,
             tell,
             heard,
@@ -218,8 +218,8 @@ impl Leader<'_> {
             Act::Propose(command) => self.propose(command),
             Act::Watch(claims) => {
                 tracing::debug!(?claims, "the voters are asked about these leases");
-                self.watching = !claims.is_empty();
                 self.vigil.watch(now(), &claims, sessions);
+                self.watched = claims.into_iter().collect();
                 self.ask_at = None;
                 self.ask_when_due();
             }

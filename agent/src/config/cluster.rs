@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use migrate_members::BadSettings;
+use migrate_ownership::EtcdAddress;
 use migrate_proto::cluster::lease::{BadTerms, Terms};
 use migrate_proto::name::NodeName;
 
@@ -10,6 +11,9 @@ use super::settings::{self, Setting};
 use super::sources::Given;
 use super::values::{self, BadValue, Peer};
 use super::{Config, ConfigError};
+
+/// How long a lease is that is kept in etcd, where nobody says it: each renewal is written by a majority of etcd's servers.
+const LEASE_IN_ETCD: Duration = Duration::from_secs(5);
 
 /// How this node finds its cluster, and at which pace the cluster lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct ClusterConfig {
     pub join: Vec<String>,
     /// Where the others reach this node, where that was said.
     pub advertise: Option<String>,
+    /// The etcd that keeps the record, where the nodes do not.
+    pub etcd: Option<EtcdAddress>,
     /// The pace of looking after each other.
     pub swim: migrate_members::Settings,
     /// The length of leases, and how wrong clocks may go.
@@ -50,10 +56,12 @@ impl ClusterConfig {
     pub(super) fn check(given: &Given, node: &NodeName) -> Result<Option<ClusterConfig>, ConfigError> {
         let members = given.all(&settings::MEMBERS, values::peer)?;
         let join = given.all(&settings::JOIN, values::address)?;
+        let etcd = given.one(&settings::OWNERSHIP, values::ownership)?;
         let cluster = ClusterConfig {
             advertise: Config::optional(given, &settings::ADVERTISE, values::address)?,
             swim: swim(given)?,
-            terms: terms(given)?,
+            terms: terms(given, etcd.is_some())?,
+            etcd,
             raft: raft(given)?,
             members,
             join,
@@ -62,7 +70,10 @@ impl ClusterConfig {
             "it must be at least twice 'swim_period'".to_owned()
         })?;
         if cluster.members.is_empty() && cluster.join.is_empty() {
-            return Ok(None);
+            return match cluster.etcd {
+                Some(_) => Err(given.wrong(&settings::OWNERSHIP, BadValue::WithoutCluster)),
+                None => Ok(None),
+            };
         }
         if !cluster.members.is_empty() && !cluster.join.is_empty() {
             return Err(given.wrong(&settings::JOIN, BadValue::WithMembers));
@@ -104,8 +115,9 @@ fn swim(given: &Given) -> Result<migrate_members::Settings, ConfigError> {
     Ok(migrate_members::Settings { gossip_every, ..swim })
 }
 
-fn terms(given: &Given) -> Result<Terms, ConfigError> {
+fn terms(given: &Given, etcd: bool) -> Result<Terms, ConfigError> {
     let lease = given.one(&settings::LEASE, values::duration)?;
+    let lease = if etcd && !given.said(&settings::LEASE) { LEASE_IN_ETCD } else { lease };
     let rho = given.one(&settings::CLOCK_BOUND, values::parts_per_million)?;
     let nanos = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
     Terms::new(nanos, rho).map_err(|bad| {

@@ -41,13 +41,14 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 41] = [
+pub const SETTINGS: [&Setting; 42] = [
     &NODE,
     &LISTEN,
     &PEERS,
     &MEMBERS,
     &JOIN,
     &ADVERTISE,
+    &OWNERSHIP,
     &STATE,
     &RUN,
     &SOCKET,
@@ -152,6 +153,17 @@ pub(super) const ADVERTISE: Setting = Setting {
     value: "HOST:PORT",
     default: Default::Derived("its entry in `members`, else `listen`, else the address from which it reaches `join`"),
     help: "Where the others of its cluster reach this node, by TCP and UDP",
+    ..PLAIN
+};
+
+pub(super) const OWNERSHIP: Setting = Setting {
+    key: "ownership",
+    env: &["MIGRATE_OWNERSHIP"],
+    flag: "ownership",
+    value: "raft|etcd://HOST:PORT[,HOST:PORT…]/PREFIX",
+    default: Default::Value("raft"),
+    help: "Who keeps the cluster's record, the same on all nodes: the nodes themselves, or an etcd that is there already \
+           (plain HTTP, so on a network of its own)",
     ..PLAIN
 };
 
@@ -373,7 +385,7 @@ pub(super) const LEASE: Setting = Setting {
     value: "DURATION",
     default: Default::Value("1500ms"),
     help: "How long a node may act for its workloads after it was last confirmed; the same on all nodes, at least twice \
-           `swim_period`. After it workloads stand still, until the node has another",
+           `swim_period`; 5s where an etcd keeps the record. After it workloads stand still, until the node has another",
     ..PLAIN
 };
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use migrate_ownership::{BadAddress, EtcdAddress};
 use migrate_proto::handover::Budget;
 use migrate_proto::name::{InvalidName, NodeName};
 use thiserror::Error;
@@ -56,6 +57,12 @@ pub enum BadValue {
     /// A cluster that is begun, and one that there is.
     #[error("cannot be said together with 'members': a cluster is begun, or it is there and can be joined")]
     WithMembers,
+    /// A record that nobody keeps.
+    #[error("needs a cluster: say 'members' or 'join', too")]
+    WithoutCluster,
+    /// Neither the nodes nor an etcd.
+    #[error("is neither 'raft' nor an etcd: {0}")]
+    NotOwnership(BadAddress),
     /// Right for itself, and wrong beside what else is said.
     #[error("does not fit: {0}")]
     Unfit(String),
@@ -135,6 +142,14 @@ pub(super) fn peer(word: OsString) -> Result<Peer, BadValue> {
         return Err(BadValue::NotPeer(word));
     }
     Ok(Peer { node: node.trim().parse()?, address: address.to_owned() })
+}
+
+/// The etcd, where the nodes do not keep the record themselves.
+pub(super) fn ownership(word: OsString) -> Result<Option<EtcdAddress>, BadValue> {
+    match text(word)?.as_str() {
+        "raft" => Ok(None),
+        etcd => etcd.parse().map(Some).map_err(BadValue::NotOwnership),
+    }
 }
 
 pub(super) fn address(word: OsString) -> Result<String, BadValue> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_members::{Member, Out};
-use migrate_proto::cluster::lease::{Ask, Lapse, Nanos, Page, Terms};
+use migrate_proto::cluster::lease::{Ask, Lapse, Nanos, Page, Renew, Terms};
 use migrate_proto::cluster::{Claim, ClusterId, VoterId};
 use migrate_proto::datagram::Figures;
 use migrate_proto::error::Problem;
@@ -43,6 +43,10 @@ pub enum Order {
     Quiet(Vec<Claim>, oneshot::Sender<Vec<Claim>>),
     /// Say this on the page, of a session that is about to be opened.
     Foresee(Page, oneshot::Sender<()>),
+    /// Leases are not kept by voters: renewals go there, and what was taken note of comes back.
+    Beats(mpsc::Sender<Renew>),
+    /// This renewal was taken note of.
+    Beaten(Renew),
     /// Say goodbye, and end.
     Leave(oneshot::Sender<()>),
 }

@@ -11,6 +11,7 @@ use migrate_proto::cluster::lease::{
 use migrate_proto::cluster::{Claim, VoterId};
 use migrate_proto::name::NodeName;
 use migrate_sandbox::lease::LeasePage;
+use tokio::sync::mpsc;
 
 use super::ends::Lapsed;
 
@@ -35,13 +36,15 @@ pub(super) struct Leases {
     bench: Option<Box<Bench>>,
     holder: Option<Holder>,
     page: LeasePage,
+    /// Where renewals go that are not kept by voters.
+    beats: Option<mpsc::Sender<Renew>>,
 }
 
 impl Leases {
     /// Of a node whose agent has just started.
     pub(super) fn new(me: VoterId, terms: Terms, page: LeasePage) -> Leases {
         let promiser = Promiser::new(me, now(), terms);
-        Leases { me, terms, promiser, bench: None, holder: None, page }
+        Leases { me, terms, promiser, bench: None, holder: None, page, beats: None }
     }
 
     pub(super) fn sit(&mut self, bench: Box<Bench>) {
@@ -86,6 +89,11 @@ impl Leases {
             self.holder = None;
             return Err(over);
         };
+        if let Some(beats) = &self.beats {
+            // One at a time: where it is full, the one before is not answered yet, and the next one is due soon.
+            let _ = beats.try_send(renew);
+            return Ok(Vec::new());
+        }
         let Some(bench) = &self.bench else { return Ok(Vec::new()) };
         let others = bench.addresses.iter().filter(|(voter, _)| **voter != self.me && bench.voters.contain(**voter));
         let told = others.map(|(_, address)| (address.clone(), renew.clone())).collect();
@@ -109,6 +117,18 @@ impl Leases {
         if let Some(until) = holder.heard(now(), ack) {
             self.page.write(Page { session: holder.claim().session, until });
         }
+    }
+
+    /// Leases are not kept by voters, but by whatever takes note of these renewals.
+    pub(super) fn beat_into(&mut self, beats: mpsc::Sender<Renew>) {
+        self.beats = Some(beats);
+    }
+
+    /// It has taken note of this one: as if this node were the only voter.
+    pub(super) fn beaten(&mut self, renew: &Renew) {
+        let voters = Voters { sets: vec![[self.me].into()], ..Voters::default() };
+        let Renew { claim, sent, terms } = renew.clone();
+        self.acknowledged(&Ack { voter: self.me, claim, sent, voters, terms });
     }
 
     /// A leader asks.
@@ -196,6 +216,22 @@ mod tests {
         assert_eq!(leases.page.read(), foreseen);
         leases.open(Claim { session: 4, ..claim() }, crate::clock::boottime());
         assert_eq!(leases.page.read(), Page { session: 4, until: Nanos(0) });
+    }
+
+    #[test]
+    fn what_beats_keep_is_kept_by_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7], true);
+        let (beats, mut sent) = mpsc::channel(1);
+        leases.beat_into(beats);
+        leases.open(claim(), crate::clock::boottime());
+        assert_eq!(leases.due(), Ok(Vec::new()));
+        let renew = sent.try_recv().unwrap();
+        assert_eq!(leases.page.read().until, Nanos(0), "its own vote does not count");
+        leases.beaten(&Renew { claim: Claim { session: 2, ..claim() }, ..renew.clone() });
+        assert_eq!(leases.page.read().until, Nanos(0), "nor that of another session");
+        leases.beaten(&renew);
+        assert_eq!(leases.page.read(), Page { session: 3, until: renew.sent.plus(60_000_000_000) });
     }
 
     #[test]

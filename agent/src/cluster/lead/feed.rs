@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use migrate_proto::cluster::Claim;
+use migrate_proto::cluster::lease::LogId;
 use migrate_proto::cluster::record::Record;
 use migrate_proto::cluster::steward::{Event, Figures, Health, Sessions};
 use migrate_proto::name::NodeName;
@@ -40,13 +41,29 @@ impl Leader<'_> {
         let alive = |node: &NodeName| self.known.get(node) == Some(&Health::Alive);
         let held = record.nodes.iter().filter(|(name, node)| node.finite && !node.fenced && alive(name));
         let claims = held.map(|(name, node)| Claim { node: name.clone(), session: node.session }).collect();
-        for claim in self.post.cluster.quiet(claims).await {
+        for claim in self.quiet(claims).await {
             self.instruct(Event::Quiet(claim), sessions);
+        }
+        // Where voters keep leases, they are asked, and answer when they can.
+        let over = |claim: &&Claim| self.post.ownership.has_lapsed(claim) == Some(true);
+        let lapsed: Vec<Claim> = self.watched.iter().filter(over).cloned().collect();
+        for claim in lapsed {
+            self.instruct(Event::Lapsed { claim, voters: LogId::default() }, sessions);
         }
         let bereft = record.loads.values().filter_map(|load| load.owner.as_ref());
         let bereft = bereft.filter_map(|owner| record.nodes.get(owner)).any(|node| node.fenced);
-        if self.watching || bereft {
+        if !self.watched.is_empty() || bereft {
             self.ask_for_images();
+        }
+    }
+
+    /// Whose lease is not renewed any more, though they seem to be alive.
+    async fn quiet(&self, claims: Vec<Claim>) -> Vec<Claim> {
+        let ownership = &self.post.ownership;
+        match claims.first().map(|claim| ownership.has_lapsed(claim)) {
+            Some(Some(_)) => claims.into_iter().filter(|claim| ownership.has_lapsed(claim) == Some(true)).collect(),
+            Some(None) => self.post.cluster.quiet(claims).await,
+            None => Vec::new(),
         }
     }
 

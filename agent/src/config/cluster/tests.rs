@@ -38,6 +38,17 @@ fn one_joins_through_any_member() {
 }
 
 #[test]
+fn an_etcd_may_keep_the_record_and_leases_are_longer_there() {
+    let etcd = ["--join", "h:1", "--ownership", "etcd://a:1,b:2/m"];
+    let told = load(&etcd, &[]).unwrap().unwrap();
+    assert_eq!(told.etcd.map(|etcd| etcd.to_string()), Some("etcd://a:1,b:2/m".to_owned()));
+    assert_eq!(told.terms.lease(), 5_000_000_000);
+    let said = [&etcd[..], &["--lease", "2s"]].concat();
+    assert_eq!(load(&said, &[]).unwrap().unwrap().terms.lease(), 2_000_000_000);
+    assert_eq!(load(&["--join", "h:1", "--ownership", "raft"], &[]).unwrap().unwrap().etcd, None);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_a_sentence() {
     for (flags, said) in [
         (&["--join", "h"][..], "--join: 'join' is not HOST:PORT: h"),
@@ -52,6 +63,15 @@ fn what_makes_no_sense_is_refused_with_a_sentence() {
         (&["--clock-bound", "6%"], "--clock-bound: 'clock_bound' does not fit: clocks whose rates are wrong"),
         (&["--clock-bound", "1"], "--clock-bound: 'clock_bound' must be a percentage"),
         (&["--raft-heartbeat", "200ms"], "the default: 'raft_election' does not fit: its first half must be more"),
+        (&["--ownership", "etcd://h:1/m"], "--ownership: 'ownership' needs a cluster: say 'members' or 'join', too"),
+        (
+            &["--join", "h:1", "--ownership", "zookeeper"],
+            "--ownership: 'ownership' is neither 'raft' nor an etcd: it must begin",
+        ),
+        (
+            &["--join", "h:1", "--ownership", "etcds://h:1/m"],
+            "--ownership: 'ownership' is neither 'raft' nor an etcd: TLS to etcd",
+        ),
         (&["--raft-election", "600ms/400ms"], "--raft-election: 'raft_election' must be two durations"),
     ] {
         let error = load(flags, &[]).unwrap_err();
