@@ -45,6 +45,8 @@ pub(crate) enum Failure {
     Runtime(std::io::Error),
     #[error("no random bytes from {}: {source}", path.display())]
     Random { path: PathBuf, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
     #[error("not done within the time that --timeout allows")]
     TimedOut,
     #[error(transparent)]
@@ -78,7 +80,7 @@ impl Failure {
             // The reader has what it wanted.
             Failure::Answer(failure) if failure.is_reader_gone() => 0,
             Failure::Answer(_) | Failure::Encoding(_) | Failure::Runtime(_) => 1,
-            Failure::Random { .. } | Failure::TimedOut | Failure::Rotation(_) => 1,
+            Failure::Random { .. } | Failure::File { .. } | Failure::TimedOut | Failure::Rotation(_) => 1,
         }
     }
 

@@ -40,7 +40,7 @@ use failure::Failure;
 pub use forward::NODE_HEADER;
 
 /// JSON bodies may be this large, and the first line of an exec.
-pub const LARGEST_JSON: usize = 1 << 20;
+pub const LARGEST_JSON: usize = 16 << 20;
 
 /// What every handler needs.
 #[derive(Clone)]

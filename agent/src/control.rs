@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use axum::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use migrate_ownership::Backup;
 use migrate_proto::api::{
     CheckReport, CheckpointView, DrainReport, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
-    RestoreRequest, RunRequest, WhyView, WorkloadView,
+    RebuildRequest, RebuildView, RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::cursor::Cursor;
 use migrate_proto::error::Problem;
@@ -88,6 +89,15 @@ pub trait Control: Send + Sync + 'static {
 
     /// The members of the cluster, ordered by name; or this node alone.
     async fn nodes(&self, scope: Scope) -> Result<Vec<NodeView>, Problem>;
+
+    /// A node that is lost for good is not waited for any more.
+    async fn forget(&self, node: &NodeName) -> Result<(), Problem>;
+
+    /// The cluster's record as of now.
+    async fn backup(&self) -> Result<Backup, Problem>;
+
+    /// A new cluster with this node, where no majority answers any more.
+    async fn rebuild(&self, request: RebuildRequest) -> Result<RebuildView, Problem>;
 
     /// What happened, oldest first.
     async fn events(&self, query: EventQuery) -> Result<Lines<Event>, Problem>;

@@ -12,6 +12,7 @@ use migrate_proto::name::NodeName;
 use migrate_sandbox::cgroup::Cgroup;
 
 use crate::checkpoint::Checkpoints;
+use crate::cluster::ways_back::Founding;
 use crate::config::Config;
 use crate::events::{EventLog, Kind};
 use crate::predict::Forecasts;
@@ -33,6 +34,8 @@ pub struct Host {
     pub forecasts: Forecasts,
     /// By which right workloads run here.
     pub tenure: Tenure,
+    /// Where a new cluster can be begun.
+    pub founding: Founding,
     /// The checkpoints of workloads.
     checkpoints: OnceLock<Checkpoints>,
     sandboxes_made: AtomicU64,
@@ -48,6 +51,7 @@ impl Host {
         Ok(Host {
             forecasts,
             tenure,
+            founding: Founding::new(),
             checkpoints: OnceLock::new(),
             config,
             events,

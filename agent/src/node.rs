@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use migrate_ownership::Backup;
 use migrate_proto::api::{
     CheckReport, CheckpointView, DrainReport, Event, ExecLine, ExecRequest, Mode, MoveLine, MoveReport, MoveRequest,
-    NodeState, NodeView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
+    NodeState, NodeView, RebuildRequest, RebuildView, RestoreRequest, RunRequest, State, WhyView, WorkloadView,
 };
 use migrate_proto::cluster::record::CheckpointKind;
 use migrate_proto::error::{Code, Problem};
@@ -22,7 +23,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel;
-use crate::cluster::nodes;
+use crate::cluster::{nodes, ways_back};
 use crate::control::{
     ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
 };
@@ -342,6 +343,18 @@ impl Control for Node {
         }
         views.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(views)
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<(), Problem> {
+        ways_back::forget(&self.ground, node).await
+    }
+
+    async fn backup(&self) -> Result<Backup, Problem> {
+        ways_back::backup(&self.ground).await
+    }
+
+    async fn rebuild(&self, request: RebuildRequest) -> Result<RebuildView, Problem> {
+        ways_back::rebuild_here(&self.ground, request).await
     }
 
     async fn events(&self, query: EventQuery) -> Result<Lines<Event>, Problem> {

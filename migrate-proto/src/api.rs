@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::care::Wish;
-use crate::cluster::CheckpointId;
 use crate::cluster::record::CheckpointKind;
+use crate::cluster::{CheckpointId, ClusterId};
 use crate::error::Problem;
 use crate::id::Epoch;
 use crate::key::Fingerprint;
@@ -114,6 +114,36 @@ pub struct RestoreRequest {
     /// Also where a node that may have the workload does not answer.
     #[serde(default)]
     pub force: bool,
+}
+
+/// A new cluster with one node of an old one, of which no majority can be asked any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRequest {
+    /// The backup to begin from, as it was given; what the node knows itself where absent.
+    #[serde(default)]
+    pub backup: Option<serde_json::Value>,
+    /// Every other node is off or wiped. Where this is not said nothing is done.
+    #[serde(default)]
+    pub sure: bool,
+}
+
+/// What has come of it, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RebuildView {
+    /// The node of the new cluster.
+    pub node: NodeName,
+    /// The old cluster.
+    pub was: ClusterId,
+    /// The new one; none where nothing was done.
+    pub cluster: Option<ClusterId>,
+    /// The other members of the old one. They must be off, or wiped.
+    pub others: Vec<NodeName>,
+    /// How many workloads there are in the record.
+    pub workloads: u32,
+    /// Whether it was done.
+    pub done: bool,
 }
 
 /// State of a workload.

@@ -2,6 +2,7 @@
 //! refused by [`not_there_yet`].
 
 pub(crate) mod care;
+pub(crate) mod cluster;
 pub(crate) mod key;
 pub(crate) mod lab;
 pub(crate) mod not_there_yet;
@@ -184,7 +185,14 @@ pub(crate) enum Command {
         name: WorkloadName,
     },
     /// The nodes of the cluster
-    Nodes,
+    Nodes {
+        /// Something else than to list them
+        #[command(subcommand)]
+        command: Option<cluster::NodesCommand>,
+    },
+    /// The cluster's record: a backup, and the way back when a majority of those who vote is lost for good
+    #[command(subcommand, arg_required_else_help = true)]
+    Cluster(cluster::ClusterCommand),
     /// What happened, one line each
     Events {
         /// Go on with what happens from now on

@@ -7,12 +7,14 @@ pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod moving;
 pub(crate) mod streams;
+pub(crate) mod ways_back;
 pub(crate) mod workloads;
 
 use std::time::Duration;
 
 use migrate_proto::api::{MoveRequest, RestoreRequest};
 
+use crate::cli::cluster::NodesCommand;
 use crate::cli::key::KeyCommand;
 use crate::cli::{Cli, Command, Everywhere};
 use crate::client::choose::Asked;
@@ -105,7 +107,9 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Restore { checkpoint, as_new, on, force, name } => {
             checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new, force }).await
         }
-        Command::Nodes => cluster::nodes(session).await,
+        Command::Nodes { command: None } => cluster::nodes(session).await,
+        Command::Nodes { command: Some(NodesCommand::Forget { lost }) } => ways_back::forget(session, &lost).await,
+        Command::Cluster(command) => ways_back::cluster(session, &command).await,
         Command::Drain { deadline, node } => cluster::drain(session, &node, deadline).await,
         Command::Undrain { node } => cluster::undrain(session, &node).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,

@@ -59,6 +59,11 @@ pub enum BackupError {
     Record(#[from] RecordError),
 }
 
+/// Why something is no backup.
+#[derive(Debug, Error)]
+#[error("that is damaged, or no backup of a cluster's record: {0}")]
+pub struct NotABackup(String);
+
 impl Backup {
     /// Of this record.
     pub fn of(record: &Record) -> Backup {
@@ -99,13 +104,18 @@ impl Backup {
             io::ErrorKind::NotFound => BackupError::Missing { path: path.to_owned() },
             _ => BackupError::File { action: "read", path: path.to_owned(), source },
         })?;
-        let damaged = |reason: String| BackupError::Damaged { path: path.to_owned(), reason };
-        let backup: Backup = serde_json::from_slice(&body).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |NotABackup(reason)| BackupError::Damaged { path: path.to_owned(), reason };
+        Backup::from_json(&body).map_err(damaged)
+    }
+
+    /// As it is in a file.
+    pub fn from_json(body: &[u8]) -> Result<Backup, NotABackup> {
+        let backup: Backup = serde_json::from_slice(body).map_err(|error| NotABackup(error.to_string()))?;
         if backup.format != FORMAT {
-            return Err(damaged(format!("its format is '{}', not '{FORMAT}'", backup.format)));
+            return Err(NotABackup(format!("its format is '{}', not '{FORMAT}'", backup.format)));
         }
         if backup.cluster != backup.record.cluster.id || backup.checksum != checksum(&backup.record) {
-            return Err(damaged("its checksum is wrong".to_owned()));
+            return Err(NotABackup("its checksum is wrong".to_owned()));
         }
         Ok(backup)
     }

@@ -35,7 +35,7 @@ mod suite;
 mod types;
 pub mod wire;
 
-pub use backup::{Backup, BackupError, REBUILT_EPOCHS};
+pub use backup::{Backup, BackupError, NotABackup, REBUILT_EPOCHS};
 pub use carrier::{CallError, Carrier, Whom};
 pub use etcd::{BadAddress, BeatError, Etcd, EtcdAddress, EtcdSetup};
 pub use local::{Local, LocalError};

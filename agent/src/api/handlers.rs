@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::StreamExt;
+use migrate_ownership::Backup;
 use migrate_proto::api::{
-    CheckReport, CheckpointView, DrainReport, ExecRequest, MoveRequest, NodeView, RestoreRequest, RunRequest, WhyView,
-    WorkloadView,
+    CheckReport, CheckpointView, DrainReport, ExecRequest, MoveRequest, NodeView, RebuildRequest, RebuildView,
+    RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::cursor::Cursor;
 use migrate_proto::error::{Code, Problem};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::input::{Arguments, JsonBody, JsonThenBytes, Name};
+use super::input::{Arguments, JsonBody, JsonThenBytes, Name, Node};
 use super::lines::ndjson;
 use super::{Api, openapi};
 use crate::control::{EventQuery, Health, Lines, LogQuery, LogStart, Scope};
@@ -235,6 +236,22 @@ pub(super) async fn undrain(
 ) -> Result<StatusCode, Failure> {
     api.control.undrain(arguments.node).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn forget(State(api): State<Api>, Node(node): Node) -> Result<StatusCode, Failure> {
+    api.control.forget(&node).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn backup(State(api): State<Api>) -> Answer<Backup> {
+    Ok(Json(api.control.backup().await?))
+}
+
+pub(super) async fn rebuild(
+    State(api): State<Api>,
+    JsonBody(request): JsonBody<RebuildRequest>,
+) -> Answer<RebuildView> {
+    Ok(Json(api.control.rebuild(request).await?))
 }
 
 pub(super) async fn reload_keys(State(api): State<Api>) -> Answer<NodeView> {

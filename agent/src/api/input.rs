@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use migrate_proto::error::{Code, Problem};
-use migrate_proto::name::WorkloadName;
+use migrate_proto::name::{NodeName, WorkloadName};
 use serde::de::DeserializeOwned;
 
 use super::failure::Failure;
@@ -28,6 +28,20 @@ impl FromRequestParts<Api> for Name {
             .await
             .map_err(|error| usage(format!("the path is wrong: {}", error.body_text())))?;
         Ok(Name(text.parse().map_err(|error| usage(format!("{error}")))?))
+    }
+}
+
+/// `{node}` in the path.
+pub(super) struct Node(pub(super) NodeName);
+
+impl FromRequestParts<Api> for Node {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Node, Failure> {
+        let Path(text) = Path::<String>::from_request_parts(parts, api)
+            .await
+            .map_err(|error| usage(format!("the path is wrong: {}", error.body_text())))?;
+        Ok(Node(text.parse().map_err(|error| usage(format!("{error}")))?))
     }
 }
 

@@ -37,9 +37,11 @@ fn operation(route: &Route) -> Value {
         "name": NODE_HEADER, "in": "header", "required": false, "schema": {"$ref": reference("Name")},
         "description": "The node that is to answer; the asked agent's where absent",
     })];
-    if route.path.contains("{name}") {
-        let schema = json!({"$ref": reference("Name")});
-        parameters.push(json!({"name": "name", "in": "path", "required": true, "schema": schema}));
+    for name in ["name", "node"] {
+        if route.path.contains(&format!("{{{name}}}")) {
+            let schema = json!({"$ref": reference("Name")});
+            parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        }
     }
     parameters.extend(route.query.iter().map(parameter));
     let (status, answer) = answer(route);

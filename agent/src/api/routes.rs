@@ -9,7 +9,7 @@ use super::{Api, handlers};
 pub(super) struct Route {
     /// In small letters, as OpenAPI wants it.
     pub(super) method: &'static str,
-    /// `{name}` stands for a workload.
+    /// `{name}` stands for a workload, `{node}` for a node.
     pub(super) path: &'static str,
     /// What it does.
     pub(super) summary: &'static str,
@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 20] = [
+pub(super) const ROUTES: [Route; 23] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -205,6 +205,33 @@ pub(super) const ROUTES: [Route; 20] = [
         input: Input::Nothing,
         answer: Answer::List("NodeView"),
         handler: || get(handlers::nodes),
+    },
+    Route {
+        method: "delete",
+        path: "/v1/nodes/{node}",
+        summary: "Wait no more for a node that is lost for good; it must not answer",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::Nothing,
+        handler: || delete(handlers::forget),
+    },
+    Route {
+        method: "get",
+        path: "/v1/cluster/backup",
+        summary: "The cluster's record as of now, to be kept",
+        query: &[],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "Backup"),
+        handler: || get(handlers::backup),
+    },
+    Route {
+        method: "post",
+        path: "/v1/cluster/rebuild",
+        summary: "Begin a new cluster with this node, where a majority of those who vote is lost for good; the agent ends then",
+        query: &[],
+        input: Input::Json("RebuildRequest"),
+        answer: Answer::One(StatusCode::OK, "RebuildView"),
+        handler: || post(handlers::rebuild),
     },
     Route {
         method: "post",

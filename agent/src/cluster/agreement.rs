@@ -5,13 +5,14 @@
 //! A store that cannot be used does not end the agent: workloads run on, a person is told why, and it is tried again.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use migrate_ownership::{
-    Carrier, Etcd, EtcdAddress, EtcdSetup, Joiner, Ownership, Place, Raft, Roots, Setup, Standing, Timing, Whom,
+    Backup, Carrier, Etcd, EtcdAddress, EtcdSetup, Joiner, Ownership, Place, Raft, Roots, Setup, Standing, Timing, Whom,
 };
 use migrate_proto::cluster::lease::Known;
 use migrate_proto::cluster::record::{ClusterPolicy, NodeEntry, Record};
@@ -27,7 +28,7 @@ use super::calls::{Answers, CallError, Calls, What};
 use super::keeper::{Bench, Order};
 use super::membership::{Membership, Offices};
 use super::session::Claimant;
-use super::{lead, session};
+use super::{lead, session, ways_back};
 use crate::config::ClusterConfig;
 use crate::events::Kind;
 use crate::handover::Ground;
@@ -127,6 +128,25 @@ impl Agreement {
         }
     }
 
+    /// Ends this node's part in its cluster, and begins a new one in its place, from a backup or from what this node has. The agent ends then.
+    pub async fn found_anew(&self, backup: Option<Backup>) -> Result<ClusterId, Problem> {
+        let kept = self.kept.borrow().clone();
+        let Some(Kept::Raft(raft)) = kept else {
+            let what = "this node's record is in an etcd: bring that back by its own means";
+            return Err(Problem::new(Code::WrongState, what));
+        };
+        raft.stop().await;
+        let address = self.cluster.members.own_address().unwrap_or_default();
+        let place = Place { name: self.host.node().clone(), address };
+        let founded = ways_back::replace_store(&self.ground, &self.store(), place, backup).await;
+        ways_back::end(&self.cluster, &self.ground, founded.as_ref());
+        founded
+    }
+
+    fn store(&self) -> PathBuf {
+        self.host.config.state.join("cluster").join("record.redb")
+    }
+
     async fn start(&self, told: &ClusterConfig) -> Result<Kept, Problem> {
         match &told.etcd {
             Some(address) => self.start_etcd(told, address.clone()),
@@ -158,7 +178,7 @@ impl Agreement {
         let place = |node: &NodeName, address: &str| Place { name: node.clone(), address: address.to_owned() };
         let own = self.cluster.members.own_address().unwrap_or_default();
         let setup = Setup {
-            store: self.host.config.state.join("cluster").join("record.redb"),
+            store: self.store(),
             joiner: Joiner {
                 mark: self.ground.registry.mark(),
                 place: place(self.host.node(), &own),

@@ -66,6 +66,8 @@ impl Company {
         let telling = tokio::spawn(figures::tell(cluster.clone(), host.clone(), registry.clone()));
         let calls = Arc::new(Calls::new(peers));
         let agreement = Agreement::new(ground, cluster.clone(), calls);
+        // Set once: there is one company.
+        let _ = host.founding.set(Arc::downgrade(&agreement));
         let remembering = tokio::spawn(acquaintances::remember(cluster.clone(), host.clone()));
         let mut tasks = vec![following, telling, remembering];
         if let Some(told) = host.config.cluster.clone() {

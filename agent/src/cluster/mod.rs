@@ -6,7 +6,7 @@
 //!   [`acquaintances`]; [`generation`]: in which life.
 //! - [`news`]: what the keeper says, as events; who must not be in the cluster ends. [`figures`]: how full this node is, for the others.
 //! - [`agreement`]: the record, kept together with the other members, over [`calls`]; [`session`]: this node's lease; [`lead`]: what the
-//!   leader does. [`nodes`]: `migrate nodes`.
+//!   leader does. [`nodes`]: `migrate nodes`. [`ways_back`]: what people do where the cluster cannot help itself.
 
 pub mod acquaintances;
 pub mod agreement;
@@ -22,6 +22,7 @@ pub mod news;
 pub mod nodes;
 pub mod roster;
 pub mod session;
+pub mod ways_back;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};

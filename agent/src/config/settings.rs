@@ -160,10 +160,10 @@ pub(super) const OWNERSHIP: Setting = Setting {
     key: "ownership",
     env: &["MIGRATE_OWNERSHIP"],
     flag: "ownership",
-    value: "raft|etcd://HOST:PORT[,HOST:PORT…]/PREFIX",
+    value: "KEEPER",
     default: Default::Value("raft"),
-    help: "Who keeps the cluster's record, the same on all nodes: the nodes themselves, or an etcd that is there already \
-           (plain HTTP, so on a network of its own)",
+    help: "Who keeps the cluster's record, the same on all nodes: `raft`, the nodes themselves; or an etcd that is there \
+           already, `etcd://HOST:PORT[,HOST:PORT…]/PREFIX` (plain HTTP, so on a network of its own)",
     ..PLAIN
 };
 

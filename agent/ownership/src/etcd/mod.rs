@@ -92,8 +92,8 @@ struct Shared {
 #[derive(Default)]
 struct Known {
     mirror: Option<Mirror>,
-    /// Until when nobody else can have taken this node's seat.
-    leads_until: Option<Instant>,
+    /// Until when nobody else can have taken this node's seat, and in which term it took it.
+    leads: Option<(Instant, u64)>,
     /// Why nothing is done any more until a person has done something.
     stopped: Option<String>,
     /// Why it is not in the record.
@@ -215,9 +215,9 @@ impl Shared {
             let kept = now.duration_since(seat.since) < seat::worth(seat, self.setup.terms);
             standing.leader = kept.then(|| VoterId::from(seat.what.by));
         }
-        standing.leads = known.leads_until.is_some_and(|until| now < until);
-        if standing.leads {
-            standing.leader = Some(self.me());
+        if let Some((_, term)) = known.leads.filter(|(until, _)| now < *until) {
+            // This node knows it before it sees it in etcd.
+            (standing.leads, standing.leader, standing.term) = (true, Some(self.me()), term);
         }
         standing.state = if standing.leads { State::Leader } else { State::Learner };
         standing

@@ -33,8 +33,8 @@ impl Shared {
                 Some(mine) => self.keep_seat(mine).await,
                 None => self.take_seat().await,
             };
-            let until = mine.as_ref().map(|mine| mine.until);
-            self.note(|known| known.leads_until = until);
+            let leads = mine.as_ref().map(|mine| (mine.until, mine.seat.term));
+            self.note(|known| known.leads = leads);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use migrate_proto::cluster::record::Standing as Membership;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Shared;
 use super::running::Running;
@@ -12,14 +12,29 @@ use crate::ownership::ProposeError;
 use crate::wire::{Answer, Ask, Failure};
 
 const AGAIN: Duration = Duration::from_millis(300);
+/// How long a leader may take to be heard by a node that was started, before it asks.
+const SILENCE: Duration = Duration::from_secs(3);
 /// After the record has said no, which only a person can change.
 const LATER: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// Asks to be admitted until the record says that this node is a member, at this address and with these versions. Then it is for
     /// others to change that: who leaves is not brought back by this. Never ends.
+    ///
+    /// A node that was away is told by nobody that it was forgotten meanwhile, and its own copy does not say so. So where no leader is heard it
+    /// asks, too.
     pub(super) async fn settle_in(&self, running: &Running) {
-        while !self.is_in(running) {
+        let begun = Instant::now();
+        loop {
+            if self.is_in(running) {
+                if running.leads() || running.heard_since(begun) {
+                    break;
+                }
+                if begun.elapsed() < SILENCE {
+                    sleep(AGAIN).await;
+                    continue;
+                }
+            }
             let pause = match self.ask_to_be_admitted(running).await {
                 Err(ProposeError::Refused(refusal)) => {
                     self.say(Some(format!("this node is not admitted: {refusal}")));
@@ -50,9 +65,13 @@ impl Shared {
     async fn ask_to_be_admitted(&self, running: &Running) -> Result<(), ProposeError> {
         let ask = Ask::Admit(self.setup.joiner.clone());
         if running.metrics().current_leader.is_some() {
-            return running.through_leader(ask).await.map(|_| ());
+            match running.through_leader(ask.clone()).await {
+                // It led once.
+                Err(ProposeError::NoQuorum | ProposeError::NotReady) => {}
+                answered => return answered.map(|_| ()),
+            }
         }
-        // Nobody sends it anything yet: those that it was told of know who leads.
+        // Nobody sends it anything yet, or any more: those that it was told of know who leads.
         let leader = self.who().await.into_iter().filter(|who| who.cluster == Some(running.cluster));
         let Some((leader, place)) = leader.filter_map(|who| who.leader).next() else {
             return Err(ProposeError::NoQuorum);

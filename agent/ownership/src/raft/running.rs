@@ -240,6 +240,11 @@ impl Running {
         self.raft.runtime_config().elect(may);
     }
 
+    /// Whether this node leads, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.metrics().state == ServerState::Leader
+    }
+
     /// A leader has sent something.
     pub(crate) fn heard_a_leader(&self) {
         self.heard.send_replace(Instant::now());

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use futures_util::future::pending;
 use futures_util::stream;
 use http_body_util::BodyExt;
+use migrate_ownership::Backup;
 use migrate_proto::api::*;
-use migrate_proto::cluster::CheckpointId;
-use migrate_proto::cluster::record::CheckpointKind;
+use migrate_proto::cluster::record::{CheckpointKind, ClusterPolicy, Record};
+use migrate_proto::cluster::{CheckpointId, ClusterId};
 use migrate_proto::id::Epoch;
 use migrate_proto::message::Severity;
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -204,6 +205,21 @@ impl Control for Fake {
         self.called(format!("events {:?} {} {:?}{about}{after}", query.since, query.follow, query.scope));
         let lines = stream::iter([event()]);
         Ok(if query.follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() })
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<(), Problem> {
+        self.called(format!("forget {node}"));
+        Ok(())
+    }
+
+    async fn backup(&self) -> Result<Backup, Problem> {
+        self.called("backup".to_owned());
+        Ok(backup())
+    }
+
+    async fn rebuild(&self, request: RebuildRequest) -> Result<RebuildView, Problem> {
+        self.called(format!("rebuild {}", request.sure));
+        Ok(rebuilt(&self.node))
     }
 
     async fn reload_keys(&self) -> Result<NodeView, Problem> {
@@ -416,4 +432,19 @@ pub(super) async fn ask(router: &Router, request: Request<Body>) -> Answered {
     let content_type = response.headers().get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap()).to_owned();
     let body: Bytes = tokio::time::timeout(LONG, response.into_body().collect()).await.unwrap().unwrap().to_bytes();
     Answered { status, content_type, body: String::from_utf8(body.into()).unwrap() }
+}
+
+pub(super) fn backup() -> Backup {
+    Backup::of(&Record::new(ClusterId([7; 16]), ClusterPolicy::default()))
+}
+
+pub(super) fn rebuilt(node: &NodeName) -> RebuildView {
+    RebuildView {
+        node: node.clone(),
+        was: ClusterId([7; 16]),
+        cluster: None,
+        others: Vec::new(),
+        workloads: 0,
+        done: false,
+    }
 }

@@ -36,7 +36,7 @@ async fn every_route_is_described_and_everything_described_is_a_route() {
 
     let router = Fake::new("node1").router();
     for (method, path) in described(&document) {
-        let path = path.replace("{name}", "web");
+        let path = path.replace("{name}", "web").replace("{node}", "node2");
         let Ok(response) = router.clone().oneshot(request(&method.to_uppercase(), &path, &[], "{}\n")).await;
         assert!(![404, 405].contains(&response.status().as_u16()), "{method} {path}");
     }
@@ -50,7 +50,7 @@ async fn nothing_is_routed_that_is_not_described() {
     for (_, path) in &described {
         for method in ["get", "post", "put", "patch", "delete"] {
             if !described.contains(&(method.to_owned(), path.clone())) {
-                let real = path.replace("{name}", "web");
+                let real = path.replace("{name}", "web").replace("{node}", "node2");
                 let answered = ask(&router, request(&method.to_uppercase(), &real, &[], "")).await;
                 assert_eq!(answered.status.as_u16(), 405, "{method} {path}");
             }
@@ -69,7 +69,7 @@ async fn the_query_arguments_described_are_those_taken() {
             }
             let name = parameter["name"].as_str().unwrap();
             // A value of no type: the answer shows that the argument is known.
-            let asked = format!("{}?{name}=%00", path.replace("{name}", "web"));
+            let asked = format!("{}?{name}=%00", path.replace("{name}", "web").replace("{node}", "node2"));
             let problem = ask(&router, request(&method.to_uppercase(), &asked, &[], "")).await.problem();
             assert!(problem.message.contains(&format!("{name}: ")), "{asked}: {problem}");
         }
@@ -140,6 +140,9 @@ fn schemas_have_the_fields_of_the_types() {
     fields_are_described("LastCheckpoint", &fake::last_checkpoint());
     fields_are_described("CheckpointView", &checkpoint);
     fields_are_described("RestoreRequest", &RestoreRequest::default());
+    fields_are_described("Backup", &fake::backup());
+    fields_are_described("RebuildRequest", &RebuildRequest { backup: None, sure: true });
+    fields_are_described("RebuildView", &fake::rebuilt(&node1));
     fields_are_described("Health", &fake::health(&node1));
     fields_are_described("Event", &fake::event());
     fields_are_described("MoveFigures", &fake::event().figures.unwrap());
@@ -166,6 +169,7 @@ fn schemas_of_requests_require_what_the_types_require() {
     required_fields_suffice::<Timing>("Timing", &json!({}));
     required_fields_suffice::<MoveRequest>("MoveRequest", &json!({}));
     required_fields_suffice::<RestoreRequest>("RestoreRequest", &json!({}));
+    required_fields_suffice::<RebuildRequest>("RebuildRequest", &json!({}));
     required_fields_suffice::<ExecRequest>("ExecRequest", &json!({"argv": ["a"]}));
 }
 

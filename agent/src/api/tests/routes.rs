@@ -160,10 +160,10 @@ async fn requests_that_are_wrong_reach_nobody_and_say_why() {
         ("POST", "/v1/workloads", r#"{"spec": {"name": "A b", "argv": []}}"#, 400, "spec.name: 'A b' is not a name"),
         ("POST", "/v1/workloads", r#"{"spec": {"name": "a", "argv": ["a\u0000"]}}"#, 400, "spec.argv[0]: a NUL byte"),
         ("POST", "/v1/workloads", r#"{"spec": {"name": "a", "argv": [], "x": 1}}"#, 400, "unknown field `x`"),
-        ("POST", "/v1/workloads", &too_large, 413, "larger than 1048576 bytes"),
+        ("POST", "/v1/workloads", &too_large, 413, "larger than 16777216 bytes"),
         ("POST", "/v1/workloads/web/move", r#"{"mode": "teleport"}"#, 400, "mode: unknown variant `teleport`"),
         ("POST", "/v1/workloads/web/exec", "cat\n", 400, "line 1 column 1"),
-        ("POST", "/v1/workloads/web/exec", &too_large, 413, "larger than 1048576 bytes"),
+        ("POST", "/v1/workloads/web/exec", &too_large, 413, "larger than 16777216 bytes"),
     ] {
         let (answered, calls) = asked(method, path, body).await;
         let problem = serde_json::from_str::<ErrorBody>(&answered.body).unwrap().error;
