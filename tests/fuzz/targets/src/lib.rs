@@ -29,6 +29,7 @@ mod sandbox;
 mod session;
 mod store;
 mod swim;
+mod vault;
 mod zmtp;
 
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ pub static TARGETS: &[Target] = &[
     target("store", "chunks of an image, references included", store::run),
     target("layer", "chunks of a layer", layer::run),
     target("image-index", "the index of a stored image", image_index::run),
+    target("checkpoint", "the file of a checkpoint from another node", vault::outline),
+    target("segment", "a segment of a checkpoint from another node", vault::segment),
     target("criu-stream", "CRIU's image socket, both directions", criu_stream::run),
     target("criu-files", "CRIU's files.img, figures and log", criu_files::run),
     target("archive", "tar archives of root file systems", archive::run),
