@@ -28,6 +28,8 @@ use crate::workload::Workload;
 
 /// How long what the record knows nothing of is kept.
 const UNRECORDED_MS: u64 = 3600 * 1000;
+/// How long the record may take to confirm that it knows nothing of it.
+const CONFIRM: Duration = Duration::from_secs(5);
 /// How many checkpoints cross at once, in either direction; more wait.
 static CROSSING: Semaphore = Semaphore::const_new(2);
 
@@ -166,6 +168,11 @@ pub(super) async fn drop_orphans(ground: &Ground) {
         if heard.elapsed() > age && vault.generations(&workload).iter().all(old) {
             orphans.push(workload);
         }
+    }
+    if record.is_some() && !orphans.is_empty() {
+        // A copy that is behind may not know of them yet.
+        let Ok(record) = tokio::time::timeout(CONFIRM, tenure.confirmed()).await else { return };
+        orphans.retain(|workload| !record.loads.contains_key(workload));
     }
     if record.is_none() && !orphans.is_empty() {
         if !ground.peers.gone().is_empty() {
