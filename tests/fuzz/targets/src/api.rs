@@ -18,9 +18,10 @@ use migrate_agent::api::{self, NODE_HEADER};
 use migrate_agent::control::{
     ByteStream, Control, EventQuery, ForwardedRequest, ForwardedResponse, Health, Lines, LogQuery, Scope,
 };
+use migrate_ownership::Backup;
 use migrate_proto::api::{
     CheckReport, CheckpointView, DrainReport, ErrorBody, Event, ExecLine, ExecRequest, MoveLine, MoveRequest, NodeView,
-    RestoreRequest, RunRequest, WhyView, WorkloadView,
+    RebuildRequest, RebuildView, RestoreRequest, RunRequest, WhyView, WorkloadView,
 };
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -212,6 +213,19 @@ impl Control for Nobody {
     }
 
     async fn undrain(&self, _: Option<NodeName>) -> Result<(), Problem> {
+        Err(Problem::new(Code::Usage, "nobody is here"))
+    }
+
+    async fn forget(&self, node: &NodeName) -> Result<(), Problem> {
+        Err(Problem::new(Code::UnknownNode, format!("there is no node {node}")))
+    }
+
+    async fn backup(&self) -> Result<Backup, Problem> {
+        Err(Problem::new(Code::Usage, "nobody is here"))
+    }
+
+    async fn rebuild(&self, request: RebuildRequest) -> Result<RebuildView, Problem> {
+        is_the_same_again(&request);
         Err(Problem::new(Code::Usage, "nobody is here"))
     }
 
