@@ -8,7 +8,7 @@
 //!
 //! - A session is taken up only by the agent that proposed it, when the answer is that this very proposal has changed the record. One
 //!   that the agent before this one has left on the lease page goes on while its deadline has not passed.
-//! - [`Tenure`](crate::tenure::Tenure) hears of a lease only when the record that is shown there has it: whoever looks there finds what was
+//! - [`Tenure`] hears of a lease only when the record that is shown there has it: whoever looks there finds what was
 //!   decided before this session began.
 //! - A node that is alone has a lease without end. Before it opens one that ends, every sandbox that would never stop is armed with the session
 //!   to come: were this agent killed right after, nothing would run on for ever that others may have been given.
