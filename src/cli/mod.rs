@@ -240,13 +240,16 @@ pub(crate) enum Command {
         /// How long that may take, such as 30s: what cannot be moved by then is checkpointed to another node
         #[arg(long, value_name = "DUR", value_parser = quantity::duration)]
         deadline: Option<Duration>,
+        // Not `node`: that is the option of all commands.
         /// Which node
-        node: NodeName,
+        #[arg(value_name = "NODE")]
+        drained: NodeName,
     },
     /// Let a node take workloads again
     Undrain {
         /// Which node
-        node: NodeName,
+        #[arg(value_name = "NODE")]
+        drained: NodeName,
     },
     /// Live view (not there yet)
     Top(NotThereYet),

@@ -27,6 +27,15 @@ fn the_definition_is_sound() {
 }
 
 #[test]
+fn who_is_asked_and_what_it_is_asked_for_are_two_things() {
+    for words in ["drain", "undrain", "nodes forget"] {
+        let cli = parse(&format!("--node node1 {words} node2")).unwrap();
+        assert_eq!(cli.everywhere.node.unwrap().as_str(), "node1", "{words}");
+        assert!(format!("{:?}", cli.command).contains("node2"), "{words}: {:?}", cli.command);
+    }
+}
+
+#[test]
 fn force_is_a_flag_whose_name_may_be_left_out() {
     let cli = parse("--force web --to node2 --mode stream").unwrap();
     assert_eq!(cli.forced.force.unwrap().unwrap().as_str(), "web");

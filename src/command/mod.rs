@@ -110,8 +110,8 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Nodes { command: None } => cluster::nodes(session).await,
         Command::Nodes { command: Some(NodesCommand::Forget { lost }) } => ways_back::forget(session, &lost).await,
         Command::Cluster(command) => ways_back::cluster(session, &command).await,
-        Command::Drain { deadline, node } => cluster::drain(session, &node, deadline).await,
-        Command::Undrain { node } => cluster::undrain(session, &node).await,
+        Command::Drain { deadline, drained } => cluster::drain(session, &drained, deadline).await,
+        Command::Undrain { drained } => cluster::undrain(session, &drained).await,
         Command::Events { follow, since } => cluster::events(session, follow, since).await,
         other => Err(Failure::NotThereYet { what: not_there_yet(&other) }),
     }
