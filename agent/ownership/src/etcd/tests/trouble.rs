@@ -89,13 +89,15 @@ async fn an_etcd_that_was_emptied_is_not_believed() {
     let mut all = Nodes::of(1, 1).await;
     let node = Arc::clone(&all.nodes[0]);
     declared(&node, "kept").await;
+    let name = "kept".parse().unwrap();
+    node.record().wait_for(|record| record.loads.contains_key(&name)).await.unwrap();
     all.servers.wipe(0);
     all.servers.run(0);
     let stands = stands(&node, |standing| standing.state == State::Stopped).await;
     assert!(stands.trouble.as_ref().is_some_and(|why| why.contains("deleted")), "{stands:?}");
     assert!(!stands.leads);
     assert!(matches!(node.propose(declare("other", 1, 0)).await, Err(ProposeError::Stopped(_))));
-    assert!(node.record().borrow().loads.contains_key(&"kept".parse().unwrap()), "what it knew it still knows");
+    assert!(node.record().borrow().loads.contains_key(&name), "what it knew it still knows");
 }
 
 #[tokio::test(flavor = "multi_thread")]
