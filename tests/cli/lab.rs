@@ -412,8 +412,9 @@ fn a_link_that_drops_loses_some_of_what_the_node_sends() {
     let lab = Lab::up();
     let received = |from: &str, to: &str| {
         let address = lab.node(to)["address"].as_str().unwrap().split(':').next().unwrap().to_owned();
-        let listen =
-            "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 0)); s.settimeout(60)
+        // With room for all of them (SO_RCVBUFFORCE): one that listens late must not lose any.
+        let listen = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 33, 8 << 20); s.bind(('', 0)); s.settimeout(60)
 print(s.getsockname()[1], flush=True)
 seen = 0
 while int(s.recv(16)) < 400: seen += 1
