@@ -93,7 +93,7 @@ pub async fn take(ground: Ground, talk: Talk, preface: Preface, offer: Box<Offer
 pub fn in_doubt(ground: &Ground) -> Vec<(WorkloadName, Held)> {
     let waits = |workload: &Arc<Workload>| {
         let entry = durable::read::<Entry>(&workload.place().arrival()).ok().flatten()?;
-        let doubt = !workload.record().owned && entry.phase == Phase::Commit;
+        let doubt = !workload.record().owned && entry.phase == Phase::Commit && entry.lost.is_none();
         let (handover, epoch) = (entry.offer.handover, entry.offer.epoch);
         let (node, numbered) = (ground.host.node().clone(), workload.record().numbered);
         let held = Held { node, handover, epoch, numbered };

@@ -7,18 +7,16 @@ use std::time::Duration;
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::cluster::steward::Held;
 use migrate_proto::error::Problem;
-use migrate_proto::handover::target::Entry;
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
-use migrate_proto::phase::Phase;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Post;
 use crate::cluster::calls::What;
 use crate::cluster::membership::Membership;
-use crate::handover::Ground;
-use crate::{durable, preflight};
+use crate::handover::{Ground, arrival};
+use crate::preflight;
 
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +99,7 @@ pub async fn carry_out(ground: &Ground, said: &[u8]) -> Result<Vec<u8>, Problem>
     let ground = ground.clone();
     let answer = match errand {
         Errand::Likeness => blocking(likeness).await?,
-        Errand::InDoubt => blocking(move || in_doubt(&ground)).await?,
+        Errand::InDoubt => blocking(move || Ok(in_doubt(&ground))).await?,
         Errand::Holdings => blocking(move || Ok(holdings(&ground))).await?,
         Errand::Nudge { .. } => {
             // Whoever follows the record sees it as soon as it is here.
@@ -133,20 +131,8 @@ fn holdings(ground: &Ground) -> Vec<Holding> {
     all.map(|(load, checkpoint, whole)| Holding { load, checkpoint, whole }).collect()
 }
 
-/// Everything that has arrived here in full, and waits to hear whether it is this node's.
-fn in_doubt(ground: &Ground) -> Result<Vec<InDoubt>, Problem> {
-    let mut held = Vec::new();
-    for workload in ground.registry.all() {
-        let Ok(Some(entry)) = durable::read::<Entry>(&workload.place().arrival()) else { continue };
-        if entry.phase != Phase::Commit || entry.lost.is_some() || workload.record().owned {
-            continue;
-        }
-        let (handover, epoch) = (entry.offer.handover, entry.offer.epoch);
-        // A newer checkpoint would be better than the image: which there were before it is not said in an offer.
-        let held_here = Held { node: ground.host.node().clone(), handover, epoch, numbered: 0 };
-        held.push(InDoubt { load: workload.name().clone(), held: held_here });
-    }
-    Ok(held)
+fn in_doubt(ground: &Ground) -> Vec<InDoubt> {
+    arrival::in_doubt(ground).into_iter().map(|(load, held)| InDoubt { load, held }).collect()
 }
 
 #[cfg(test)]
