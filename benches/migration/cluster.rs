@@ -78,14 +78,16 @@ impl Cluster {
         Ok(serde_json::from_str(&self.lab.migrate(["--json", "--node", node, "nodes"])?)?)
     }
 
-    /// Waits until every node takes every other for alive, and knows who leads.
+    /// Waits until every node takes every other for alive, knows who leads, and that three vote: until then the first one alone does.
     pub(crate) fn wait_for_all(&self) -> Result<()> {
         let all = self.lab.nodes()?;
         wait(|| {
             let well = |view: &NodeView| view.state == NodeState::Alive;
             let fits = |node: &Node| -> Result<bool> {
                 let views = self.nodes_by(&node.name)?;
-                Ok(views.len() == all.len() && views.iter().all(well) && views.iter().any(|view| view.leader))
+                let voters = views.iter().filter(|view| view.voter).count();
+                let is_led = voters >= 3 && views.iter().any(|view| view.leader);
+                Ok(views.len() == all.len() && views.iter().all(well) && is_led)
             };
             for node in &all {
                 // One that has just been started may not answer yet.
