@@ -307,8 +307,11 @@ impl Control for Node {
             None => {}
         }
         let own = self.own(name).ok();
+        // An agent that has just started does not know yet whether what it had was given to another node meanwhile.
+        let tenure = &self.ground.host.tenure;
+        let is_sure = !tenure.in_cluster() || tenure.record_now().is_some();
         // What was given away, and is only being cleared away here, is its next node's to speak of.
-        if own.as_ref().is_some_and(|workload| workload.record().owned || !workload.is_moving()) {
+        if is_sure && own.as_ref().is_some_and(|workload| workload.record().owned || !workload.is_moving()) {
             return Ok(None);
         }
         let others = self.ground.peers.all();
