@@ -11,14 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use harness::Lab;
-use migrate_proto::api::{Event, MoveReport, Verdict, WhyView};
+use migrate_proto::api::{MoveReport, Verdict, WhyView};
 
 impl Lab {
-    fn events(&self, node: &str) -> Vec<Event> {
-        let lines = self.done(["--json", "--node", node, "events"]).stdout;
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
     fn why(&self, name: &str) -> WhyView {
         serde_json::from_value(self.done(["--json", "why", name]).json()).unwrap()
     }
@@ -47,7 +42,7 @@ fn a_check_changes_nothing_on_either_node() {
         let of = |node: &str| {
             let dir = lab.directory().join(node);
             let run = lab.done(["lab", "exec", node, "--", "find", "/run", "-not", "-type", "s"]);
-            (files(&dir.join("state")), run.stdout, lab.events(node))
+            (files(&dir.join("state")), run.stdout, lab.events_of(node))
         };
         (["node1", "node2"].map(of), lab.view("traveller").pid)
     };
@@ -154,7 +149,7 @@ fn the_fourth_move_is_predicted() {
     }
     assert!(report.predicted_downtime_ms.unwrap() < report.predicted_total_ms.unwrap(), "{report:?}");
 
-    let events = lab.events("node1");
+    let events = lab.events_of("node1");
     let moved = events.iter().rev().find(|event| event.kind == "moved").unwrap();
     let figures = moved.figures.unwrap();
     assert_eq!(figures.downtime_ms, report.downtime_ms);

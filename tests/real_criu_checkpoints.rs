@@ -11,21 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use harness::{Lab, eventually};
-use migrate_proto::api::{CheckpointView, Event, State};
+use migrate_proto::api::State;
 
 impl Lab {
-    fn checkpoint(&self, name: &str) -> CheckpointView {
-        serde_json::from_value(self.done(["--json", "checkpoint", name]).json()).unwrap()
-    }
-
-    fn checkpoints(&self, name: &str) -> Vec<CheckpointView> {
-        serde_json::from_value(self.done(["--json", "checkpoints", name]).json()).unwrap()
-    }
-
     fn happened(&self, kind: &str, words: &str) -> bool {
-        let lines = self.done(["--json", "--node", "node1", "events"]).stdout;
-        let mut events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
-        events.any(|event| event.kind == kind && event.message.contains(words))
+        self.events_of("node1").iter().any(|event| event.kind == kind && event.message.contains(words))
     }
 
     fn vault(&self) -> PathBuf {

@@ -41,8 +41,7 @@ impl Lab {
 
     /// What a node has seen, of one kind, about one node; oldest first.
     fn seen(&self, by: &str, kind: &str, about: &str) -> Vec<Event> {
-        let lines = self.done(["--json", "--node", by, "events"]).stdout;
-        let events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
+        let events = self.events_of(by).into_iter();
         let fits = |event: &Event| event.node.as_str() == by && event.kind == kind && event.message.contains(about);
         events.filter(fits).collect()
     }

@@ -97,8 +97,7 @@ impl Lab {
 
     /// What has happened to the workload, as one node has written it down.
     fn happened(&self, by: &str, kind: &str) -> Vec<Event> {
-        let lines = self.done(["--json", "--node", by, "events"]).stdout;
-        let events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
+        let events = self.events_of(by).into_iter();
         let about = |event: &Event| event.workload.as_ref().is_none_or(|name| name.as_str() == NAME);
         events.filter(|event| event.node.as_str() == by && event.kind == kind && about(event)).collect()
     }

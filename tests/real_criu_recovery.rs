@@ -35,8 +35,7 @@ impl Lab {
 
     /// What one node has written down.
     fn happened(&self, by: &str, kind: &str, name: &str) -> Vec<Event> {
-        let lines = self.done(["--json", "--node", by, "events"]).stdout;
-        let events = lines.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
+        let events = self.events_of(by).into_iter();
         let about = |event: &Event| event.workload.as_ref().is_some_and(|of| of.as_str() == name);
         events.filter(|event| event.node.as_str() == by && event.kind == kind && about(event)).collect()
     }

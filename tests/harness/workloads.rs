@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use migrate_proto::api::{CheckReport, MoveReport, Outcome, State, Verdict, WorkloadView};
+use migrate_proto::api::{CheckReport, CheckpointView, Event, MoveReport, Outcome, State, Verdict, WorkloadView};
 
 use super::progress::{Follower, Progress};
 use super::{Lab, Output, PROGRAMS, SCRIPTS, binaries, eventually};
@@ -11,6 +11,22 @@ use super::{Lab, Output, PROGRAMS, SCRIPTS, binaries, eventually};
 const SOME: u64 = 5;
 
 impl Lab {
+    /// What happened, as a node has it; oldest first.
+    pub(crate) fn events_of(&self, by: &str) -> Vec<Event> {
+        let lines = self.done(["--json", "--node", by, "events"]).stdout;
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Takes a checkpoint.
+    pub(crate) fn checkpoint(&self, name: &str) -> CheckpointView {
+        serde_json::from_value(self.done(["--json", "checkpoint", name]).json()).unwrap()
+    }
+
+    /// What there is of a workload.
+    pub(crate) fn checkpoints(&self, name: &str) -> Vec<CheckpointView> {
+        serde_json::from_value(self.done(["--json", "checkpoints", name]).json()).unwrap()
+    }
+
     /// Starts a workload on `node`.
     pub(crate) fn run(&self, name: &str, node: &str, argv: &[&str]) {
         self.run_with(name, node, &[], argv);
