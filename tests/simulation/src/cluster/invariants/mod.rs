@@ -16,6 +16,7 @@ use migrate_proto::cluster::CheckpointId;
 use migrate_proto::id::HandoverId;
 use migrate_proto::name::NodeName;
 
+use self::nothing_lost::Best;
 use super::faults::Excuse;
 use super::world::World;
 
@@ -91,8 +92,8 @@ pub(crate) struct Load {
     pub(crate) first: Option<usize>,
     /// Whether it may begin from nothing.
     pub(crate) afresh: bool,
-    /// What the best that there is of it had done, when that was last looked at.
-    pub(crate) best: u64,
+    /// The best that there was of it when that was last looked at.
+    pub(crate) best: Best,
     /// That may be less from now on.
     pub(crate) excused: bool,
     /// Who has believed to own it, in each epoch.
@@ -101,7 +102,7 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(length: u64, first: Option<usize>, afresh: bool) -> Load {
-        Load { length, first, afresh, best: 0, excused: true, believed: BTreeMap::new() }
+        Load { length, first, afresh, best: Best::default(), excused: true, believed: BTreeMap::new() }
     }
 }
 

@@ -6,7 +6,9 @@
 //!
 //! **Not promised**: what went with a node's power, what was damaged, and what an owner did that was given up (fenced, or revived by
 //! itself): there it begins anew from the best of the rest. An image that its source has refused is no promise, either; nor one
-//! that went with its target's power before the source, which could not know that, transferred the workload to it.
+//! that went with its target's power before the source, which could not know that, transferred the workload to it. And a newer
+//! checkpoint is better than an older one also where the older had done more: it is of an owner that had to go on from a yet
+//! older one, because nobody could be reached who had that.
 //!
 //! That it is the best of the rest is judged, too: nobody is brought back from a checkpoint when a newer one is on a node that has been
 //! well for long. And whoever is listed as a holder of a checkpoint has it, where no fault has taken it.
@@ -28,20 +30,39 @@ pub(super) fn judge(world: &mut World) -> Result<(), String> {
         let here = &mut world.ledger.loads[load];
         let (before, excused) = (std::mem::replace(&mut here.best, best), std::mem::take(&mut here.excused));
         let ended = matches!(entry.life, Life::Stopped(_));
-        if best < before && !excused && !ended {
-            return Err(format!("the best of {name} had done {before}, and is gone: now it is {best}"));
+        if best.work < before.work && !best.is_newer_than(before) && !excused && !ended {
+            let (before, now) = (before.work, best.work);
+            return Err(format!("the best of {name} had done {before}, and is gone: now it is {now}"));
         }
         holders_have_it(world, load, entry)?;
     }
     Ok(())
 }
 
-/// What the best of a workload has done.
-fn best(world: &World, load: usize, entry: &LoadEntry) -> u64 {
+/// The best that there is of a workload.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Best {
+    /// What it had done.
+    work: u64,
+    /// Its number, if it is a checkpoint.
+    number: Option<u64>,
+}
+
+impl Best {
+    fn live(work: u64) -> Best {
+        Best { work, number: None }
+    }
+
+    fn is_newer_than(self, before: Best) -> bool {
+        before.number.is_some() && self.number > before.number
+    }
+}
+
+fn best(world: &World, load: usize, entry: &LoadEntry) -> Best {
     let owner = entry.owner.as_ref().and_then(|owner| world.named(owner));
     let live = owner.and_then(|owner| world.nodes[owner].bodies[load].as_ref());
     if let Some(live) = live.filter(|live| live.epoch == entry.epoch.0) {
-        return live.work;
+        return Best::live(live.work);
     }
     let newest =
         entry.checkpoints.iter().rev().find(|checkpoint| !checkpoint.damaged && is_somewhere(world, checkpoint));
@@ -53,14 +74,15 @@ fn best(world: &World, load: usize, entry: &LoadEntry) -> u64 {
         (given || open && !newer).then_some(image.work)
     });
     if let Some(image) = image.max() {
-        return image;
+        return Best::live(image);
     }
     let from = match entry.life {
-        Life::Starting => return 0,
+        Life::Starting => return Best::default(),
         Life::Recovering { from } => entry.checkpoint(from).filter(|from| is_somewhere(world, from)),
         _ => newest,
     };
-    from.and_then(|from| world.ledger.checkpoints.get(&from.id)).copied().unwrap_or(0)
+    let work = |from: &CheckpointEntry| world.ledger.checkpoints.get(&from.id).copied();
+    from.map_or_else(Best::default, |from| Best { work: work(from).unwrap_or(0), number: Some(from.number) })
 }
 
 fn is_somewhere(world: &World, checkpoint: &CheckpointEntry) -> bool {
