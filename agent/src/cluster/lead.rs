@@ -15,7 +15,7 @@ use migrate_ownership::{Ownership, ProposeError};
 use migrate_proto::api::NodeState;
 use migrate_proto::cluster::command::Command;
 use migrate_proto::cluster::lease::{Lapse, Nanos, Terms};
-use migrate_proto::cluster::steward::{Act, Event, Health, Limits, Note, Sessions, Steward, Vigil};
+use migrate_proto::cluster::steward::{Act, Event, Health, Limits, Note, Past, Steward, Vigil};
 use migrate_proto::cluster::{Claim, VoterId};
 use migrate_proto::name::{NodeName, WorkloadName};
 use tokio::sync::{broadcast, mpsc};
@@ -51,13 +51,14 @@ pub struct Post {
 /// Goes on for as long as the agent runs.
 pub async fn lead(post: &Post) {
     let (mut standing, mut records) = (post.ownership.standing(), post.ownership.record());
-    // Also while others lead: who begins to lead must know how old sessions are.
-    let mut sessions = Sessions::default();
+    // Also while others lead: who begins to lead must know how old sessions are, and since when who votes.
+    let mut past = Past::new(now(), &records.borrow(), &standing.borrow().voters, post.terms);
     loop {
-        sessions.learn(now(), &records.borrow_and_update());
-        if standing.borrow_and_update().leads {
+        let stands = standing.borrow_and_update().clone();
+        past.learn(now(), &records.borrow_and_update(), &stands.voters);
+        if stands.leads {
             tracing::info!("this node leads");
-            Leader::new(post).act(&mut sessions).await;
+            Leader::new(post).act(&mut past).await;
             tracing::info!("this node leads no more");
         }
         let changed = tokio::select! {
@@ -101,14 +102,11 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     fn new(post: &Post) -> Leader<'_> {
-        let (standing, record) = (post.ownership.standing(), post.ownership.record());
-        let effective = standing.borrow().voters.clone();
-        let electors = record.borrow().cluster.voters.electors(now(), effective, post.terms);
         let (tell, heard) = mpsc::unbounded_channel();
         Leader {
             post,
             steward: Steward::new(limits(post.terms)),
-            vigil: Vigil::new(electors, post.terms),
+            vigil: Vigil::new(post.terms),
             ask_at: None,
             known: BTreeMap::new(),
             likeness: BTreeMap::new(),
@@ -121,7 +119,7 @@ impl Leader<'_> {
     }
 
     /// Until this node leads no more.
-    async fn act(mut self, sessions: &mut Sessions) {
+    async fn act(mut self, past: &mut Past) {
         let post = self.post;
         let (mut standing, mut records) = (post.ownership.standing(), post.ownership.record());
         let mut changes = self.members_change();
@@ -135,8 +133,7 @@ impl Leader<'_> {
             }
             let record = records.borrow_and_update().clone();
             changes.borrow_and_update();
-            sessions.learn(now(), &record);
-            self.vigil.voters_changed(now(), &record.cluster.voters, stands.voters);
+            past.learn(now(), &record, &stands.voters);
             let mut events = self.members();
             if shown != Some(record.revision) {
                 shown = Some(record.revision);
@@ -144,26 +141,26 @@ impl Leader<'_> {
             }
             events.push(Event::Tick { wall_ms: feed::wall_ms() });
             for event in events {
-                self.instruct(event, sessions);
+                self.instruct(event, past);
             }
-            self.ask_when_due();
+            self.ask_when_due(past);
             let wake = self.wake();
             let changed = tokio::select! {
                 changed = standing.changed() => changed,
                 changed = records.changed() => changed,
                 changed = changes.changed() => changed,
                 Some(heard) = self.heard.recv() => {
-                    self.hear(heard, sessions);
+                    self.hear(heard, past);
                     Ok(())
                 }
                 verdict = self.verdicts.recv() => {
                     if let Ok(lapse) = verdict {
-                        self.judge(&lapse, sessions);
+                        self.judge(&lapse, past);
                     }
                     Ok(())
                 }
                 _ = look.tick() => {
-                    self.look_around(sessions).await;
+                    self.look_around(past).await;
                     Ok(())
                 }
                 () = tokio::time::sleep_until(wake) => Ok(()),
@@ -181,47 +178,47 @@ impl Leader<'_> {
         [steward, asks].into_iter().flatten().fold(far, std::cmp::Ord::min)
     }
 
-    fn instruct(&mut self, event: Event, sessions: &Sessions) {
+    fn instruct(&mut self, event: Event, past: &Past) {
         for act in self.steward.step(clock::now(), event) {
-            self.carry_out(act, sessions);
+            self.carry_out(act, past);
         }
     }
 
-    fn hear(&mut self, heard: Heard, sessions: &Sessions) {
+    fn hear(&mut self, heard: Heard, past: &Past) {
         match heard {
-            Heard::Event(event) => self.instruct(event, sessions),
+            Heard::Event(event) => self.instruct(event, past),
             Heard::Likeness(claim, likeness) => self.note_likeness(&claim, likeness),
             Heard::Asked => self.asking_for_images = false,
         }
     }
 
     /// A voter has answered.
-    fn judge(&mut self, lapse: &Lapse, sessions: &Sessions) {
-        if let Some((claim, voters)) = self.vigil.heard(now(), lapse) {
+    fn judge(&mut self, lapse: &Lapse, past: &Past) {
+        if let Some((claim, voters)) = self.vigil.heard(now(), lapse, past) {
             tracing::info!(%claim, ?voters, "a lease is over");
-            self.instruct(Event::Lapsed { claim, voters }, sessions);
+            self.instruct(Event::Lapsed { claim, voters }, past);
         }
     }
 
-    fn ask_when_due(&mut self) {
+    fn ask_when_due(&mut self, past: &Past) {
         if self.vigil.is_idle() {
             self.ask_at = None;
         } else if self.ask_at.is_none_or(|at| at <= now()) {
-            let (voters, asks) = self.vigil.asks(now());
+            let (voters, asks) = self.vigil.asks(now(), past);
             self.post.cluster.order(Order::Ask(voters, asks));
             self.ask_at = Some(now().plus(self.vigil.again()));
         }
     }
 
-    fn carry_out(&mut self, act: Act, sessions: &Sessions) {
+    fn carry_out(&mut self, act: Act, past: &Past) {
         match act {
             Act::Propose(command) => self.propose(command),
             Act::Watch(claims) => {
                 tracing::debug!(?claims, "the voters are asked about these leases");
-                self.vigil.watch(now(), &claims, sessions);
+                self.vigil.watch(now(), &claims, past);
                 self.watched = claims.into_iter().collect();
                 self.ask_at = None;
-                self.ask_when_due();
+                self.ask_when_due(past);
             }
             Act::Nudge { node, load, epoch } => self.send(node, Errand::Nudge { load, epoch }),
             Act::Move { from, load, epoch, to } => self.send(from, Errand::Move { load, epoch, to }),

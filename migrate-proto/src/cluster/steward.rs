@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 pub use note::Note;
 pub use seats::Figures;
-pub use vigil::{Sessions, Vigil};
+pub use vigil::{Past, Vigil};
 pub use words::{Act, Event, Health, Held};
 
 use self::seats::Seats;

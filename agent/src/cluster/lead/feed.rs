@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::lease::LogId;
 use migrate_proto::cluster::record::Record;
-use migrate_proto::cluster::steward::{Event, Figures, Health, Sessions};
+use migrate_proto::cluster::steward::{Event, Figures, Health, Past};
 use migrate_proto::name::NodeName;
 use tokio::sync::watch;
 
@@ -32,23 +32,23 @@ impl Leader<'_> {
     }
 
     /// What nobody says by itself.
-    pub(super) async fn look_around(&mut self, sessions: &Sessions) {
+    pub(super) async fn look_around(&mut self, past: &Past) {
         let record = self.post.ownership.record().borrow().clone();
         self.ask_for_likeness(&record);
         for event in self.figures() {
-            self.instruct(event, sessions);
+            self.instruct(event, past);
         }
         let alive = |node: &NodeName| self.known.get(node) == Some(&Health::Alive);
         let held = record.nodes.iter().filter(|(name, node)| node.finite && !node.fenced && alive(name));
         let claims = held.map(|(name, node)| Claim { node: name.clone(), session: node.session }).collect();
         for claim in self.quiet(claims).await {
-            self.instruct(Event::Quiet(claim), sessions);
+            self.instruct(Event::Quiet(claim), past);
         }
         // Where voters keep leases, they are asked, and answer when they can.
         let over = |claim: &&Claim| self.post.ownership.has_lapsed(claim) == Some(true);
         let lapsed: Vec<Claim> = self.watched.iter().filter(over).cloned().collect();
         for claim in lapsed {
-            self.instruct(Event::Lapsed { claim, voters: LogId::default() }, sessions);
+            self.instruct(Event::Lapsed { claim, voters: LogId::default() }, past);
         }
         let bereft = record.loads.values().filter_map(|load| load.owner.as_ref());
         let bereft = bereft.filter_map(|owner| record.nodes.get(owner)).any(|node| node.fenced);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Nanos, Terms};
 use crate::cluster::VoterId;
+use crate::cluster::record::VoterHistory;
 
 /// The place of an entry in the log of the record. The term counts before the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -55,7 +56,8 @@ impl Voters {
     }
 }
 
-/// Those whom a leader must ask: the voters of now, and those of before for as long as a holder may not have heard of the change.
+/// Those whom a leader must ask: the voters of now, and those of before for as long as a holder may not have heard of the change. From
+/// when this node has the new ones in its log those before are committed, whoever leads: a holder that asks a majority of them is told.
 #[derive(Debug, Clone)]
 pub struct Electors {
     terms: Terms,
@@ -65,12 +67,27 @@ pub struct Electors {
 }
 
 impl Electors {
-    /// Of a leader that has become one just now. `before` is what its record says about the last change, whenever that was.
+    /// Of somebody who knows nothing yet of what was. `before` is what its record says about the last change, whenever that was.
     pub fn new(now: Nanos, current: Voters, before: Vec<Voters>, terms: Terms) -> Electors {
         Electors { terms, current, before: before.into_iter().map(|voters| (now, voters)).collect() }
     }
 
-    /// The leader's log has another configuration from now on; the step before it, if there are two, is committed.
+    /// The record or the log has come further. `effective` is the last configuration in the log; one that was never committed goes
+    /// again where another leader has written something else. Where there were several changes at once, what they have in common
+    /// with the last one is in the record's history.
+    pub fn learn(&mut self, now: Nanos, history: &VoterHistory, effective: &Voters) {
+        for voters in [&history.before, &history.now] {
+            if voters.config > self.config() {
+                self.changed(now, voters.clone());
+            }
+        }
+        let newest = std::cmp::max_by_key(&history.now, effective, |voters| voters.config);
+        if newest.config != self.config() {
+            self.changed(now, newest.clone());
+        }
+    }
+
+    /// The log has another configuration from now on; the step before it, if there are two, is committed.
     pub fn changed(&mut self, now: Nanos, to: Voters) {
         self.before.retain(|(since, _)| now.since(*since) < self.terms.promise());
         self.before.push((now, std::mem::replace(&mut self.current, to)));
@@ -128,6 +145,31 @@ mod tests {
         assert_eq!(voters(1, &[&[0, 4]]).reached(sent), None);
         assert_eq!(voters(1, &[]).reached(sent), None);
         assert_eq!(voters(1, &[&[4], &[]]).reached(sent), None);
+    }
+
+    #[test]
+    fn what_was_never_committed_goes_again_and_counts_for_a_while() {
+        let terms = Terms::new(1_000_000_000, 0).unwrap();
+        let all = |ids: &'static [u64]| move |v: VoterId| ids.contains(&v.0);
+        let (three, forked) = (voters(2, &[&[1, 2, 3]]), voters(5, &[&[1, 2, 3], &[4]]));
+        let history = VoterHistory { now: three.clone(), before: Voters::default() };
+        let mut electors = history.electors(Nanos(0), three.clone(), terms);
+        electors.learn(Nanos(1), &history, &forked);
+        assert!(!electors.agree(Nanos(1), all(&[1, 2])) && electors.config().index == 5);
+        electors.learn(Nanos(2), &history, &three);
+        assert!(!electors.agree(Nanos(2), all(&[1, 2])) && electors.config().index == 2);
+        assert!(electors.agree(Nanos(1_000_000_002), all(&[1, 2])));
+    }
+
+    #[test]
+    fn who_has_known_of_a_change_for_long_need_not_wait_when_it_begins_to_lead() {
+        let terms = Terms::new(1_000_000_000, 0).unwrap();
+        let history = VoterHistory { now: voters(3, &[&[1, 2, 3]]), before: voters(2, &[&[1], &[1, 2, 3]]) };
+        let mut electors = history.electors(Nanos(0), history.now.clone(), terms);
+        let two_and_three = |v: VoterId| v.0 > 1;
+        assert!(!electors.agree(Nanos(999_999_999), two_and_three), "it has just started");
+        electors.learn(Nanos(500_000_000), &history, &history.now);
+        assert!(electors.agree(Nanos(1_000_000_000), two_and_three), "nothing new was learned");
     }
 
     #[test]

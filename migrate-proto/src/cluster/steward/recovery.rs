@@ -118,7 +118,7 @@ impl Steward {
         if let Some(step) = self.out_of_an_image(round, name, load, owner) {
             return step;
         }
-        match self.source(load) {
+        match self.source(name, load) {
             Source::Checkpoint(from) => self.out_of_a_checkpoint(round, name, load, owner, from, never_returns),
             Source::Later(holders) => {
                 let subject = Subject::Load(name.clone(), load.epoch);
@@ -231,7 +231,7 @@ impl Steward {
         }
         let may_begin_afresh = load.policy.afresh || !load.ran;
         if load.tried.len() < self.limits.attempts {
-            match self.source(load) {
+            match self.source(name, load) {
                 Source::Checkpoint(from) => return self.out_of_a_checkpoint(round, name, load, owner, from, false),
                 _ if may_begin_afresh => return self.afresh(round, name, load, owner, false),
                 Source::Later(holders) | Source::Away(holders) => {
@@ -250,17 +250,17 @@ impl Steward {
     }
 
     /// The newest checkpoint that somebody can give, unless a newer one may turn up in a moment.
-    fn source<'a>(&self, load: &'a LoadEntry) -> Source<'a> {
+    fn source<'a>(&self, name: &WorkloadName, load: &'a LoadEntry) -> Source<'a> {
         let mut away = Vec::new();
         for checkpoint in load.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.damaged) {
-            let health = || checkpoint.holders.iter().map(|holder| self.health(holder));
+            let health = || self.holders(name, checkpoint).map(|holder| self.health(holder));
             if !checkpoint.depots.is_empty() || health().any(|health| health == Some(Health::Alive)) {
                 return Source::Checkpoint(checkpoint);
             }
             if health().any(|health| health == Some(Health::Suspect)) {
-                return Source::Later(checkpoint.holders.iter().cloned().collect());
+                return Source::Later(self.holders(name, checkpoint).cloned().collect());
             }
-            away.extend(checkpoint.holders.iter().cloned());
+            away.extend(self.holders(name, checkpoint).cloned());
         }
         away.sort();
         away.dedup();
@@ -278,7 +278,7 @@ impl Steward {
             if self.prepared.get(name).is_some_and(|(epoch, _)| *epoch == load.epoch) {
                 continue;
             }
-            let Source::Checkpoint(from) = self.source(load) else { continue };
+            let Source::Checkpoint(from) = self.source(name, load) else { continue };
             if let Ok(node) = round.seats.take(&self.needs(load, Origin::Checkpoint(from)), None) {
                 self.prepared.insert(name.clone(), (load.epoch, node.clone()));
                 round.acts.push(Act::Prepare { load: name.clone(), node, from: from.id });

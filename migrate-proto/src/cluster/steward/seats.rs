@@ -47,9 +47,9 @@ impl Steward {
     pub(super) fn seats(&self, record: &Record) -> Seats {
         let mut held: BTreeMap<&NodeName, BTreeSet<CheckpointId>> = BTreeMap::new();
         let mut promised: BTreeMap<&NodeName, (u64, u16)> = BTreeMap::new();
-        for load in record.loads.values() {
+        for (name, load) in &record.loads {
             for checkpoint in &load.checkpoints {
-                for holder in &checkpoint.holders {
+                for holder in self.holders(name, checkpoint) {
                     held.entry(holder).or_default().insert(checkpoint.id);
                 }
             }

@@ -3,32 +3,47 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::lease::{Ask, Electors, Gather, Lapse, LogId, Nanos, Terms, Voters};
-use crate::cluster::record::{Record, VoterHistory};
+use crate::cluster::record::Record;
 use crate::cluster::{Claim, VoterId};
 use crate::name::NodeName;
 
-/// Since when this node's copy of the record has had each node's session. Every node keeps this, for it may lead one day, and a
-/// leader waits with a fence until a session is old enough.
+/// Since when this node has had each node's session in its copy of the record, and since when it has known who votes. Every node
+/// keeps this for as long as its agent runs, for it may lead one day; a leader waits with a fence until both are old enough, and who
+/// has known it for long need not wait.
 ///
 /// The clock is one that counts sleep.
-#[derive(Debug, Clone, Default)]
-pub struct Sessions(BTreeMap<NodeName, (u64, Nanos)>);
+#[derive(Debug, Clone)]
+pub struct Past {
+    sessions: BTreeMap<NodeName, (u64, Nanos)>,
+    /// Whose word counts.
+    pub electors: Electors,
+}
 
-impl Sessions {
-    /// The record of this node has changed.
-    pub fn learn(&mut self, now: Nanos, record: &Record) {
-        self.0.retain(|name, _| record.nodes.contains_key(name));
+impl Past {
+    /// Of an agent that has just started. `effective` is the last configuration in its log, committed or not, which may be newer than
+    /// what its record says.
+    pub fn new(now: Nanos, record: &Record, effective: &Voters, terms: Terms) -> Past {
+        let electors = record.cluster.voters.electors(now, effective.clone(), terms);
+        let mut past = Past { sessions: BTreeMap::new(), electors };
+        past.learn(now, record, effective);
+        past
+    }
+
+    /// The record of this node has changed, or its log.
+    pub fn learn(&mut self, now: Nanos, record: &Record, effective: &Voters) {
+        self.sessions.retain(|name, _| record.nodes.contains_key(name));
         for (name, node) in &record.nodes {
-            let known = self.0.get(name).is_some_and(|(session, _)| *session == node.session);
+            let known = self.sessions.get(name).is_some_and(|(session, _)| *session == node.session);
             if !known {
-                self.0.insert(name.clone(), (node.session, now));
+                self.sessions.insert(name.clone(), (node.session, now));
             }
         }
+        self.electors.learn(now, &record.cluster.voters, effective);
     }
 
     /// Since when this claim has been known, if it is the newest of its node.
     pub fn since(&self, claim: &Claim) -> Option<Nanos> {
-        self.0.get(&claim.node).filter(|(session, _)| *session == claim.session).map(|(_, since)| *since)
+        self.sessions.get(&claim.node).filter(|(session, _)| *session == claim.session).map(|(_, since)| *since)
     }
 }
 
@@ -36,31 +51,20 @@ impl Sessions {
 #[derive(Debug, Clone)]
 pub struct Vigil {
     terms: Terms,
-    electors: Electors,
     gathers: BTreeMap<Claim, Gather>,
 }
 
 impl Vigil {
     /// Of a leader that has become one just now.
-    pub fn new(electors: Electors, terms: Terms) -> Vigil {
-        Vigil { terms, electors, gathers: BTreeMap::new() }
-    }
-
-    /// The leader's record or log has come further: `effective` is the last configuration in its log. One who has been deposed and does
-    /// not know it may learn of several changes at once; what they have in common with the last one is in the record's history.
-    pub fn voters_changed(&mut self, now: Nanos, history: &VoterHistory, effective: Voters) {
-        for voters in [history.before.clone(), history.now.clone(), effective] {
-            if voters.config > self.electors.config() {
-                self.electors.changed(now, voters);
-            }
-        }
+    pub fn new(terms: Terms) -> Vigil {
+        Vigil { terms, gathers: BTreeMap::new() }
     }
 
     /// From now on it asks about these and about no others.
-    pub fn watch(&mut self, now: Nanos, claims: &BTreeSet<Claim>, sessions: &Sessions) {
+    pub fn watch(&mut self, now: Nanos, claims: &BTreeSet<Claim>, past: &Past) {
         self.gathers.retain(|claim, _| claims.contains(claim));
         for claim in claims {
-            let known = sessions.since(claim).unwrap_or(now);
+            let known = past.since(claim).unwrap_or(now);
             let gather = || Gather::new(claim.clone(), known, self.terms);
             self.gathers.entry(claim.clone()).or_insert_with(gather);
         }
@@ -72,9 +76,9 @@ impl Vigil {
     }
 
     /// What to ask now, and whom; again after [`Vigil::again`].
-    pub fn asks(&mut self, now: Nanos) -> (BTreeSet<VoterId>, Vec<Ask>) {
+    pub fn asks(&mut self, now: Nanos, past: &Past) -> (BTreeSet<VoterId>, Vec<Ask>) {
         let asks = self.gathers.values_mut().map(|gather| gather.ask(now)).collect();
-        (self.electors.everyone(now), asks)
+        (past.electors.everyone(now), asks)
     }
 
     /// How long after one round of questions the next one follows.
@@ -83,10 +87,10 @@ impl Vigil {
     }
 
     /// A voter has answered. Says whose lease is over for ever, and by whose word, if that is so.
-    pub fn heard(&mut self, now: Nanos, lapse: &Lapse) -> Option<(Claim, LogId)> {
+    pub fn heard(&mut self, now: Nanos, lapse: &Lapse, past: &Past) -> Option<(Claim, LogId)> {
         let gather = self.gathers.get_mut(&lapse.claim)?;
         gather.heard(lapse);
-        let over = gather.ready(now, &self.electors);
-        over.then(|| (lapse.claim.clone(), self.electors.config()))
+        let over = gather.ready(now, &past.electors);
+        over.then(|| (lapse.claim.clone(), past.electors.config()))
     }
 }

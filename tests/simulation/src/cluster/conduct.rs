@@ -63,7 +63,6 @@ impl World {
         if deposed && self.stubborn && self.faulty && !self.random.one_in(20) {
             return;
         }
-        let now = self.local(node);
         let (bug, odd) = (self.bug, self.now % 7 == 3);
         let here = &mut self.nodes[node];
         here.learned = here.learned.max(len);
@@ -88,7 +87,6 @@ impl World {
             record.cluster.policy.keep = record.cluster.policy.keep.wrapping_add(1);
         }
         agent.applied = len;
-        agent.sessions.learn(now, &agent.record);
         let voters = self.log.voters(len);
         if voters.config > agent.voters.config {
             agent.voters.clone_from(voters);

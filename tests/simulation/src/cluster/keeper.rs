@@ -6,7 +6,7 @@ use migrate_proto::cluster::Claim;
 use migrate_proto::cluster::command::Command;
 use migrate_proto::cluster::lease::{Ack, Ask, Holder, Known, Leash, Nanos, Page, Promiser, Renew, Seat, Terms, leash};
 use migrate_proto::cluster::record::Applied;
-use migrate_proto::cluster::steward::Sessions;
+use migrate_proto::cluster::steward::Past;
 
 use super::bug::Bug;
 use super::clock::RHO_PPM;
@@ -43,8 +43,7 @@ impl World {
         let back = if seasoned { 0 } else { self.random.below(4) as usize };
         let applied = learned.saturating_sub(back);
         let record = Arc::clone(&self.log.states[applied]);
-        let mut sessions = Sessions::default();
-        sessions.learn(now, &record);
+        let past = Past::new(now, &record, self.log.voters(learned), self.terms);
         Agent {
             applied,
             voters: self.log.voters(learned).clone(),
@@ -55,7 +54,7 @@ impl World {
             asked: None,
             opened: 0,
             promiser: Promiser::new(self.nodes[node].voter, started, promised),
-            sessions,
+            past,
             heard: vec![now; nodes],
             lead: None,
             jobs: vec![None; loads],

@@ -42,21 +42,12 @@ impl World {
 
     /// A node leads from now on, with nothing but what it knows anyway.
     pub(crate) fn begin_to_lead(&mut self, node: usize) {
-        let now = self.local(node);
-        let (terms, limits) = (self.terms, self.limits());
-        let effective = self.log.voters(self.nodes[node].learned).clone();
-        let old_ones = self.bug != Some(Bug::OldVotersNotAsked);
-        let count = self.nodes.len();
+        let (terms, limits, count) = (self.terms, self.limits(), self.nodes.len());
         self.nodes[node].led = true;
+        self.remember(node);
         let Some(agent) = self.agent(node) else { return };
-        let electors = if old_ones {
-            agent.record.cluster.voters.electors(now, effective, terms)
-        } else {
-            Electors::new(now, effective, Vec::new(), terms)
-        };
-        let (vigil, since) = (Vigil::new(electors, terms), agent.record.revision);
-        let record = Arc::clone(&agent.record);
-        let steward = Steward::new(limits);
+        let (record, since) = (Arc::clone(&agent.record), agent.record.revision);
+        let (steward, vigil) = (Steward::new(limits), Vigil::new(terms));
         agent.lead = Some(Box::new(Lead { steward, vigil, health: vec![None; count], since, lapsed: BTreeMap::new() }));
         self.look_around(node);
         self.instruct(node, steward::Event::Record(record));
@@ -85,7 +76,7 @@ impl World {
                 if let Some(agent) = self.agent(node)
                     && let Some(lead) = &mut agent.lead
                 {
-                    lead.vigil.watch(now, &claims, &agent.sessions);
+                    lead.vigil.watch(now, &claims, &agent.past);
                 }
                 self.ask_voters(node);
             }
@@ -130,11 +121,9 @@ impl World {
     /// A leader asks the voters whatever it asks them.
     fn ask_voters(&mut self, node: usize) {
         let now = self.local(node);
-        let Some(lead) = self.agent(node).and_then(|agent| agent.lead.as_mut()) else { return };
-        if lead.vigil.is_idle() {
-            return;
-        }
-        let (voters, asks) = lead.vigil.asks(now);
+        let Some(agent) = self.agent(node) else { return };
+        let Some(lead) = agent.lead.as_mut().filter(|lead| !lead.vigil.is_idle()) else { return };
+        let (voters, asks) = lead.vigil.asks(now, &agent.past);
         for to in voters.into_iter().filter_map(|voter| self.node_of(voter)).collect::<Vec<_>>() {
             for ask in &asks {
                 self.send(node, to, Event::Ask { to, from: node, ask: ask.clone() });
@@ -145,8 +134,9 @@ impl World {
     /// A voter has said that a lease is over.
     pub(crate) fn lapse(&mut self, to: usize, lapse: &Lapse) {
         let now = self.local(to);
-        let Some(lead) = self.agent(to).and_then(|agent| agent.lead.as_mut()) else { return };
-        let Some((claim, voters)) = lead.vigil.heard(now, lapse) else { return };
+        let Some(agent) = self.agent(to) else { return };
+        let Some(lead) = agent.lead.as_mut() else { return };
+        let Some((claim, voters)) = lead.vigil.heard(now, lapse, &agent.past) else { return };
         lead.lapsed.insert(claim.node.clone(), voters);
         // A leader that knows who votes knows that it is over.
         if voters == self.log.voters(self.log.len()).config || self.bug == Some(Bug::FenceIgnoresVoters) {
@@ -156,21 +146,26 @@ impl World {
         self.instruct(to, steward::Event::Lapsed { claim, voters });
     }
 
-    /// The record of a leader has changed.
-    pub(crate) fn lead_learns(&mut self, node: usize) {
-        let now = self.local(node);
+    /// The record of a node has changed, or its log.
+    pub(crate) fn remember(&mut self, node: usize) {
+        let (now, terms) = (self.local(node), self.terms);
         let effective = self.log.voters(self.nodes[node].learned).clone();
         let old_ones = self.bug != Some(Bug::OldVotersNotAsked);
-        let terms = self.terms;
+        let Some(agent) = self.agent(node) else { return };
+        agent.past.learn(now, &agent.record, &effective);
+        if !old_ones {
+            agent.past.electors = Electors::new(now, effective, Vec::new(), terms);
+        }
+    }
+
+    /// The record of a leader has changed.
+    pub(crate) fn lead_learns(&mut self, node: usize) {
+        self.remember(node);
         let Some(agent) = self.agent(node) else { return };
         let record = Arc::clone(&agent.record);
-        let Some(lead) = agent.lead.as_mut() else { return };
-        if old_ones {
-            lead.vigil.voters_changed(now, &record.cluster.voters, effective);
-        } else {
-            lead.vigil = Vigil::new(Electors::new(now, effective, Vec::new(), terms), terms);
+        if agent.lead.is_some() {
+            self.instruct(node, steward::Event::Record(record));
         }
-        self.instruct(node, steward::Event::Record(record));
     }
 
     /// A leader's regular round.

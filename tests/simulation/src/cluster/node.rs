@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use migrate_proto::cluster::lease::{Holder, NEVER, Nanos, Page, Promiser, Voters};
 use migrate_proto::cluster::record::Record;
-use migrate_proto::cluster::steward::Sessions;
+use migrate_proto::cluster::steward::Past;
 use migrate_proto::cluster::{CheckpointId, VoterId};
 use migrate_proto::id::{HandoverId, StateMark};
 use migrate_proto::name::NodeName;
@@ -127,7 +127,7 @@ pub(crate) struct Agent {
     /// The entry that opened the session which it holds.
     pub(crate) opened: u64,
     pub(crate) promiser: Promiser,
-    pub(crate) sessions: Sessions,
+    pub(crate) past: Past,
     /// Those to whom renewals go.
     pub(crate) voters: Voters,
     /// When each node was last heard of.
