@@ -14,6 +14,8 @@ use crate::observer::Observer;
 pub(crate) struct Lab {
     directory: PathBuf,
     programs: PathBuf,
+    /// Of its agents: also of those that are started again.
+    settings: Vec<(String, String)>,
     is_up: bool,
 }
 
@@ -36,19 +38,21 @@ pub(crate) struct Node {
 impl Lab {
     /// Starts it below `place`.
     pub(crate) fn up(place: &Path, programs: &Path) -> Result<Lab> {
-        let lab = Lab { directory: place.join("lab"), programs: programs.to_owned(), is_up: true };
+        let lab = Lab::at(place, programs, &[]);
         lab.migrate(["-q", "lab", "up", "--nodes", "3"])?;
         Ok(lab)
     }
 
     /// The same, of nodes that are a cluster, with these settings of their agents.
     pub(crate) fn cluster(place: &Path, programs: &Path, nodes: u8, settings: &[(&str, &str)]) -> Result<Lab> {
-        let lab = Lab { directory: place.join("lab"), programs: programs.to_owned(), is_up: true };
-        let nodes = nodes.to_string();
-        let mut up = lab.command();
-        up.args(["-q", "lab", "up", "--cluster", "--nodes", &nodes]).envs(settings.iter().copied());
-        run(&mut up)?;
+        let lab = Lab::at(place, programs, settings);
+        lab.migrate(["-q", "lab", "up", "--cluster", "--nodes", &nodes.to_string()])?;
         Ok(lab)
+    }
+
+    fn at(place: &Path, programs: &Path, settings: &[(&str, &str)]) -> Lab {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Lab { directory: place.join("lab"), programs: programs.to_owned(), settings, is_up: true }
     }
 
     /// Takes it down.
@@ -66,6 +70,7 @@ impl Lab {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(self.programs.join("migrate"));
         command.env("MIGRATE_LAB", &self.directory).env_remove("MIGRATE_SOCKET");
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         command
     }
 

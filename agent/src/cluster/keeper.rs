@@ -276,6 +276,9 @@ impl Keeper {
             Ok(Datagram::Figures(figures)) => self.ends.board.note(node.clone(), figures),
             // Whoever speaks for another is not heard: a name stands in the seal.
             Ok(Datagram::Renew(renew)) if renew.claim.node == *node => {
+                if let Some(ours) = self.leases.disagrees(&renew) {
+                    self.say(News::OtherTerms { node: node.clone(), theirs: renew.terms, ours });
+                }
                 if let Some(ack) = self.leases.renewed(&renew) {
                     self.send_to(*from, &Datagram::Ack(ack));
                 }

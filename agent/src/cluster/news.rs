@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use migrate_members::Out;
+use migrate_proto::cluster::lease::Terms;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::StateMark;
+use migrate_proto::name::NodeName;
 use migrate_transport::datagram::Foreign;
 use migrate_transport::link::{PeerAddress, Transport, TransportError};
 use tokio::sync::mpsc;
@@ -37,6 +39,7 @@ pub async fn follow(
     while let Some(news) = news.recv().await {
         match news {
             News::Lapsed(over) => cluster.note_lapse(over),
+            News::OtherTerms { node, theirs, ours } => say(Kind::Warning, other_terms(&node, theirs, ours)),
             News::Joined => say(Kind::NodeJoined, "this node has joined its cluster".to_owned()),
             News::Member(out) => {
                 let met = match &out {
@@ -121,6 +124,18 @@ async fn member(host: &Host, out: Out) {
         Out::Send { .. } | Out::Trouble(_) => return,
     };
     host.events.record(kind, None, None, what);
+}
+
+fn other_terms(node: &NodeName, theirs: Terms, ours: Terms) -> String {
+    let said = |terms: Terms| {
+        format!("{:?} with clocks up to {} parts in a million off", Duration::from_nanos(terms.lease()), terms.rates_ppm())
+    };
+    format!(
+        "leases on {node} last {}, here {}: neither node counts for the other, and workloads there may stay frozen; give all nodes \
+         the same `lease`, in the configuration or as MIGRATE_LEASE, and start their agents again",
+        said(theirs),
+        said(ours)
+    )
 }
 
 fn shown(mark: StateMark) -> String {

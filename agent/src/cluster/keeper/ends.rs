@@ -75,6 +75,15 @@ pub enum News {
     Member(Out),
     /// Datagrams under another cluster's key came.
     Foreign(Foreign),
+    /// The lease of another node lasts for longer or shorter than those of this one.
+    OtherTerms {
+        /// Whose.
+        node: NodeName,
+        /// What it says.
+        theirs: Terms,
+        /// What is said here.
+        ours: Terms,
+    },
     /// The lease of this node is over for ever.
     Lapsed(Lapsed),
     /// The keeper has ended, and should not have.

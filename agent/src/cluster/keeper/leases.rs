@@ -38,13 +38,15 @@ pub(super) struct Leases {
     page: LeasePage,
     /// Where renewals go that are not kept by voters.
     beats: Option<mpsc::Sender<Renew>>,
+    /// What terms others have said last.
+    told_terms: BTreeMap<NodeName, Terms>,
 }
 
 impl Leases {
     /// Of a node whose agent has just started.
     pub(super) fn new(me: VoterId, terms: Terms, page: LeasePage) -> Leases {
         let promiser = Promiser::new(me, now(), terms);
-        Leases { me, terms, promiser, bench: None, holder: None, page, beats: None }
+        Leases { me, terms, promiser, bench: None, holder: None, page, beats: None, told_terms: BTreeMap::new() }
     }
 
     pub(super) fn sit(&mut self, bench: Box<Bench>) {
@@ -102,6 +104,12 @@ impl Leases {
             self.acknowledged(&ack);
         }
         Ok(told)
+    }
+
+    /// The terms of this node where those of a renewal are others: then neither counts for the other. That is said once.
+    pub(super) fn disagrees(&mut self, renew: &Renew) -> Option<Terms> {
+        let before = self.told_terms.insert(renew.claim.node.clone(), renew.terms).unwrap_or(self.terms);
+        (before != renew.terms && renew.terms != self.terms).then_some(self.terms)
     }
 
     /// A renewal has come, of this node or another.
@@ -204,6 +212,21 @@ mod tests {
         let told: Vec<String> = leases.due().unwrap().into_iter().map(|(to, _)| to).collect();
         assert_eq!(told, ["8:1", "9:1"]);
         assert_eq!(leases.page.read(), Page { session: 3, until: Nanos(0) });
+    }
+
+    #[test]
+    fn who_has_other_terms_is_told_of_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut leases = leases(&dir, &[7], true);
+        let renew = |nanos, session| {
+            let claim = Claim { node: "b".parse().unwrap(), session };
+            Renew { claim, sent: Nanos(1), terms: Terms::new(nanos, 10_000).unwrap() }
+        };
+        assert_eq!(leases.disagrees(&renew(60_000_000_000, 1)), None);
+        assert_eq!(leases.disagrees(&renew(1_000_000_000, 1)), Some(leases.terms));
+        assert_eq!(leases.disagrees(&renew(1_000_000_000, 2)), None, "it was said");
+        assert_eq!(leases.disagrees(&renew(60_000_000_000, 3)), None, "mended");
+        assert_eq!(leases.disagrees(&renew(1_000_000_000, 4)), Some(leases.terms), "and broken again");
     }
 
     #[test]

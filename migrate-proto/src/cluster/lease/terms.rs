@@ -86,6 +86,11 @@ impl Terms {
         self.lease
     }
 
+    /// By how many parts in a million the rate of a clock may be wrong.
+    pub fn rates_ppm(self) -> u32 {
+        self.rho_ppm
+    }
+
     /// How long a promise lasts, from when the renewal was received, on the voter's clock: as much longer as it takes for the slowest
     /// holder's lease to end while the fastest voter's clock runs.
     pub fn promise(self) -> u64 {
