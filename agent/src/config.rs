@@ -72,6 +72,10 @@ pub struct Config {
     pub keeping: Keeping,
     /// When this node drains by itself.
     pub drains: drain::Settings,
+    /// Where else they are kept.
+    pub depots: Vec<migrate_depot::Address>,
+    /// The credentials for that; the environment has them where absent.
+    pub depot_credentials: Option<PathBuf>,
     /// Where moves look for a FIFO to wait at, in rehearsals.
     pub halts: Option<PathBuf>,
     /// The log's level.
@@ -201,6 +205,8 @@ impl Config {
             budgets: Config::budgets(given)?,
             keeping: Config::keeping(given)?,
             drains: Config::drains(given)?,
+            depots: given.all(&settings::CHECKPOINT_STORE, values::depot)?,
+            depot_credentials: Config::optional(given, &settings::CHECKPOINT_CREDENTIALS, values::path)?,
             halts: Config::optional(given, &settings::HALTS, values::path)?,
             log_level: given.one(&settings::LOG_LEVEL, values::level)?,
             log_format: given.one(&settings::LOG_FORMAT, values::format)?,

@@ -79,6 +79,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
     tokio::spawn(checkpoint::ship::run(ground.clone()));
+    tokio::spawn(checkpoint::depots::run(ground.clone()));
 
     let node: Arc<dyn Control> = Arc::new(Node::new(ground.clone(), keyring));
     let router = api::router(node, host.node().clone(), closing.clone());

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use migrate_criu::probe::Capabilities;
+use migrate_depot::{Address, Depot};
 use migrate_image::vault::Broken;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::AgentFacts;
@@ -66,7 +67,9 @@ impl Host {
     /// agent has this state directory.
     pub fn checkpoints(&self) -> &Checkpoints {
         self.checkpoints.get_or_init(|| {
-            let (checkpoints, broken) = Checkpoints::open(&self.config.state, self.config.keeping);
+            let at = |address: &Address| Depot::at(address.clone(), self.config.depot_credentials.clone());
+            let depots = self.config.depots.iter().map(at).collect();
+            let (checkpoints, broken) = Checkpoints::open(&self.config.state, self.config.keeping, depots);
             for Broken { path, workload, what } in broken {
                 let what = format!("a checkpoint cannot be used, {}: {what}", path.display());
                 self.events.record(Kind::Warning, Some(&workload), None, what);
@@ -147,6 +150,8 @@ impl Host {
         let mut hidden = self.config.hide.clone();
         hidden.extend([self.config.state.clone(), self.config.run.clone()]);
         hidden.extend([&self.config.key, &self.config.socket].map(|file| self.out_of_sight(file)));
+        hidden.extend(self.config.depot_credentials.iter().map(|file| self.out_of_sight(file)));
+        hidden.extend(self.config.depots.iter().filter_map(Address::dir).map(Path::to_owned));
         hidden
     }
 

@@ -89,6 +89,9 @@ pub struct CheckpointView {
     pub bytes_stored: u64,
     /// The nodes that have it.
     pub nodes: Vec<NodeName>,
+    /// The depots that have it.
+    #[serde(default)]
+    pub depots: Vec<String>,
     /// When all of it was last read and was as it had been taken, RFC 3339; `None` where nobody has looked, or it is damaged.
     pub verified: Option<String>,
     /// What is wrong with it, where something is.

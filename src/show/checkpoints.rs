@@ -20,7 +20,9 @@ pub(crate) fn table(style: Style, views: &[CheckpointView], now: SystemTime) -> 
     let mut table = table::table(style, &headings);
     let ago = |at: &str| time::age(at, now).map_or_else(|| harmless(at), |age| units::age(age) + " ago");
     for view in views {
-        let nodes: Vec<&str> = view.nodes.iter().map(|node| node.as_str()).collect();
+        let mut nodes: Vec<&str> = view.nodes.iter().map(|node| node.as_str()).collect();
+        // Which one is in the JSON.
+        nodes.extend((!view.depots.is_empty()).then_some("depot"));
         let damaged = view.damaged.as_deref().map(|what| format!("damaged: {}", harmless(what)));
         let ill = (!view.healthy).then(|| "the workload was not well".to_owned());
         table.add_row([

@@ -17,6 +17,7 @@ pub(super) struct Candidate {
     pub(super) id: CheckpointId,
     pub(super) healthy: bool,
     holders: Vec<NodeName>,
+    in_depot: bool,
 }
 
 impl Candidate {
@@ -25,7 +26,7 @@ impl Candidate {
         let here = ground.host.checkpoints().vault()?.generation(self.id);
         match here {
             // What a person asks for is tried whatever is known of it, if there is no better one.
-            Some(here) if here.is_usable() || self.holders.is_empty() => Ok(here),
+            Some(here) if here.is_usable() || self.holders.is_empty() && !self.in_depot => Ok(here),
             _ => fetch(ground, name, self.id, &self.holders).await,
         }
     }
@@ -51,9 +52,11 @@ pub(super) async fn candidates(
             None => view.nodes.iter().filter(|node| *node != me).cloned().collect(),
             Some(_) => Vec::new(),
         },
+        in_depot: !view.depots.is_empty(),
     };
     let Some(asked) = asked else {
-        return Ok(all.iter().filter(|view| view.damaged.is_none()).map(candidate).collect());
+        let usable = |view: &&CheckpointView| view.damaged.is_none() || !view.depots.is_empty();
+        return Ok(all.iter().filter(usable).map(candidate).collect());
     };
     all.retain(|view| view.id.to_string().starts_with(asked));
     let refuse = |what: String| {

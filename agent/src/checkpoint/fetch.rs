@@ -1,19 +1,22 @@
 //! A checkpoint that is not here, or not whole, is fetched from a node that has it: segment by segment, and from the next one what the
-//! first one could not give.
+//! first one could not give. Where no node that seems to be there can give it, from a depot; then from those that may be there after all.
+
+use std::collections::BTreeSet;
 
 use migrate_image::vault::Generation;
+use migrate_proto::api::NodeState;
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::Message;
 use migrate_proto::name::{NodeName, WorkloadName};
 
 use super::crossing::{Offered, next, take};
-use super::short;
+use super::{depots, short};
 use crate::events::Kind;
 use crate::handover::Ground;
 use crate::talk::{Purpose, unexpected};
 
-/// Makes a checkpoint whole on this node. Tries these holders, one after the other.
+/// Makes a checkpoint whole on this node. Tries these holders, one after the other, and depots.
 pub async fn fetch(
     ground: &Ground,
     workload: &WorkloadName,
@@ -25,7 +28,15 @@ pub async fn fetch(
         return Ok(here);
     }
     let mut worst: Option<Problem> = None;
-    for holder in holders.iter().filter(|holder| *holder != ground.host.node()) {
+    for source in sources(ground, holders) {
+        let Source::Node(holder) = source else {
+            match depots::fetch(&ground.host, workload, checkpoint).await {
+                Ok(generation) => return Ok(generation),
+                Err(problem) if problem.code == Code::Corrupt || worst.is_none() => worst = Some(problem),
+                Err(_) => continue,
+            }
+            continue;
+        };
         match fetch_from(ground, workload, checkpoint, holder).await {
             Ok(generation) => {
                 let message = format!("checkpoint {} was fetched from {holder}", short(checkpoint));
@@ -50,6 +61,23 @@ pub async fn fetch(
         }
         None => Problem::new(Code::PeerDown, format!("no node that answers has checkpoint {id} of {workload}")),
     })
+}
+
+/// Where a checkpoint may be had.
+enum Source<'a> {
+    Node(&'a NodeName),
+    Depots,
+}
+
+/// Whom to ask first: a call to a node that is dead takes long to fail.
+fn sources<'a>(ground: &Ground, holders: &'a [NodeName]) -> Vec<Source<'a>> {
+    let away = |state| matches!(state, Some(NodeState::Suspect | NodeState::Dead | NodeState::Left));
+    let views = ground.peers.views().into_iter().filter(|view| away(view.state));
+    let away: BTreeSet<NodeName> = views.map(|view| view.peer.node).collect();
+    let others = holders.iter().filter(|holder| *holder != ground.host.node());
+    let (away, there): (Vec<_>, Vec<_>) = others.partition(|holder| away.contains(*holder));
+    let depots = ground.host.checkpoints().depots.any().then_some(Source::Depots);
+    there.into_iter().map(Source::Node).chain(depots).chain(away.into_iter().map(Source::Node)).collect()
 }
 
 async fn fetch_from(

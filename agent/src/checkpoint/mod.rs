@@ -7,11 +7,12 @@
 //! - [`scrub`]: those that there are, looked at again.
 //! - [`restore`]: a workload, brought back; or a second one made of it. `candidates`: from what.
 //! - [`ship`]: to other nodes; [`holding`]: what these do with them; [`fetch`]: back from there. `crossing`: how one crosses. [`replicas`]: who has
-//!   what. [`register`]: what of it the cluster's record says.
+//!   what. [`depots`]: to stores that outlive nodes, and back. [`register`]: what of it the cluster's record says.
 //! - [`Checkpoints`]: the vault, what is known of its pages, which of them are kept.
 
 mod candidates;
 mod crossing;
+pub mod depots;
 pub mod every;
 pub mod fetch;
 pub mod holding;
@@ -24,11 +25,12 @@ pub mod scrub;
 pub mod ship;
 pub mod take;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
+use migrate_depot::Depot;
 use migrate_image::vault::{Broken, Generation, Known, Limits, Looked, Vault, VaultError, WriteError};
 use migrate_proto::api::{CheckpointView, LastCheckpoint};
 use migrate_proto::care::retain::{Candidate, Retention, Soundness, retain};
@@ -78,6 +80,8 @@ pub struct Checkpoints {
     copies: usize,
     /// Who else has them.
     pub replicas: replicas::Replicas,
+    /// Stores that have them, too.
+    pub depots: depots::Depots,
     heard: holding::Heard,
     halves: crossing::Halves,
     changes: watch::Sender<u64>,
@@ -85,7 +89,7 @@ pub struct Checkpoints {
 
 impl Checkpoints {
     /// Opens the vault. Where that fails this node takes none, and says why; what else it does is not touched by it. Blocks.
-    pub fn open(state: &Path, keeping: Keeping) -> (Checkpoints, Vec<Broken>) {
+    pub fn open(state: &Path, keeping: Keeping, depots: Vec<Depot>) -> (Checkpoints, Vec<Broken>) {
         let dir = state.join("vault");
         let limits = Limits { bytes: keeping.bytes, keep_free: KEEP_FREE };
         let (vault, broken) = match Vault::open(dir, limits) {
@@ -102,6 +106,7 @@ impl Checkpoints {
             in_use: Mutex::default(),
             copies: keeping.copies as usize,
             replicas: replicas::Replicas::default(),
+            depots: depots::Depots::of(depots),
             heard: holding::Heard::default(),
             halves: crossing::Halves::default(),
             changes: watch::Sender::new(0),
@@ -137,7 +142,11 @@ impl Checkpoints {
         Ok(of
             .iter()
             .flat_map(|workload| vault.generations(workload))
-            .map(|generation| view(&generation, node))
+            .map(|generation| {
+                let (name, had) = (&generation.about.spec.name, BTreeSet::new());
+                let depots = self.depots.holders(name, generation.id, &had).into_iter().collect();
+                CheckpointView { depots, ..view(&generation, node) }
+            })
             .collect())
     }
 
@@ -257,9 +266,22 @@ pub async fn all(
     if scope == Scope::Cluster {
         let others = ground.peers.all();
         let asked = others.iter().map(|peer| elsewhere::checkpoints(&ground.peers, &peer.node, workload.as_ref()));
-        for view in join_all(asked).await.into_iter().flatten().flatten() {
+        let in_depots = async {
+            match &workload {
+                Some(workload) => depots::views(&ground.host, workload).await,
+                None => Vec::new(),
+            }
+        };
+        let (of_others, in_depots) = tokio::join!(join_all(asked), in_depots);
+        for view in of_others.into_iter().flatten().flatten() {
             match views.iter_mut().find(|known| known.id == view.id) {
                 Some(known) => join(known, view),
+                None => views.push(view),
+            }
+        }
+        for view in in_depots {
+            match views.iter_mut().find(|known| known.id == view.id) {
+                Some(known) => known.depots = view.depots,
                 None => views.push(view),
             }
         }
@@ -276,6 +298,9 @@ fn join(known: &mut CheckpointView, other: CheckpointView) {
         (false, true) => {}
         (true, true) | (false, false) => {
             known.nodes.extend(other.nodes);
+            known.depots.extend(other.depots);
+            known.depots.sort();
+            known.depots.dedup();
             known.verified = known.verified.take().max(other.verified);
         }
     }
@@ -341,6 +366,7 @@ pub fn view(generation: &Generation, node: &NodeName) -> CheckpointView {
         bytes: generation.raw_bytes,
         bytes_stored: generation.new_bytes,
         nodes: vec![node.clone()],
+        depots: Vec::new(),
         verified,
         damaged,
         kind: about.kind,

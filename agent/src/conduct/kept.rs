@@ -1,5 +1,5 @@
-//! The owner tells the record which checkpoints of its workloads another node has, too: only from those a workload is brought back when its
-//! owner is gone.
+//! The owner tells the record which checkpoints of its workloads another node, or a depot, has, too: only from those a workload is brought
+//! back when its owner is gone.
 //!
 //! The record numbers them anew: whatever a node counts for itself, of two that it lists the one that was taken later has the higher number.
 
@@ -52,7 +52,10 @@ async fn tell(ground: &Ground, load: &WorkloadName, by: &Claim) -> Result<(), Pr
         let all = tokio::task::spawn_blocking(move || kept.checkpoints().of(&name)).await.map_err(Problem::internal)?;
         let replicas = &ground.host.checkpoints().replicas;
         let holders = |generation: &Generation| replicas.holders(load, generation.id);
-        let Some(command) = next(load, &entry, by, &all, holders) else { return Ok(()) };
+        let depots = |generation: &Generation, had: &BTreeSet<String>| {
+            ground.host.checkpoints().depots.holders(load, generation.id, had)
+        };
+        let Some(command) = next(load, &entry, by, &all, holders, depots) else { return Ok(()) };
         tenure.ask(command.clone(), PATIENCE, "a checkpoint was not listed").await?;
         if let Command::Kept { checkpoint, .. } = &command
             && checkpoint.kind == CheckpointKind::Asked
@@ -72,7 +75,8 @@ async fn tell(ground: &Ground, load: &WorkloadName, by: &Claim) -> Result<(), Pr
 /// Who asked for it may rely on it from now on.
 fn say_listed(ground: &Ground, load: &WorkloadName, checkpoint: &CheckpointEntry) {
     let (id, me) = (short(checkpoint.id), ground.host.node());
-    let others: Vec<&str> = checkpoint.holders.iter().filter(|node| *node != me).map(NodeName::as_str).collect();
+    let others = checkpoint.holders.iter().filter(|node| *node != me).map(NodeName::as_str);
+    let others: Vec<&str> = others.chain(checkpoint.depots.iter().map(String::as_str)).collect();
     let message =
         format!("checkpoint {id} is on {} too: should {me} be lost, it is brought back from it", others.join(", "));
     ground.host.events.record(Kind::Checkpointed, Some(load), None, message);
@@ -85,6 +89,7 @@ fn next(
     by: &Claim,
     all: &[Generation],
     elsewhere: impl Fn(&Generation) -> BTreeSet<NodeName>,
+    in_depots: impl Fn(&Generation, &BTreeSet<String>) -> BTreeSet<String>,
 ) -> Option<Command> {
     let mine = |generation: &&Generation| {
         generation.about.node == by.node && generation.about.epoch == entry.epoch && generation.is_usable()
@@ -92,8 +97,8 @@ fn next(
     let mine: Vec<&Generation> = all.iter().filter(mine).collect();
     let listed = mine.iter().rposition(|generation| entry.checkpoint(generation.id).is_some());
     for generation in mine.iter().skip(listed.map_or(0, |last| last + 1)) {
-        let holders = elsewhere(generation);
-        if holders.is_empty() {
+        let (holders, depots) = (elsewhere(generation), in_depots(generation, &BTreeSet::new()));
+        if holders.is_empty() && depots.is_empty() {
             continue;
         }
         let (about, mut holders) = (&generation.about, holders);
@@ -107,7 +112,7 @@ fn next(
             healthy: about.healthy,
             bytes: generation.raw_bytes,
             holders,
-            depots: BTreeSet::new(),
+            depots,
             damaged: false,
             sound_ms: None,
             restored: None,
@@ -119,7 +124,11 @@ fn next(
         // Who has not said anything since this agent started may have it yet.
         let holders: BTreeSet<NodeName> =
             known.holders.iter().cloned().chain(elsewhere(generation)).chain([by.node.clone()]).collect();
+        let depots = in_depots(generation, &known.depots);
         let (load, checkpoint, since) = (load.clone(), generation.id, known.since);
-        (holders != known.holders).then_some(Command::Held { load, checkpoint, since, holders })
+        if holders != known.holders {
+            return Some(Command::Held { load, checkpoint, since, holders });
+        }
+        (depots != known.depots).then_some(Command::Stored { load, checkpoint, since, depots })
     })
 }

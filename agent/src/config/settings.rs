@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 42] = [
+pub const SETTINGS: [&Setting; 44] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -81,6 +81,8 @@ pub const SETTINGS: [&Setting; 42] = [
     &ON_TERMINATE,
     &DRAIN_NOTICE,
     &DRAIN_DEADLINE,
+    &CHECKPOINT_STORE,
+    &CHECKPOINT_CREDENTIALS,
     &HALTS,
     &LOG_LEVEL,
     &LOG_FORMAT,
@@ -488,6 +490,27 @@ pub(super) const DRAIN_DEADLINE: Setting = Setting {
     value: "DURATION",
     default: Default::Value("30s"),
     help: "How long a node has that drains because of SIGTERM or a notice",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_STORE: Setting = Setting {
+    key: "checkpoint_store",
+    env: &["MIGRATE_CHECKPOINT_STORE"],
+    flag: "checkpoint-store",
+    value: "URL",
+    list: Some(','),
+    help: "Depots for checkpoints, beside the nodes: dir:/PATH on shared storage, or \
+           s3://BUCKET/PREFIX?endpoint=URL&region=NAME&allow-http=true",
+    ..PLAIN
+};
+
+pub(super) const CHECKPOINT_CREDENTIALS: Setting = Setting {
+    key: "checkpoint_credentials",
+    env: &["MIGRATE_CHECKPOINT_CREDENTIALS"],
+    flag: "checkpoint-credentials",
+    value: "FILE",
+    default: Default::Derived("the agent's environment"),
+    help: "A file of the credentials for depots in S3: AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…, one a line",
     ..PLAIN
 };
 

@@ -71,6 +71,8 @@ fn defaults_are_those_of_the_table() {
         budgets: Budgets::default(),
         keeping: Keeping::default(),
         drains: crate::drain::Settings { on_terminate: None, notices: vec![], deadline: Duration::from_secs(30) },
+        depots: vec![],
+        depot_credentials: None,
         halts: None,
         log_level: Level::INFO,
         log_format: Format::Human,

@@ -99,6 +99,9 @@ pub enum BadValue {
     /// No number of copies.
     #[error("must be a number from 0 to 16: {0}")]
     NotCopies(String),
+    /// No depot.
+    #[error("{0}")]
+    NotDepot(#[from] migrate_depot::InvalidAddress),
     /// No size.
     #[error("must be a size above zero, as in 512MiB or 2GiB: {0}")]
     NotSize(String),
@@ -218,6 +221,10 @@ pub(super) fn copies(word: OsString) -> Result<u32, BadValue> {
     let word = text(word)?;
     let count = word.parse().ok().filter(|count| *count <= 16);
     count.ok_or(BadValue::NotCopies(word))
+}
+
+pub(super) fn depot(word: OsString) -> Result<migrate_depot::Address, BadValue> {
+    Ok(text(word)?.parse()?)
 }
 
 /// Bytes.

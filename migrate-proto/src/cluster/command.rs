@@ -226,6 +226,17 @@ pub enum Command {
         /// All that have it.
         holders: BTreeSet<NodeName>,
     },
+    /// Which depots have a checkpoint has changed. By the owner.
+    Stored {
+        /// The workload.
+        load: WorkloadName,
+        /// Which.
+        checkpoint: CheckpointId,
+        /// Of the checkpoint's entry.
+        since: u64,
+        /// All that have it.
+        depots: BTreeSet<String>,
+    },
     /// What a look at a checkpoint has shown. By a holder.
     Proved {
         /// The workload.
@@ -329,6 +340,7 @@ impl Command {
             | Command::Gone { load, .. }
             | Command::Kept { load, .. }
             | Command::Held { load, .. }
+            | Command::Stored { load, .. }
             | Command::Proved { load, .. }
             | Command::Dropped { load, .. } => Some(load),
             Command::Admit { .. }
@@ -364,6 +376,7 @@ impl Command {
             Command::Refuse { .. }
             | Command::Wish { .. }
             | Command::Held { .. }
+            | Command::Stored { .. }
             | Command::Proved { .. }
             | Command::Dropped { .. }
             | Command::SetPolicy { .. }

@@ -220,6 +220,9 @@ impl Record {
             Command::Held { load, checkpoint, since, holders } => {
                 self.held(revision, load, *checkpoint, *since, holders)
             }
+            Command::Stored { load, checkpoint, since, depots } => {
+                self.stored(revision, load, *checkpoint, *since, depots)
+            }
             Command::Proved { load, checkpoint, since, proof } => {
                 self.proved(revision, load, *checkpoint, *since, *proof)
             }

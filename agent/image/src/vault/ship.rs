@@ -51,6 +51,8 @@ pub struct Outline {
     pub about: About,
     /// What it needs.
     pub segments: Vec<Digest>,
+    /// How much it is when it is unpacked.
+    pub raw_bytes: u64,
 }
 
 impl Outline {
@@ -60,8 +62,8 @@ impl Outline {
     /// Reads the file of a generation, whoever it comes from.
     pub fn read(file: &[u8]) -> Result<Outline, VaultError> {
         let manifest = Manifest::parse(file)?;
-        let segments = manifest.digests().collect();
-        Ok(Outline { id: CheckpointId::from(Digest::of(file)), about: manifest.about, segments })
+        let (segments, raw_bytes) = (manifest.digests().collect(), manifest.raw_bytes());
+        Ok(Outline { id: CheckpointId::from(Digest::of(file)), about: manifest.about, segments, raw_bytes })
     }
 }
 

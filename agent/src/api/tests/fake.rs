@@ -289,6 +289,7 @@ pub(super) fn checkpoint(name: &WorkloadName, node: &NodeName) -> CheckpointView
         bytes: 2,
         bytes_stored: 1,
         nodes: vec![node.clone()],
+        depots: Vec::new(),
         verified: None,
         damaged: None,
         kind: CheckpointKind::Asked,

@@ -58,6 +58,25 @@ impl Record {
         Ok(Applied::Changed)
     }
 
+    /// Only if: it is listed, and nobody said anything about it meanwhile.
+    pub(super) fn stored(
+        &mut self,
+        revision: u64,
+        load: &WorkloadName,
+        id: CheckpointId,
+        since: u64,
+        depots: &BTreeSet<String>,
+    ) -> Result<Applied, Refusal> {
+        let checkpoint = self.listed(load, id)?;
+        if checkpoint.depots == *depots {
+            return Ok(Applied::AlreadySo);
+        }
+        checkpoint.since.must_be(since, EntryKey::Load(load.clone()))?;
+        checkpoint.depots.clone_from(depots);
+        checkpoint.since = revision;
+        Ok(Applied::Changed)
+    }
+
     /// Only if: it is listed, and nobody said anything about it meanwhile. What is damaged stays so.
     pub(super) fn proved(
         &mut self,

@@ -280,6 +280,29 @@ fn who_holds_a_checkpoint_is_compared() {
     assert_eq!(book.web().checkpoints[0].sound_ms, Some(5));
 }
 
+#[test]
+fn which_depots_have_a_checkpoint_is_compared() {
+    let mut book = Book::running();
+    let since = book.web().checkpoints[0].since;
+    let stored = |since, names: &[&str]| Command::Stored {
+        load: web(),
+        checkpoint: checkpoint_id(1),
+        since,
+        depots: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    book.must(stored(since, &["dir:/a", "s3://b"]));
+    assert_eq!(book.apply(&stored(since, &["s3://b", "dir:/a"])), Ok(Applied::AlreadySo));
+    assert!(matches!(book.apply(&stored(since, &[])), Err(Refusal::Changed { .. })));
+    let since = book.web().checkpoints[0].since;
+    book.must(stored(since, &["s3://b"]));
+    assert_eq!(book.web().checkpoints[0].depots, ["s3://b".to_owned()].into());
+    let mut unknown = stored(since, &["s3://b"]);
+    if let Command::Stored { checkpoint, .. } = &mut unknown {
+        *checkpoint = checkpoint_id(9);
+    }
+    assert!(matches!(book.apply(&unknown), Err(Refusal::UnknownCheckpoint { .. })));
+}
+
 /// It would run a second time.
 #[test]
 fn a_wish_that_came_true_does_not_begin_anew_what_has_ended_since() {

@@ -1,0 +1,174 @@
+//! Checkpoints in a depot, with real CRIU: a workload whose node is gone comes back from a directory that outlives all nodes; what is damaged there is
+//! refused; what is not kept any more goes from there; a depot that is away holds up nothing.
+
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use harness::{Lab, PROGRAMS, eventually};
+use migrate_proto::api::{CheckpointView, NodeState, NodeView, State, WorkloadView};
+
+/// A lab whose nodes share a depot, and want this many copies on other nodes.
+fn lab_with_depot(options: &[&str], copies: &str, is_there: bool) -> (Lab, PathBuf) {
+    let place = Lab::find_place();
+    let depot = place.path().join("depot");
+    if is_there {
+        std::fs::create_dir(&depot).unwrap();
+    }
+    let address = format!("dir:{}", depot.display());
+    let environment =
+        [("MIGRATE_CHECKPOINT_STORE", OsStr::new(&address)), ("MIGRATE_CHECKPOINT_REPLICAS", OsStr::new(copies))];
+    (Lab::up_in(place, options, &environment), depot)
+}
+
+/// The files of a workload in a depot: of its generations (`gen`), or its segments (`seg`).
+fn stored(depot: &Path, workload: &str, kind: &str) -> Vec<PathBuf> {
+    let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let shelves: Vec<PathBuf> = inside(&depot.join(workload).join(kind)).collect();
+    shelves.iter().flat_map(|shelf| inside(shelf)).collect()
+}
+
+fn flip_a_byte(file: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+impl Lab {
+    fn members(&self, asked: &str) -> Vec<NodeView> {
+        serde_json::from_value(self.done(["--json", "--node", asked, "nodes"]).json()).unwrap()
+    }
+
+    fn happened(&self, node: &str, kind: &str, words: &str) -> bool {
+        self.events_of(node).iter().any(|event| event.kind == kind && event.message.contains(words))
+    }
+
+    fn seen_by(&self, asked: &str, name: &str) -> Option<WorkloadView> {
+        let views: Vec<WorkloadView> =
+            serde_json::from_value(self.done(["--json", "--node", asked, "ps"]).json()).unwrap();
+        views.into_iter().find(|view| view.name.as_str() == name)
+    }
+
+    fn wait_until_in_depot(&self, name: &str, taken: &CheckpointView) {
+        let mut known = Vec::new();
+        let is_there = || {
+            known = self.checkpoints(name);
+            known.iter().any(|view| view.id == taken.id && view.depots.len() == 1)
+        };
+        assert!(eventually(is_there), "{known:?}");
+    }
+}
+
+#[test]
+fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
+    let (lab, depot) = lab_with_depot(&["--cluster", "--nodes", "3"], "0", true);
+    let settled = || {
+        let views = lab.members("node1");
+        views.iter().filter(|node| node.voter && node.state == NodeState::Alive).count() == 3
+    };
+    assert!(eventually(settled), "{:?}", lab.members("node1"));
+    lab.run_with("web", "node3", &[], &[&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "8"]);
+    let reached = lab.wait_for_more_ok("web", 2);
+    let taken = lab.checkpoint("web");
+    lab.wait_until_in_depot("web", &taken);
+    let listed = || lab.happened("node3", "checkpointed", "should node3 be lost, it is brought back from it");
+    assert!(eventually(listed), "{:?}", lab.migrate(["events"]));
+    assert_eq!(taken.nodes.len(), 1, "no other node has it: {taken:?}");
+    lab.done(["lab", "kill", "node3"]);
+
+    let mut last = None;
+    let runs = || {
+        last = lab.seen_by("node1", "web");
+        last.as_ref().is_some_and(|view| view.state == State::Running && view.node.as_str() != "node3")
+    };
+    assert!(eventually(runs), "{last:?}; {:?}", lab.migrate(["--node", "node1", "events"]));
+    let view = last.unwrap();
+    let target = view.node.to_string();
+    assert_eq!(view.epoch.0, 2, "{view:?}");
+    assert!(lab.happened(&target, "recovered", &taken.id.to_string()[..12]));
+    // It goes on where the checkpoint was taken: `ok` lines without a gap, and more than there were then.
+    assert!(lab.wait_for_more_ok("web", 3) > reached);
+    lab.assert_intact("web");
+    lab.assert_runs_only_on("web", &target);
+
+    // Its new owner has what is kept on a shelf of its own, and the one before it has none any more.
+    let shelf = format!("0000000002-{target}");
+    let is_its = || {
+        let all = [stored(&depot, "web", "gen"), stored(&depot, "web", "seg")].concat();
+        !all.is_empty() && all.iter().all(|file| file.parent().unwrap().ends_with(&shelf))
+    };
+    assert!(eventually(is_its), "{:?}", stored(&depot, "web", "gen"));
+    lab.done(["rm", "-f", "web"]);
+    assert!(eventually(|| std::fs::read_dir(&depot).unwrap().count() == 0), "{:?}", stored(&depot, "web", "seg"));
+}
+
+#[test]
+fn what_is_damaged_in_a_depot_is_refused_and_what_is_not_kept_goes_from_there() {
+    let (lab, depot) = lab_with_depot(&["--nodes", "2"], "0", true);
+    lab.specimen("keeper", "node1", &["memory", "--mib", "16", "--kind", "random", "--quiet"]);
+    lab.wait_for_more_ok("keeper", 3);
+    let first = lab.checkpoint("keeper");
+    lab.wait_until_in_depot("keeper", &first);
+    let of_first = stored(&depot, "keeper", "seg");
+    // The second one brings little.
+    let second = lab.checkpoint("keeper");
+    lab.wait_until_in_depot("keeper", &second);
+    let new = stored(&depot, "keeper", "seg").into_iter().filter(|file| !of_first.contains(file)).count();
+    assert!(new < of_first.len() / 2, "{new} of {}", of_first.len());
+    let mut newest = second;
+    for _ in 0..2 {
+        newest = lab.checkpoint("keeper");
+        lab.wait_until_in_depot("keeper", &newest);
+    }
+    // Three are kept. What the first of the four shares with the others stays.
+    let is_first = |file: &PathBuf| file.to_string_lossy().contains(&first.id.to_string());
+    let three = || {
+        let generations = stored(&depot, "keeper", "gen");
+        generations.len() == 3 && !generations.iter().any(is_first)
+    };
+    assert!(eventually(three), "{:?}", stored(&depot, "keeper", "gen"));
+    assert!(stored(&depot, "keeper", "seg").iter().any(|file| of_first.contains(file)));
+    let reached = lab.wait_for_more_ok("keeper", 1);
+    lab.done(["lab", "kill", "node1"]);
+
+    let segments = stored(&depot, "keeper", "seg");
+    segments.iter().for_each(|segment| flip_a_byte(segment));
+    let refused = lab.migrate(["--node", "node2", "restore", "keeper", "--on", "node2", "--force"]);
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(lab.happened("node2", "warning", "could not be had from a depot"), "{refused:?}");
+    assert!(lab.happened("node2", "warning", "is damaged"), "{:?}", lab.events_of("node2"));
+    assert!(lab.processes("node2", "keeper").is_empty());
+
+    segments.iter().for_each(|segment| flip_a_byte(segment));
+    lab.done(["--node", "node2", "restore", "keeper", "--on", "node2", "--force"]);
+    assert!(lab.happened("node2", "restored", &newest.id.to_string()[..12]));
+    lab.wait_for_more_ok("keeper", 3);
+    assert!(lab.assert_intact("keeper") <= reached + 1000);
+    lab.assert_runs_only_on("keeper", "node2");
+}
+
+#[test]
+fn a_depot_that_is_away_is_told_and_holds_up_nothing() {
+    let (lab, depot) = lab_with_depot(&["--nodes", "2"], "1", false);
+    lab.specimen("keeper", "node1", &["counter"]);
+    lab.wait_for_more_ok("keeper", 3);
+    let taken = lab.checkpoint("keeper");
+    let with_a_node = || lab.checkpoints("keeper").iter().any(|view| view.id == taken.id && view.nodes.len() == 2);
+    assert!(eventually(with_a_node));
+    assert!(eventually(|| lab.happened("node1", "warning", "checkpoints are not brought to a depot")));
+    assert!(!depot.exists(), "a directory that is not there is not made: it may be below a mount");
+    // It comes back from the node that has it.
+    lab.done(["stop", "keeper"]);
+    lab.done(["restore", "keeper"]);
+    lab.wait_for_more_ok("keeper", 3);
+
+    std::fs::create_dir(&depot).unwrap();
+    assert!(eventually(|| lab.happened("node1", "checkpointed", "again")));
+    lab.wait_until_in_depot("keeper", &taken);
+    lab.done(["rm", "-f", "keeper"]);
+    lab.assert_clean();
+}
