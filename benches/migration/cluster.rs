@@ -11,11 +11,13 @@ use crate::observer::wait;
 use crate::tell;
 
 /// The pace for those who need it: what is asked of the network and the machines is in docs/operations.md.
-pub(crate) const FAST: [(&str, &str); 4] = [
+pub(crate) const FAST: [(&str, &str); 6] = [
     ("MIGRATE_LEASE", "600ms"),
     ("MIGRATE_SWIM_PERIOD", "200ms"),
     ("MIGRATE_SWIM_RTT", "60ms"),
     ("MIGRATE_SWIM_SUSPICION", "800ms"),
+    ("MIGRATE_RAFT_HEARTBEAT", "60ms"),
+    ("MIGRATE_RAFT_ELECTION", "160ms/260ms"),
 ];
 
 /// A cluster in a lab, and where its nodes share files.

@@ -234,11 +234,14 @@ impl Revival {
         let (generation, before) = (self.generation.clone(), self.before.clone());
         let built = tokio::task::spawn_blocking(move || build(&ground, &workload, &generation, before));
         let image = Arc::new(built.await.map_err(Problem::internal)??);
+        tracing::debug!(workload = %self.workload.name(), "layer and sandbox are there");
         let host = &self.ground.host;
         let sandbox = self.workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
         let restore = Restore::start(host, &self.workload, &sandbox).await?;
         restore.ready().await?;
+        tracing::debug!(workload = %self.workload.name(), "CRIU waits for its images");
         let held = restore.restore(image.clone()).await;
+        tracing::debug!(workload = %self.workload.name(), "CRIU holds the processes, or has failed");
         // CRIU says in its own words what it made of images that broke off; this says why they did.
         if let Some(what) = image.damage() {
             return Err(Problem::new(Code::Corrupt, what));

@@ -77,7 +77,7 @@ enum Heard {
     Event(Event),
     /// What kind of machine a node is, in this session; nothing where it did not answer.
     Likeness(Claim, Option<Likeness>),
-    /// Everybody was asked what images they hold.
+    /// Everybody was asked what they have.
     Asked,
 }
 
@@ -92,9 +92,9 @@ struct Leader<'a> {
     known: BTreeMap<NodeName, Health>,
     /// What kind of machines there are; nothing while one is asked.
     likeness: BTreeMap<NodeName, (u64, Option<Likeness>)>,
-    /// Whose lease may be over: then somebody may need to be brought back, and nodes are asked what images they hold.
+    /// Whose lease may be over: then somebody may need to be brought back, and nodes are asked what they have.
     watched: BTreeSet<Claim>,
-    asking_for_images: bool,
+    asking_what_there_is: bool,
     tell: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
     verdicts: broadcast::Receiver<Lapse>,
@@ -111,7 +111,7 @@ impl Leader<'_> {
             known: BTreeMap::new(),
             likeness: BTreeMap::new(),
             watched: BTreeSet::new(),
-            asking_for_images: false,
+            asking_what_there_is: false,
             tell,
             heard,
             verdicts: post.cluster.verdicts(),
@@ -187,8 +187,8 @@ impl Leader<'_> {
     fn hear(&mut self, heard: Heard, past: &Past) {
         match heard {
             Heard::Event(event) => self.instruct(event, past),
-            Heard::Likeness(claim, likeness) => self.note_likeness(&claim, likeness),
-            Heard::Asked => self.asking_for_images = false,
+            Heard::Likeness(claim, likeness) => self.note_likeness(&claim, likeness, past),
+            Heard::Asked => self.asking_what_there_is = false,
         }
     }
 

@@ -128,7 +128,11 @@ async fn member(host: &Host, out: Out) {
 
 fn other_terms(node: &NodeName, theirs: Terms, ours: Terms) -> String {
     let said = |terms: Terms| {
-        format!("{:?} with clocks up to {} parts in a million off", Duration::from_nanos(terms.lease()), terms.rates_ppm())
+        format!(
+            "{:?} with clocks up to {} parts in a million off",
+            Duration::from_nanos(terms.lease()),
+            terms.rates_ppm()
+        )
     };
     format!(
         "leases on {node} last {}, here {}: neither node counts for the other, and workloads there may stay frozen; give all nodes \

@@ -1,5 +1,5 @@
 //! What the leader hears of without asking the record: how members are, how full, what kind of machines, whose lease is quiet, and who
-//! holds the image of a move that is not decided.
+//! holds images of moves and checkpoints.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ use migrate_proto::cluster::steward::{Event, Figures, Health, Past};
 use migrate_proto::name::NodeName;
 use tokio::sync::watch;
 
-use super::errand::{self, Errand, InDoubt, Likeness};
-use super::{ERRAND, Heard, Leader, health};
+use super::errand::{self, Errand, Holding, InDoubt, Likeness};
+use super::{ERRAND, Heard, Leader, Post, health};
 use crate::cluster::membership::Membership;
 
 impl Leader<'_> {
@@ -35,9 +35,7 @@ impl Leader<'_> {
     pub(super) async fn look_around(&mut self, past: &Past) {
         let record = self.post.ownership.record().borrow().clone();
         self.ask_for_likeness(&record);
-        for event in self.figures() {
-            self.instruct(event, past);
-        }
+        self.tell_figures(past);
         let alive = |node: &NodeName| self.known.get(node) == Some(&Health::Alive);
         let held = record.nodes.iter().filter(|(name, node)| node.finite && !node.fenced && alive(name));
         let claims = held.map(|(name, node)| Claim { node: name.clone(), session: node.session }).collect();
@@ -53,7 +51,7 @@ impl Leader<'_> {
         let bereft = record.loads.values().filter_map(|load| load.owner.as_ref());
         let bereft = bereft.filter_map(|owner| record.nodes.get(owner)).any(|node| node.fenced);
         if !self.watched.is_empty() || bereft {
-            self.ask_for_images();
+            self.ask_what_there_is();
         }
     }
 
@@ -107,33 +105,56 @@ impl Leader<'_> {
         }
     }
 
-    pub(super) fn note_likeness(&mut self, claim: &Claim, likeness: Option<Likeness>) {
+    /// A machine has answered: somebody may be waiting for one.
+    pub(super) fn note_likeness(&mut self, claim: &Claim, likeness: Option<Likeness>, past: &Past) {
         match (self.likeness.get_mut(&claim.node), likeness) {
             (Some(known), Some(likeness)) => known.1 = Some(likeness),
             // Asked again soon.
             (Some(known), None) => known.0 = u64::MAX,
             (None, _) => {}
         }
+        self.tell_figures(past);
     }
 
-    /// Who holds the image of a move that is not decided: nothing is lost of what such an image has.
-    fn ask_for_images(&mut self) {
-        if std::mem::replace(&mut self.asking_for_images, true) {
+    /// What is only noted by the steward counts from its next tick on.
+    fn tell_figures(&mut self, past: &Past) {
+        for event in self.figures() {
+            self.instruct(event, past);
+        }
+        self.instruct(Event::Tick { wall_ms: wall_ms() }, past);
+    }
+
+    /// Who holds the image of a move that is not decided, and who has which checkpoints, also where the owner has died before it could
+    /// say so: nothing is lost of what somebody has.
+    fn ask_what_there_is(&mut self) {
+        if std::mem::replace(&mut self.asking_what_there_is, true) {
             return;
         }
         let alive: Vec<NodeName> =
             self.known.iter().filter(|(_, health)| **health == Health::Alive).map(|(node, _)| node.clone()).collect();
         let (post, tell) = (self.post.clone(), self.tell.clone());
         tokio::spawn(async move {
-            let asked = alive.iter().map(|node| errand::run::<Vec<InDoubt>>(&post, node, &Errand::InDoubt, ERRAND));
-            for held in futures_util::future::join_all(asked).await.into_iter().flatten().flatten() {
-                let InDoubt { load, held } = held;
-                let _ = tell.send(Heard::Event(Event::Holds { load, held }));
+            let answers = alive.iter().map(|node| what_there_is(&post, node));
+            for event in futures_util::future::join_all(answers).await.into_iter().flatten() {
+                let _ = tell.send(Heard::Event(event));
             }
             tokio::time::sleep(ERRAND / 2).await;
             let _ = tell.send(Heard::Asked);
         });
     }
+}
+
+/// What a node says that it has; nothing where it does not answer.
+async fn what_there_is(post: &Post, node: &NodeName) -> Vec<Event> {
+    let images = errand::run::<Vec<InDoubt>>(post, node, &Errand::InDoubt, ERRAND);
+    let checkpoints = errand::run::<Vec<Holding>>(post, node, &Errand::Holdings, ERRAND);
+    let (images, checkpoints) = tokio::join!(images, checkpoints);
+    let images = images.unwrap_or_default().into_iter().map(|InDoubt { load, held }| Event::Holds { load, held });
+    // What is damaged is its owner's to list anew, or is found out by whoever fetches it.
+    let whole = checkpoints.unwrap_or_default().into_iter().filter(|holding| holding.whole);
+    let copies =
+        whole.map(|Holding { load, checkpoint, whole }| Event::Copy { load, checkpoint, node: node.clone(), whole });
+    images.chain(copies).collect()
 }
 
 pub(super) fn wall_ms() -> u64 {
