@@ -53,6 +53,30 @@ impl Lab {
         views.into_iter().find(|view| view.name.as_str() == name)
     }
 
+    /// What the cluster has agreed about, as text.
+    fn record(&self) -> String {
+        let file = self.directory().parent().unwrap().join("backup.json");
+        let _ = std::fs::remove_file(&file);
+        self.done(["--node", "node1", "cluster", "backup", file.to_str().unwrap()]);
+        std::fs::read_to_string(file).unwrap()
+    }
+
+    /// Waits until it runs on another node than node3, from this checkpoint and nowhere else. That node.
+    fn wait_for_recovery(&self, name: &str, from: &CheckpointView) -> String {
+        let mut last = None;
+        let runs = || {
+            last = self.seen_by("node1", name);
+            last.as_ref().is_some_and(|view| view.state == State::Running && view.node.as_str() != "node3")
+        };
+        assert!(eventually(runs), "{last:?}; {:?}", self.migrate(["--node", "node1", "events"]));
+        let view = last.unwrap();
+        assert_eq!(view.epoch.0, 2, "{view:?}");
+        let target = view.node.to_string();
+        assert!(self.happened(&target, "recovered", &from.id.to_string()[..12]));
+        self.assert_runs_only_on(name, &target);
+        target
+    }
+
     fn wait_until_in_depot(&self, name: &str, taken: &CheckpointView) {
         let mut known = Vec::new();
         let is_there = || {
@@ -63,14 +87,20 @@ impl Lab {
     }
 }
 
-#[test]
-fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
-    let (lab, depot) = lab_with_depot(&["--cluster", "--nodes", "3"], "0", true);
+/// Nodes that agree about a record. All of them vote.
+fn cluster_with_depot(copies: &str, is_there: bool) -> (Lab, PathBuf) {
+    let (lab, depot) = lab_with_depot(&["--cluster", "--nodes", "3"], copies, is_there);
     let settled = || {
         let views = lab.members("node1");
         views.iter().filter(|node| node.voter && node.state == NodeState::Alive).count() == 3
     };
     assert!(eventually(settled), "{:?}", lab.members("node1"));
+    (lab, depot)
+}
+
+#[test]
+fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
+    let (lab, depot) = cluster_with_depot("0", true);
     lab.run_with("web", "node3", &[], &[&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "8"]);
     let reached = lab.wait_for_more_ok("web", 2);
     let taken = lab.checkpoint("web");
@@ -79,21 +109,10 @@ fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
     assert!(eventually(listed), "{:?}", lab.migrate(["events"]));
     assert_eq!(taken.nodes.len(), 1, "no other node has it: {taken:?}");
     lab.done(["lab", "kill", "node3"]);
-
-    let mut last = None;
-    let runs = || {
-        last = lab.seen_by("node1", "web");
-        last.as_ref().is_some_and(|view| view.state == State::Running && view.node.as_str() != "node3")
-    };
-    assert!(eventually(runs), "{last:?}; {:?}", lab.migrate(["--node", "node1", "events"]));
-    let view = last.unwrap();
-    let target = view.node.to_string();
-    assert_eq!(view.epoch.0, 2, "{view:?}");
-    assert!(lab.happened(&target, "recovered", &taken.id.to_string()[..12]));
+    let target = lab.wait_for_recovery("web", &taken);
     // It goes on where the checkpoint was taken: `ok` lines without a gap, and more than there were then.
     assert!(lab.wait_for_more_ok("web", 3) > reached);
     lab.assert_intact("web");
-    lab.assert_runs_only_on("web", &target);
 
     // Its new owner has what is kept on a shelf of its own, and the one before it has none any more.
     let shelf = format!("0000000002-{target}");
@@ -104,6 +123,35 @@ fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
     assert!(eventually(is_its), "{:?}", stored(&depot, "web", "gen"));
     lab.done(["rm", "-f", "web"]);
     assert!(eventually(|| std::fs::read_dir(&depot).unwrap().count() == 0), "{:?}", stored(&depot, "web", "seg"));
+}
+
+#[test]
+fn what_is_damaged_on_the_only_node_that_is_left_comes_from_a_depot() {
+    let (lab, depot) = cluster_with_depot("1", false);
+    lab.run_with("web", "node3", &[], &[&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "8"]);
+    let reached = lab.wait_for_more_ok("web", 2);
+    let taken = lab.checkpoint("web");
+    let listed = || lab.happened("node3", "checkpointed", "should node3 be lost, it is brought back from it");
+    assert!(eventually(listed), "{:?}", lab.migrate(["events"]));
+    // The depot comes later, and the record hears of it.
+    assert!(!lab.record().contains("dir:"));
+    std::fs::create_dir(&depot).unwrap();
+    lab.wait_until_in_depot("web", &taken);
+    assert!(eventually(|| lab.record().contains("dir:")), "{}", lab.record());
+    let mut segments = Vec::new();
+    for node in ["node1", "node2"] {
+        let dir = lab.directory().join(node).join("state/vault/seg");
+        segments.extend(std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
+    }
+    assert!(!segments.is_empty(), "one of them has it");
+    segments.iter().for_each(|segment| flip_a_byte(segment));
+    lab.done(["lab", "kill", "node3"]);
+    let target = lab.wait_for_recovery("web", &taken);
+    let told = |node: &&str| lab.happened(node, "warning", "damaged");
+    assert!(["node1", "node2"].iter().any(told), "{:?}", lab.migrate(["--node", &target, "events"]));
+    assert!(lab.wait_for_more_ok("web", 3) > reached);
+    lab.assert_intact("web");
+    lab.done(["rm", "-f", "web"]);
 }
 
 #[test]

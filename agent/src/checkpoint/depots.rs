@@ -30,7 +30,7 @@ use crate::handover::Ground;
 use crate::workload::Workload;
 
 /// How often it is looked whether there is anything to do, should nothing be heard.
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(5);
 /// How soon again where something waits.
 const SOON: Duration = Duration::from_secs(2);
 /// How soon again where the depot could not be used.

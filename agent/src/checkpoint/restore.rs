@@ -112,7 +112,7 @@ pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> boo
 }
 
 /// Says loudly that a checkpoint could not be used; and writes down that it is damaged, where that is why.
-async fn note_damage(ground: &Ground, name: &WorkloadName, id: CheckpointId, problem: &Problem) {
+pub(crate) async fn note_damage(ground: &Ground, name: &WorkloadName, id: CheckpointId, problem: &Problem) {
     let damaged = problem.code == Code::Corrupt;
     let how = if damaged { "is damaged" } else { "was not restored" };
     let message = format!("checkpoint {} of {name} {how}: {}", short(id), problem.message);

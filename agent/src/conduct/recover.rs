@@ -4,6 +4,7 @@
 //! the record, asked right then, still says that they are this node's in this epoch and session; that stands in the registry before
 //! their first instruction. Whoever cannot do it says so, on its own disk first: it never begins the workload in that epoch again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_image::vault::Generation;
@@ -20,6 +21,7 @@ use crate::events::Kind;
 use crate::handover::Ground;
 use crate::host::Host;
 use crate::registry::Doing;
+use crate::workload::Workload;
 
 /// How often it is tried while holders do not answer, and how long after one another.
 const ATTEMPTS: u32 = 4;
@@ -98,10 +100,15 @@ async fn bring_back(ground: &Ground, given: &Given) -> Result<(), Problem> {
     if runs_already(ground, given) {
         return Ok(());
     }
-    let generation = at_hand(ground, given).await?;
-    let _in_use = ground.host.checkpoints().use_it(generation.id);
-    clear(ground, given).await?;
-    let workload = restore::as_given(ground, given, &generation).await?;
+    let _in_use = ground.host.checkpoints().use_it(given.from);
+    let (workload, generation) = match restored(ground, given).await {
+        Err(problem) if problem.code == Code::Corrupt => {
+            // This node's copy may be the only one that is: what is known to be damaged is fetched again.
+            restore::note_damage(ground, &given.load, given.from, &problem).await;
+            restored(ground, given).await.map_err(|_| problem)?
+        }
+        other => other?,
+    };
     let (from, age) = (&generation.about.node, lost(ground, given, &generation));
     let message = format!(
         "recovered on {} from {from}, {age} of work lost: it goes on from checkpoint {}; epoch {}",
@@ -111,6 +118,13 @@ async fn bring_back(ground: &Ground, given: &Given) -> Result<(), Problem> {
     );
     ground.host.events.record(Kind::Recovered, Some(workload.name()), None, message);
     Ok(())
+}
+
+async fn restored(ground: &Ground, given: &Given) -> Result<(Arc<Workload>, Generation), Problem> {
+    let generation = at_hand(ground, given).await?;
+    clear(ground, given).await?;
+    let workload = restore::as_given(ground, given, &generation).await?;
+    Ok((workload, generation))
 }
 
 /// Also by an agent before this one. Where that cannot be read, nothing may be begun.
