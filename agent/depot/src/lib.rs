@@ -37,6 +37,9 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 /// How many objects are read, written or removed at once. What hangs in a file system that is away holds a thread for as long: not more of them.
 pub const AT_ONCE: usize = 4;
 
+/// No object is larger: whoever else can write to the store must not fill a node's memory.
+const MOST_BYTES: u64 = 64 << 20;
+
 /// Why a depot fails.
 #[derive(Debug, Error)]
 pub enum DepotError {
@@ -165,11 +168,7 @@ impl Depot {
     pub async fn generation(&self, workload: &WorkloadName, which: &Stored) -> Result<Bytes, DepotError> {
         let what = || format!("checkpoint {} of {workload}", which.id);
         let (workload, stored) = (workload.clone(), which.clone());
-        let file = self
-            .ask(what, move |opened| async move {
-                opened.store.get(&layout::generation(&opened.root, &workload, &stored)).await?.bytes().await
-            })
-            .await?;
+        let file = self.get(what, move |root| layout::generation(root, &workload, &stored)).await?;
         if CheckpointId::from(Digest::of(&file)) != which.id {
             return Err(DepotError::Damaged { depot: self.name.to_string(), what: what() });
         }
@@ -180,10 +179,7 @@ impl Depot {
     pub async fn segment(&self, workload: &WorkloadName, shelf: &Shelf, digest: Digest) -> Result<Bytes, DepotError> {
         let what = || format!("segment {digest} of {workload}");
         let (workload, shelf) = (workload.clone(), shelf.clone());
-        self.ask(what, move |opened| async move {
-            opened.store.get(&layout::segment(&opened.root, &workload, &shelf, digest)).await?.bytes().await
-        })
-        .await
+        self.get(what, move |root| layout::segment(root, &workload, &shelf, digest)).await
     }
 
     /// Puts a segment there.
@@ -266,6 +262,19 @@ impl Depot {
             self.clear(workload, &contents, shelf).await?;
         }
         Ok(())
+    }
+
+    /// One that is larger than any of ours is not read.
+    async fn get(
+        &self,
+        what: impl Fn() -> String,
+        path: impl FnOnce(&Path) -> Path + Send + 'static,
+    ) -> Result<Bytes, DepotError> {
+        let got = self.ask(&what, move |opened| async move {
+            let got = opened.store.get(&path(&opened.root)).await?;
+            if got.meta.size > MOST_BYTES { Ok(None) } else { got.bytes().await.map(Some) }
+        });
+        got.await?.ok_or_else(|| DepotError::Damaged { depot: self.name.to_string(), what: what() })
     }
 
     /// What is not there is removed already.

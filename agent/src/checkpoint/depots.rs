@@ -108,7 +108,9 @@ async fn look_after(ground: &Ground, depot: &Depot) {
                 let _ = tokio::time::timeout(rest, changes.changed()).await;
             }
             Err(problem) => {
-                known = Known::default();
+                if problem.code != Code::Corrupt {
+                    known = Known::default();
+                }
                 if said.as_ref() != Some(&problem.message) {
                     let what = format!("checkpoints are not brought to a depot: {}", problem.message);
                     ground.host.events.record(Kind::Warning, None, None, what);
@@ -152,7 +154,7 @@ async fn visit(ground: &Ground, depot: &Depot, known: &mut Known) -> Result<Dura
     let names = mine.iter().map(|workload| workload.name().clone()).collect();
     checkpoints.depots.only(&names);
     known.settled.retain(|workload, _| names.contains(workload));
-    let mut rest = LOOK;
+    let (mut rest, mut damaged) = (LOOK, None);
     for workload in mine {
         let (name, epoch) = (workload.name(), workload.record().epoch);
         let keep = checkpoints.kept(name, epoch, ground.host.tenure.entry(name).as_ref());
@@ -167,12 +169,15 @@ async fn visit(ground: &Ground, depot: &Depot, known: &mut Known) -> Result<Dura
         if settled.is_some_and(|(settled, since)| *settled == wanted && since.elapsed() < COMPARE) {
             continue;
         }
-        match see_to(ground, depot, name, &wanted, here).await? {
-            Seen::Settled => drop(known.settled.insert(name.clone(), (wanted, Instant::now()))),
-            Seen::Waits => rest = SOON,
+        match see_to(ground, depot, name, &wanted, here).await {
+            Ok(Seen::Settled) => drop(known.settled.insert(name.clone(), (wanted, Instant::now()))),
+            Ok(Seen::Waits) => rest = SOON,
+            // What is wrong with one workload is no reason to do nothing for the others.
+            Err(problem) if problem.code == Code::Corrupt => damaged = Some(problem),
+            Err(problem) => return Err(problem),
         }
     }
-    Ok(rest)
+    damaged.map_or(Ok(rest), Err)
 }
 
 /// In a cluster: the record says so, and this node may act on it. So whoever was cut off removes nothing.

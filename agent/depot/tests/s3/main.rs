@@ -148,6 +148,17 @@ async fn what_is_damaged_is_noticed() {
     assert!(matches!(damaged, DepotError::Damaged { .. }), "{damaged}");
 }
 
+#[tokio::test]
+async fn what_is_far_too_large_is_not_read() {
+    let place = tempfile::tempdir().unwrap();
+    let depot = Depot::at(format!("dir:{}", place.path().display()).parse().unwrap(), None);
+    put(&depot, 1, 1, &[1]).await;
+    let file = place.path().join(format!("w/seg/0000000001-node1/{}", segment(1).0));
+    std::fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1 << 40).unwrap();
+    let damaged = depot.segment(&workload(), &shelf(1), segment(1).0).await.unwrap_err();
+    assert!(matches!(damaged, DepotError::Damaged { .. }), "{damaged}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_in_between_leaves_nothing_that_looks_whole() {
     let mut server = Server::start().await;
