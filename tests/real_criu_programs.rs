@@ -52,3 +52,22 @@ fn surroundings_that_run_was_told() {
     lab.carry_around("traveller", || ());
     lab.assert_clean();
 }
+
+/// A token that rises, for storage that refuses whoever comes with an older one; also where the workload holds the file open.
+#[test]
+fn a_workload_can_read_the_epoch_in_which_it_runs() {
+    let lab = Lab::up(2);
+    let script = "exec 3<\"$MIGRATE_EPOCH_FILE\"; while :; do cat \"$MIGRATE_EPOCH_FILE\"; sleep 0.1; done";
+    lab.run("token", "node1", &["/bin/sh", "-c", script]);
+    let epoch = |epoch: u64| format!("{epoch:020}");
+    lab.wait_for_line("token", &epoch(1));
+    lab.force("token", "node2");
+    lab.wait_for_line("token", &epoch(2));
+    let said: Vec<String> = lab.logs("token").lines().map(str::to_owned).collect();
+    let after = said.iter().position(|line| *line == epoch(2)).unwrap();
+    let (old, new) = said.split_at(after);
+    assert!(old.iter().all(|line| *line == epoch(1)) && new.iter().all(|line| *line == epoch(2)), "{said:?}");
+    assert_eq!(lab.exec("token", &["/bin/sh", "-c", "cat \"$MIGRATE_EPOCH_FILE\""]).trim(), epoch(2));
+    lab.done(["rm", "-f", "token"]);
+    lab.assert_clean();
+}

@@ -21,7 +21,7 @@ use migrate_sandbox::cgroup::{CpuShare, Limits};
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::lease::LeasePage;
-use migrate_sandbox::plan::{Lease, MAIN_PID};
+use migrate_sandbox::plan::{Lease, MAIN_PID, RUN};
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ use crate::{care, durable, preflight};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The lease page's name in the agent's run directory.
 const LEASE_PAGE: &str = "lease";
+/// In what a workload sees as [`RUN`]: its epoch, a token for storage that is shared.
+const EPOCH: &str = "epoch";
 /// How long a command waits for another one to be done with a workload.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a workload is looked at again that could not be seen.
@@ -266,6 +268,8 @@ impl Workload {
         self.update(|record| record.sandbox = name).inspect_err(|_| drop(std::fs::remove_dir(&plan.dir)))?;
         let built = Sandbox::build(&host.init_program, &plan);
         let sandbox = built.map_err(|error| self.problem("build a sandbox for", &error))?;
+        // Processes that are restored may have it open.
+        self.tell_epoch(&sandbox)?;
         let mut live = self.live();
         (live.sandbox, live.armed, live.held) = (Some(sandbox.clone()), None, None);
         Ok(sandbox)
@@ -330,10 +334,16 @@ impl Workload {
 
     fn command(&self) -> Command {
         let Record { spec, care, .. } = self.record();
-        let mut env: Vec<(Text, Text)> =
-            [("PATH", PATH), ("HOME", "/work"), ("LANG", "C.UTF-8"), ("MIGRATE_NAME", self.name.as_str())]
-                .map(|(name, value)| (name.into(), value.into()))
-                .to_vec();
+        let epoch = format!("{RUN}/{EPOCH}");
+        let mut env: Vec<(Text, Text)> = [
+            ("PATH", PATH),
+            ("HOME", "/work"),
+            ("LANG", "C.UTF-8"),
+            ("MIGRATE_NAME", self.name.as_str()),
+            ("MIGRATE_EPOCH_FILE", &epoch),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .to_vec();
         let pulse = care::pulse::environment(&care.wish);
         env.extend(pulse.into_iter().map(|(name, value)| (name.into(), (*value).into())));
         env.retain(|(name, _)| !spec.env.iter().any(|(own, _)| own == name));

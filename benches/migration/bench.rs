@@ -9,6 +9,7 @@
 
 mod beacon;
 mod burrow;
+mod checkpoints;
 mod cluster;
 mod crossing;
 mod figure;
@@ -102,6 +103,8 @@ enum Group {
     Memory,
     /// How long a dead node's workload is away, and a cluster without a leader
     Recovery,
+    /// What a checkpoint costs of which little has changed
+    Checkpoints,
     /// Whether two copies ever run
     Partitions,
     /// Whether anybody is taken for dead who is not
@@ -112,7 +115,7 @@ impl Group {
     /// Of one move, between nodes with a list of peers.
     const OF_MOVES: [Group; 4] = [Group::Idle, Group::Pause, Group::Link, Group::Memory];
     /// Of a cluster. They take an hour, so they are measured only where that is asked for.
-    const OF_CLUSTERS: [Group; 3] = [Group::Recovery, Group::Partitions, Group::Endurance];
+    const OF_CLUSTERS: [Group; 4] = [Group::Recovery, Group::Checkpoints, Group::Partitions, Group::Endurance];
 }
 
 fn main() -> Result<()> {
@@ -143,6 +146,7 @@ fn measure(options: &Measure) -> Result<()> {
     for group in Group::OF_CLUSTERS.into_iter().filter(wanted) {
         match group {
             Group::Recovery => recovery::measure(options, runs, &mut figures),
+            Group::Checkpoints => checkpoints::measure(options, runs.div_ceil(6), &mut figures),
             Group::Partitions => partitions::measure(options, runs * 5 / 3, &mut figures),
             _ => partitions::endure(options, options.minutes, &mut figures),
         }

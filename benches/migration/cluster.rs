@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use migrate_proto::api::{Event, NodeState, NodeView, WorkloadView};
+use migrate_proto::api::{CheckpointView, Event, NodeState, NodeView, WorkloadView};
 
 use crate::beacon::Beacon;
 use crate::lab::{Lab, Node};
@@ -54,14 +54,22 @@ impl Cluster {
     }
 
     /// Takes a checkpoint, and waits until two other nodes have it.
-    pub(crate) fn checkpoint(&self, name: &str) -> Result<()> {
-        self.lab.migrate(["--json", "checkpoint", name])?;
-        let others = u32::try_from(self.nodes()?.len().min(3))?;
+    pub(crate) fn checkpoint(&self, name: &str) -> Result<CheckpointView> {
+        let taken: CheckpointView = serde_json::from_str(&self.lab.migrate(["--json", "checkpoint", name])?)?;
+        let enough = self.nodes()?.len().min(3);
         wait(|| {
-            let last = self.workload(name)?.last_checkpoint.filter(|last| last.replicas >= others && last.age_s < 30);
-            Ok(last.map(drop))
+            let all: Vec<CheckpointView> = serde_json::from_str(&self.lab.migrate(["--json", "checkpoints", name])?)?;
+            let kept = all.iter().any(|view| view.id == taken.id && view.nodes.len() >= enough);
+            let last = self.workload(name)?.last_checkpoint;
+            Ok((kept && last.is_some_and(|last| last.replicas as usize >= enough)).then_some(()))
         })
-        .context("a checkpoint did not get to other nodes")
+        .context("a checkpoint did not get to other nodes")?;
+        Ok(taken)
+    }
+
+    /// The directory that all nodes see, as workloads get it as a volume.
+    pub(crate) fn shared(&self) -> &Path {
+        &self.shared
     }
 
     /// A workload as somebody has it.

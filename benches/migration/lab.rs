@@ -63,6 +63,11 @@ impl Lab {
 
     /// What `migrate` answers to these words; it must succeed.
     pub(crate) fn migrate<const N: usize>(&self, words: [&str; N]) -> Result<String> {
+        self.migrate_words(&words)
+    }
+
+    /// The same to any number of them.
+    pub(crate) fn migrate_words(&self, words: &[&str]) -> Result<String> {
         run(self.command().args(words))
     }
 

@@ -1,12 +1,15 @@
 //! For how long a workload may run: what its init is armed with, and why it stands still where it does.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use migrate_proto::cluster::lease::NEVER;
 use migrate_proto::error::{Code, Problem};
+use migrate_sandbox::Sandbox;
 use migrate_sandbox::control::Leash;
 
-use super::{PATIENCE, Workload};
+use super::{EPOCH, PATIENCE, Workload};
 use crate::host::Host;
 
 /// How soon it is looked again whether a lease is in force.
@@ -17,6 +20,9 @@ impl Workload {
     ///
     /// Whoever starts or restores it does this before, and whoever lets it go again where it was [disarmed](Workload::disarm).
     pub fn arm(&self, host: &Host) -> Result<(), Problem> {
+        if let Some(sandbox) = self.sandbox() {
+            self.tell_epoch(&sandbox)?;
+        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             let lease = host.tenure.some_lease()?;
@@ -32,6 +38,14 @@ impl Workload {
                 }
             }
         }
+    }
+
+    /// Writes its epoch where it can read it: a token that rises, for storage that refuses whoever comes with an older one. Always of
+    /// one length, in place: CRIU refuses an open file whose length is another, and no reader sees half of it. Blocks.
+    pub(super) fn tell_epoch(&self, sandbox: &Sandbox) -> Result<(), Problem> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(sandbox.work().join(EPOCH));
+        let told = file.and_then(|file| file.write_all_at(format!("{:020}\n", self.record().epoch.0).as_bytes(), 0));
+        told.map_err(|error| Problem::internal(format!("cannot tell {} its epoch: {error}", self.name)))
     }
 
     /// Not one more instruction of it is begun until it is armed again. Blocks.
