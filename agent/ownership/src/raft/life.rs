@@ -186,7 +186,7 @@ impl Shared {
     ///
     /// A voter that was just started, or was cut off until now, does not try to lead before the leader has had time to find it: raft would
     /// try at once, be refused, and unseat the leader with its higher term.
-    async fn watch(&self, running: &Running) -> Ended {
+    async fn watch(&self, running: &Arc<Running>) -> Ended {
         let (mut metrics, mut records) = (running.raft.metrics(), running.record.clone());
         let (mut trouble, mut stranger) = (self.trouble.subscribe(), self.stranger.subscribe());
         let mut may_lead = self.may_lead.subscribe();
@@ -208,11 +208,15 @@ impl Shared {
             }
             might = may;
             running.may_lead(may && (now.is_sole_voter() || allowed.elapsed() >= hush || running.heard_since(allowed)));
+            let overdue = running.overdue();
+            if overdue.is_some_and(|at| at <= Instant::now()) && now.votes() && now.state != State::Leader {
+                running.stand_up();
+            }
             self.stand(|standing| *standing = now);
             self.show(&records.borrow_and_update());
             let later = Instant::now() + HALFWAY / 2;
-            let look =
-                until.into_iter().chain([allowed + hush]).filter(|at| *at > Instant::now()).fold(later, Instant::min);
+            let at = until.into_iter().chain([allowed + hush]).chain(overdue);
+            let look = at.filter(|at| *at > Instant::now()).fold(later, Instant::min);
             tokio::select! {
                 changed = metrics.changed() => match changed {
                     Ok(()) => said = Instant::now(),

@@ -42,6 +42,8 @@ pub(crate) struct Running {
     timing: Timing,
     /// When a leader was last heard, or this was started.
     heard: watch::Sender<Instant>,
+    /// When this node has last tried to lead of its own accord, or was started.
+    stood_up: watch::Sender<Instant>,
     may_lead: AtomicBool,
     standing_up: AtomicBool,
 }
@@ -68,8 +70,9 @@ impl Running {
         let me = asker.me;
         let raft = openraft::Raft::new(me.0, Arc::new(timing.config()), lines, log, machine).await?;
         let (heard, timing) = (watch::channel(Instant::now()).0, timing.clone());
+        let stood_up = watch::channel(Instant::now()).0;
         let (may_lead, standing_up) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Running { raft, asker, record, me, cluster, timing, heard, may_lead, standing_up })
+        Ok(Running { raft, asker, record, me, cluster, timing, heard, stood_up, may_lead, standing_up })
     }
 
     /// Asks the leader, wherever it is. Tries again while nothing can have been done; ends soon, whatever happens.
@@ -255,6 +258,16 @@ impl Running {
         *self.heard.borrow() > moment
     }
 
+    /// When there should have been an election, had a leader not been heard by then; again some time after this node has stood up. Raft
+    /// waits for longer where any voter was ever refused for what it lacked: it remembers that until it stands again, be it for hours.
+    /// Voters stand up one after the other. `None`: one is under way.
+    pub(crate) fn overdue(&self) -> Option<Instant> {
+        let Timing { election_min, election_max, .. } = self.timing;
+        let stagger = (election_max - election_min) * (self.me.0 % 16) as u32 / 16;
+        let last = (*self.heard.borrow()).max(*self.stood_up.borrow());
+        (!self.standing_up.load(Ordering::Relaxed)).then(|| last + 2 * election_max + stagger)
+    }
+
     /// A voter that lacks what this one has wants to lead. It cannot, and raft lets both wait for seconds then: so this one stands up,
     /// unless a leader is there.
     pub(crate) fn stand_up(self: &Arc<Running>) {
@@ -274,6 +287,7 @@ impl Running {
                     break;
                 }
             }
+            running.stood_up.send_replace(Instant::now());
             running.standing_up.store(false, Ordering::Relaxed);
         });
     }
