@@ -49,6 +49,21 @@ impl Peers {
         self.membership.views()
     }
 
+    /// Until a node that seemed to live does not seem so any more.
+    pub async fn is_doubted(&self, node: &NodeName) {
+        let mut changes = self.membership.changes();
+        loop {
+            changes.mark_unchanged();
+            let lives = |view: &MemberView| view.peer.node == *node && view.state == Some(NodeState::Alive);
+            if !self.membership.views().iter().any(lives) {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Those that are taken for dead: nobody asks them, and they may have something.
     pub fn gone(&self) -> Vec<NodeName> {
         let dead = |view: &MemberView| view.state == Some(NodeState::Dead);

@@ -42,13 +42,18 @@ async fn one(peers: &Peers, member: MemberView) -> NodeView {
     let answer = match state {
         // Only its answer tells how it is.
         None => elsewhere::node(peers, &peer.node).await.ok(),
-        Some(NodeState::Alive) => timeout(GLANCE, elsewhere::node(peers, &peer.node)).await.ok().and_then(Result::ok),
+        Some(NodeState::Alive) => tokio::select! {
+            answer = timeout(GLANCE, elsewhere::node(peers, &peer.node)) => answer.ok().and_then(Result::ok),
+            // The others know more by now than it will say.
+            () = peers.is_doubted(&peer.node) => None,
+        },
         Some(_) => None,
     };
     if answer.is_none() && matches!(state, None | Some(NodeState::Alive)) {
         tracing::info!(peer = %peer.node, "a node does not answer");
     }
-    let seems = state.or(answer.as_ref().map(|view| view.state)).unwrap_or(NodeState::Suspect);
+    let now = peers.views().into_iter().find(|view| view.peer.node == peer.node).and_then(|view| view.state);
+    let seems = now.or(state).or(answer.as_ref().map(|view| view.state)).unwrap_or(NodeState::Suspect);
     let view = answer.or(said.map(|said| *said)).unwrap_or_else(|| silent(&peer));
     NodeView { address: peer.address, state: seems, ..view }
 }
