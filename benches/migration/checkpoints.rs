@@ -18,9 +18,9 @@ const OTHERS: f64 = 2.0;
 
 /// Random bytes; when it is told to, it writes one page of a hundred anew, anywhere.
 const PROGRAM: &str = r"
-import os, random, sys, time
+import mmap, os, random, sys, time
 place, size, page = sys.argv[1], 1 << 30, 4096
-memory = bytearray(size)
+memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 for at in range(0, size, 1 << 20):
     memory[at:at + (1 << 20)] = os.urandom(1 << 20)
 open(place + '/changed0', 'w').close()
