@@ -220,12 +220,16 @@ impl Control for Node {
         match self.ground.host.tenure.record_now().filter(|_| scope == Scope::Cluster) {
             Some(record) => views = seen::complete(views, &record, self.me()),
             None => {
-                // In doubt a workload is shown on both nodes; what was given away or is gone here, only until it is seen where it went.
+                // In doubt a workload is shown on both nodes; what was given away, only until it is seen where it went. In a cluster, so is
+                // what is gone with a node: the record will say whose it is.
+                let in_cluster = self.ground.host.tenure.in_cluster();
                 let seen: Vec<(WorkloadName, Epoch)> =
                     views.iter().map(|view| (view.name.clone(), view.epoch)).collect();
                 let went_on =
                     |view: &WorkloadView| seen.iter().any(|(name, epoch)| *name == view.name && *epoch > view.epoch);
-                views.retain(|view| !matches!(view.state, State::Migrating | State::Lost) || !went_on(view));
+                let is_past =
+                    |view: &WorkloadView| view.state == State::Migrating || in_cluster && view.state == State::Lost;
+                views.retain(|view| !is_past(view) || !went_on(view));
             }
         }
         views.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));

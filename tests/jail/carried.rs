@@ -118,7 +118,7 @@ fn nothing_carries_what_it_was_not_given() {
             "tracer" => (&["MIGRATE_DESCRIPTORS"], &["anon_inode", "socket"]),
             "criu" => (&["PATH", "MIGRATE_TRACER", "LD_PRELOAD"], &[]),
             "gate" => (&["PATH", "CRTOOLS_IMAGE_DIR", "CRTOOLS_SCRIPT_ACTION", "CRTOOLS_INIT_PID"], &["socket"]),
-            "specimen" => (&["PATH", "HOME", "LANG", "MIGRATE_NAME"], &["pipe"]),
+            "specimen" => (&["PATH", "HOME", "LANG", "MIGRATE_NAME", "MIGRATE_EPOCH_FILE"], &["pipe"]),
             other => panic!("what is {other}? {process:#?}"),
         };
         assert_eq!(environment, given, "{process:#?}");
