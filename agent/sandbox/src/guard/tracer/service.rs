@@ -46,6 +46,10 @@ pub(super) fn serve(line: OwnedFd, call: &Call) -> i32 {
 
 /// What a person may want to know stands with CRIU's own last words.
 fn note(call: &Call, complaints: &[String]) {
+    // Whoever has nothing to say leaves nothing behind, where the directory may be going just now.
+    if complaints.is_empty() {
+        return;
+    }
     let file = std::fs::OpenOptions::new().append(true).create(true).open(call.dir.join(OUTPUT));
     if let Ok(mut file) = file {
         complaints.iter().for_each(|complaint| drop(writeln!(file, "tracer: {complaint}")));
