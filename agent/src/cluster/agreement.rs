@@ -335,6 +335,10 @@ fn bench(standing: &Standing, record: &Record) -> Bench {
 
 #[async_trait]
 impl Answers for Agreement {
+    fn is_called_by(&self, member: &NodeName) {
+        self.calls.is_there(member);
+    }
+
     async fn answer(&self, _: &NodeName, what: What, body: Vec<u8>) -> Result<Vec<u8>, Problem> {
         if what == What::Leader {
             return lead::errand::carry_out(&self.ground, &body).await;

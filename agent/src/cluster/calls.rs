@@ -19,12 +19,16 @@ use migrate_transport::session::{LinkState, SessionId};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::peers::Peers;
 use crate::talk::{self, Listener, Purpose, Speaker, Talk};
 
 /// So many calls in a row without an answer, and the conversation is begun anew.
 const PATIENCE: u32 = 2;
+/// How long the way to a member that is there takes to be made; what takes longer was begun when it was not there.
+const HANDSHAKE: Duration = Duration::from_millis(100);
 /// How many calls of one member are answered at once; more wait.
 const AT_ONCE: usize = 32;
 
@@ -66,6 +70,9 @@ pub enum CallError {
 pub trait Answers: Send + Sync + 'static {
     /// Does what `from` asks.
     async fn answer(&self, from: &NodeName, what: What, body: Vec<u8>) -> Result<Vec<u8>, Problem>;
+
+    /// A member has begun to call: it is there, whatever was thought of it.
+    fn is_called_by(&self, _member: &NodeName) {}
 }
 
 /// Begins conversations with members.
@@ -114,6 +121,14 @@ impl Calls {
         }
         answer
     }
+
+    /// A member is there. Where the way to it was lost the next call makes a new one, now that it leads somewhere: a conversation with its last life pauses for
+    /// ever longer between its attempts.
+    pub fn is_there(&self, member: &NodeName) {
+        if let Some(line) = lock(&self.lines).get(member) {
+            line.begin_anew();
+        }
+    }
 }
 
 /// The way to one member.
@@ -127,8 +142,8 @@ struct Line {
 enum Slot {
     #[default]
     Closed,
-    /// Somebody is about to begin it.
-    Opening,
+    /// Somebody is about to begin it, since then, and can be stopped.
+    Opening(Instant, CancellationToken),
     /// It could not be begun.
     Failed(Problem),
     Open(Arc<Conversation>),
@@ -149,34 +164,56 @@ impl Line {
         to: &PeerAddress,
     ) -> Result<Arc<Conversation>, Problem> {
         let mut slot = self.slot.subscribe();
+        let stop = CancellationToken::new();
         let begin = self.slot.send_if_modified(|slot| {
             let begin = match slot {
                 Slot::Open(conversation) => conversation.is_over(),
-                Slot::Opening => false,
+                Slot::Opening(..) => false,
                 Slot::Closed | Slot::Failed(_) => true,
             };
             if begin {
-                *slot = Slot::Opening;
+                *slot = Slot::Opening(Instant::now(), stop.clone());
             }
             begin
         });
         if begin {
             let (line, peers, to) = (self.clone(), peers.clone(), to.clone());
-            tokio::spawn(async move {
-                let talk = peers.begin(&to).await;
-                line.late.store(0, Ordering::Relaxed);
-                line.slot.send_replace(match talk {
-                    Ok(talk) => Slot::Open(Arc::new(Conversation::new(talk))),
-                    Err(problem) => Slot::Failed(problem),
-                });
-            });
+            tokio::spawn(async move { stop.run_until_cancelled(line.open(&*peers, &to)).await });
         }
-        let settled = slot.wait_for(|slot| !matches!(slot, Slot::Opening)).await;
+        let settled = slot.wait_for(|slot| !matches!(slot, Slot::Opening(..))).await;
         match settled.as_deref() {
             Ok(Slot::Open(conversation)) => Ok(conversation.clone()),
             Ok(Slot::Failed(problem)) => Err(problem.clone()),
-            Ok(Slot::Closed | Slot::Opening) | Err(_) => Err(unreached(&to.node)),
+            Ok(Slot::Closed | Slot::Opening(..)) | Err(_) => Err(unreached(&to.node)),
         }
+    }
+
+    async fn open(&self, peers: &dyn Begins, to: &PeerAddress) {
+        let talk = peers.begin(to).await;
+        self.late.store(0, Ordering::Relaxed);
+        self.slot.send_replace(match talk {
+            Ok(talk) => Slot::Open(Arc::new(Conversation::new(talk))),
+            Err(problem) => Slot::Failed(problem),
+        });
+    }
+
+    /// Forgets a way that does not lead there at the moment.
+    fn begin_anew(&self) {
+        self.slot.send_if_modified(|slot| {
+            let lost = match slot {
+                Slot::Open(conversation) => !conversation.is_up(),
+                Slot::Opening(since, stop) if since.elapsed() > HANDSHAKE => {
+                    stop.cancel();
+                    true
+                }
+                Slot::Opening(..) => false,
+                Slot::Closed | Slot::Failed(_) => false,
+            };
+            if lost {
+                *slot = Slot::Closed;
+            }
+            lost
+        });
     }
 
     /// The next call begins another one.
@@ -222,9 +259,13 @@ impl Conversation {
         lock(&self.waiting).is_none() || *self.link.borrow() == LinkState::Gone
     }
 
+    fn is_up(&self) -> bool {
+        *self.link.borrow() == LinkState::Up
+    }
+
     async fn ask(&self, what: What, body: Vec<u8>, ttl: Duration) -> Answer {
         // A session keeps what it cannot send, and would send it late.
-        if *self.link.borrow() != LinkState::Up {
+        if !self.is_up() {
             return Err(CallError::Unreachable(Problem::new(Code::LinkLost, "the connection is cut at the moment")));
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -283,6 +324,7 @@ async fn hear(mut listener: Listener, waiting: Waiting) {
 pub async fn serve(answers: Arc<dyn Answers>, talk: Talk) {
     let Talk { speaker, mut listener, peer, name } = talk;
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    answers.is_called_by(&peer.node);
     loop {
         // Never closed.
         let Ok(turn) = at_once.clone().acquire_owned().await else { return };

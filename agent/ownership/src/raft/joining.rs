@@ -27,7 +27,7 @@ impl Shared {
         let begun = Instant::now();
         loop {
             if self.is_in(running) {
-                if running.leads() || running.heard_since(begun) {
+                if running.leads() || running.candidacy.heard_since(begun) {
                     break;
                 }
                 if begun.elapsed() < SILENCE {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ask::Asker;
 use super::formation::{Formation, Heard};
+use super::hush::Hush;
 use super::running::Running;
 use super::{Shared, standing};
 use crate::carrier::Whom;
@@ -183,15 +184,12 @@ impl Shared {
     }
 
     /// Tells everybody how this node stands and what the record is, until raft ends.
-    ///
-    /// A voter that was just started, or was cut off until now, does not try to lead before the leader has had time to find it: raft would
-    /// try at once, be refused, and unseat the leader with its higher term.
     async fn watch(&self, running: &Arc<Running>) -> Ended {
         let (mut metrics, mut records) = (running.raft.metrics(), running.record.clone());
         let (mut trouble, mut stranger) = (self.trouble.subscribe(), self.stranger.subscribe());
         let mut may_lead = self.may_lead.subscribe();
-        let hush = 2 * self.setup.timing.election_max;
-        let (mut might, mut allowed) = (false, Instant::now());
+        let wait = 2 * self.setup.timing.election_max;
+        let (mut might, mut hush) = (false, Hush::begin(running, wait));
         let (mut said, mut halfway) = (Instant::now(), None);
         loop {
             let figures: RaftMetrics<u64, Place> = metrics.borrow_and_update().clone();
@@ -204,18 +202,18 @@ impl Shared {
             give_way(running, &now, &figures);
             let may = *may_lead.borrow_and_update();
             if may && !might {
-                allowed = Instant::now();
+                hush = Hush::begin(running, wait);
             }
             might = may;
-            running.may_lead(may && (now.is_sole_voter() || allowed.elapsed() >= hush || running.heard_since(allowed)));
-            let overdue = running.overdue();
+            running.may_lead(may && (now.is_sole_voter() || hush.is_over(running)));
+            let overdue = running.candidacy.overdue();
             if overdue.is_some_and(|at| at <= Instant::now()) && now.votes() && now.state != State::Leader {
                 running.stand_up();
             }
             self.stand(|standing| *standing = now);
             self.show(&records.borrow_and_update());
             let later = Instant::now() + HALFWAY / 2;
-            let at = until.into_iter().chain([allowed + hush]).chain(overdue);
+            let at = until.into_iter().chain([hush.until()]).chain(overdue);
             let look = at.filter(|at| *at > Instant::now()).fold(later, Instant::min);
             tokio::select! {
                 changed = metrics.changed() => match changed {

@@ -4,7 +4,9 @@
 //!            ┌ formation   which cluster: found one, join one, wait       life      forms, runs, opens a failed store anew
 //! life ──────┤ joining     into the record and among the members
 //!            └ running     one openraft node: as leader, or through it ── network ── ask ──► Carrier
-//!                └ standing   its figures for everybody else
+//!                ├ standing   its figures for everybody else
+//!                ├ hush       not while somebody leads, after a start
+//!                └ candidacy  whose turn it is to stand up
 //! Carrier ──► serve        what other nodes ask
 //! ```
 //!
@@ -12,7 +14,9 @@
 //! meant, so that neither strangers nor a node at another's old address are taken for somebody else.
 
 mod ask;
+mod candidacy;
 mod formation;
+mod hush;
 mod joining;
 mod life;
 mod network;

@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::ask::{AskError, Asker};
+use super::candidacy::Candidacy;
 use crate::carrier::{CallError, Whom};
 use crate::types::{Place, Types};
 use crate::wire::{Answer, Ask, Failure, WireError};
@@ -29,13 +30,15 @@ pub(crate) struct Lines {
     pub(crate) asker: Asker,
     /// Who has moved to another address is found there.
     pub(crate) record: watch::Receiver<Arc<Record>>,
+    pub(crate) candidacy: Arc<Candidacy>,
 }
 
 impl RaftNetworkFactory<Types> for Lines {
     type Network = Line;
 
     async fn new_client(&mut self, target: u64, place: &Place) -> Line {
-        Line { asker: self.asker.clone(), record: self.record.clone(), target, place: place.clone() }
+        let (asker, record, candidacy) = (self.asker.clone(), self.record.clone(), Arc::clone(&self.candidacy));
+        Line { asker, record, candidacy, target, place: place.clone() }
     }
 }
 
@@ -43,6 +46,7 @@ impl RaftNetworkFactory<Types> for Lines {
 pub(crate) struct Line {
     asker: Asker,
     record: watch::Receiver<Arc<Record>>,
+    candidacy: Arc<Candidacy>,
     target: u64,
     place: Place,
 }
@@ -129,9 +133,14 @@ impl RaftNetwork<Types> for Line {
     }
 
     async fn vote(&mut self, vote: VoteRequest<u64>, option: RPCOption) -> Answered<VoteResponse<u64>> {
-        let ttl = option.hard_ttl();
+        let (ttl, has) = (option.hard_ttl(), vote.last_log_id);
         match self.ask(Ask::Vote(vote), ttl).await {
-            Ok(Answer::Vote(answer)) => Ok(answer),
+            Ok(Answer::Vote(answer)) => {
+                if !answer.vote_granted && answer.last_log_id > has {
+                    self.candidacy.is_outdone();
+                }
+                Ok(answer)
+            }
             Ok(other) => Err(self.useless(other)),
             Err(error) => Err(self.failed(RPCTypes::Vote, ttl, error)),
         }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::ask::{AskError, Asker};
+use super::candidacy::Candidacy;
 use super::network::{Lines, whereabouts};
 use super::settings::Timing;
 use super::standing;
@@ -40,12 +41,8 @@ pub(crate) struct Running {
     pub(crate) me: VoterId,
     pub(crate) cluster: ClusterId,
     timing: Timing,
-    /// When a leader was last heard, or this was started.
-    heard: watch::Sender<Instant>,
-    /// When this node has last tried to lead of its own accord, or was started.
-    stood_up: watch::Sender<Instant>,
+    pub(crate) candidacy: Arc<Candidacy>,
     may_lead: AtomicBool,
-    standing_up: AtomicBool,
 }
 
 /// Who leads, as far as is known here.
@@ -66,13 +63,12 @@ impl Running {
         let record = store.records();
         let (log, machine) = store.split();
         let asker = Asker { cluster: Some(cluster), ..asker };
-        let lines = Lines { asker: asker.clone(), record: record.clone() };
         let me = asker.me;
+        let candidacy = Arc::new(Candidacy::new(me, timing));
+        let lines = Lines { asker: asker.clone(), record: record.clone(), candidacy: Arc::clone(&candidacy) };
         let raft = openraft::Raft::new(me.0, Arc::new(timing.config()), lines, log, machine).await?;
-        let (heard, timing) = (watch::channel(Instant::now()).0, timing.clone());
-        let stood_up = watch::channel(Instant::now()).0;
-        let (may_lead, standing_up) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Running { raft, asker, record, me, cluster, timing, heard, stood_up, may_lead, standing_up })
+        let (timing, may_lead) = (timing.clone(), AtomicBool::new(false));
+        Ok(Running { raft, asker, record, me, cluster, timing, candidacy, may_lead })
     }
 
     /// Asks the leader, wherever it is. Tries again while nothing can have been done; ends soon, whatever happens.
@@ -248,48 +244,35 @@ impl Running {
         self.metrics().state == ServerState::Leader
     }
 
-    /// A leader has sent something.
-    pub(crate) fn heard_a_leader(&self) {
-        self.heard.send_replace(Instant::now());
-    }
-
-    /// Whether a leader has sent something since.
-    pub(crate) fn heard_since(&self, moment: Instant) -> bool {
-        *self.heard.borrow() > moment
-    }
-
-    /// When there should have been an election, had a leader not been heard by then; again some time after this node has stood up. Raft
-    /// waits for longer where any voter was ever refused for what it lacked: it remembers that until it stands again, be it for hours.
-    /// Voters stand up one after the other. `None`: one is under way.
-    pub(crate) fn overdue(&self) -> Option<Instant> {
-        let Timing { election_min, election_max, .. } = self.timing;
-        let stagger = (election_max - election_min) * (self.me.0 % 16) as u32 / 16;
-        let last = (*self.heard.borrow()).max(*self.stood_up.borrow());
-        (!self.standing_up.load(Ordering::Relaxed)).then(|| last + 2 * election_max + stagger)
-    }
-
-    /// A voter that lacks what this one has wants to lead. It cannot, and raft lets both wait for seconds then: so this one stands up,
-    /// unless a leader is there.
+    /// A voter that lacks what this one has wants to lead, or nobody has led for long: so this one stands up, unless a leader is there.
     pub(crate) fn stand_up(self: &Arc<Running>) {
-        let silent = self.heard.borrow().elapsed() > self.timing.election_max;
-        if !silent || !self.may_lead.load(Ordering::Relaxed) || self.standing_up.swap(true, Ordering::Relaxed) {
+        if !self.may_lead.load(Ordering::Relaxed) || !self.candidacy.begin() {
             return;
         }
         let running = Arc::clone(self);
         tokio::spawn(async move {
-            // The first attempt may only teach it the other's term.
+            // The first attempt may only teach it another's term.
             for _ in 0..2 {
-                if running.raft.trigger().elect().await.is_err() {
-                    break;
-                }
-                tokio::time::sleep(ELECTION).await;
-                if running.metrics().current_leader.is_some() {
+                if running.has_led_or_failed().await || !running.candidacy.may_win() {
                     break;
                 }
             }
-            running.stood_up.send_replace(Instant::now());
-            running.standing_up.store(false, Ordering::Relaxed);
+            running.candidacy.stood();
         });
+    }
+
+    /// One attempt to lead. Ends when somebody leads, or another's higher term was learned, or after the time that a vote takes; whether there is nothing left
+    /// to try.
+    async fn has_led_or_failed(&self) -> bool {
+        let before = self.metrics().current_term;
+        if self.raft.trigger().elect().await.is_err() {
+            return true;
+        }
+        let decided = |now: &RaftMetrics<u64, Place>| {
+            now.current_term > before && (now.current_leader.is_some() || now.vote.leader_id().node_id != self.me.0)
+        };
+        let voted = self.raft.wait(Some(ELECTION)).metrics(decided, "somebody leads, or has a higher term").await;
+        voted.is_ok_and(|now| now.current_leader.is_some())
     }
 
     /// A leader died between the two steps of a change of voters: ends it.

@@ -44,7 +44,9 @@ impl Shared {
 
     fn introduction(&self) -> Who {
         let standing = self.standing.borrow();
-        let leader = standing.leader.and_then(|leader| Some((leader, standing.leader_place()?.clone())));
+        // One that no majority answers has led.
+        let leader = standing.leader.filter(|leader| standing.leads || *leader != self.id());
+        let leader = leader.and_then(|leader| Some((leader, standing.leader_place()?.clone())));
         Who { id: self.id(), place: self.setup.joiner.place.clone(), cluster: standing.cluster, leader }
     }
 
@@ -67,7 +69,7 @@ async fn of_raft(running: &Arc<Running>, ask: Ask) -> Result<Answer, Failure> {
             Ok(Answer::Vote(answer))
         }
         Ask::Append(append) => {
-            running.heard_a_leader();
+            running.candidacy.heard_a_leader();
             running.raft.append_entries(append).await.map(Answer::Append).map_err(|error| stopped(&error))
         }
         Ask::Snapshot(piece) => match running.raft.install_snapshot(piece).await {

@@ -139,3 +139,36 @@ async fn what_is_not_a_call_ends_the_conversation_and_an_unknown_call_does_not()
     speaker.say(&Message::Prepared).await.unwrap();
     assert!(!matches!(listener.hear().await, Ok(Some(_))));
 }
+
+/// Never gets through to where a member was in its last life; does to where it is now.
+struct Redialled(Arc<Caller>);
+
+#[async_trait]
+impl Begins for Redialled {
+    async fn begin(&self, to: &PeerAddress) -> Result<Talk, Problem> {
+        if self.0.begun.load(Ordering::Relaxed) == 0 {
+            self.0.begun.store(1, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        }
+        self.0.begin(to).await
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_has_come_back_is_called_anew() {
+    let network = Network::new();
+    let (_turner, _serving) = answering(&network);
+    let (caller, _) = caller(&network);
+    let calls = Calls::new(Arc::new(Redialled(caller.clone())));
+    assert!(matches!(ask(&calls, "abc", SHORT).await, Err(CallError::Unreachable(_))), "it is still dialled");
+    calls.is_there(&name("c"));
+    let deadline = Instant::now() + PATIENCE;
+    while !matches!(ask(&calls, "abc", SHORT).await, Ok(answer) if answer == b"cba") {
+        assert!(Instant::now() < deadline, "what was begun in its last life is still waited for");
+        calls.is_there(&name("b"));
+    }
+    let begun = caller.begun.load(Ordering::Relaxed);
+    calls.is_there(&name("b"));
+    assert_eq!(ask(&calls, "abc", PATIENCE).await.unwrap(), b"cba");
+    assert_eq!(caller.begun.load(Ordering::Relaxed), begun, "a way that leads there is kept");
+}

@@ -104,6 +104,43 @@ async fn the_one_that_has_more_leads() {
     assert!(record.loads.contains_key(&"web".parse().unwrap()));
 }
 
+/// The one that lacks something stands up first each time, and has the higher number: each of its attempts undid the other's, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_cannot_win_does_not_keep_others_from_leading() {
+    let (leader, has, lacks) = (0, 1, 15);
+    let mut cluster = Cluster::with(16, 1, Timing::default()).await;
+    cluster.vote([leader, has, lacks].into()).await;
+    assert_eq!(cluster.leader().await, leader);
+    assert!(id(lacks).0 % 16 < id(has).0 % 16 && id(lacks) > id(has), "it is its turn first");
+    cluster.net.part_one_way(&address(leader), &address(lacks));
+    done(&**cluster.node(leader), declare("web", 1, 0)).await.unwrap();
+    cluster.kill(leader).await;
+    cluster.net.heal();
+    assert_eq!(cluster.leader().await, has);
+}
+
+/// It asks, and is told that there is a leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_not_found_at_once_unseats_nobody() {
+    let mut cluster = Cluster::of(3, 3).await;
+    let leader = cluster.leader().await;
+    let (term, returns) = (cluster.standing(leader).term, (leader + 1) % 3);
+    cluster.kill(returns).await;
+    cluster.net.lose_questions(&address(leader), &address(returns));
+    cluster.start(returns).await;
+    let begun = Instant::now();
+    let mut ticket = 0;
+    while begun.elapsed() < 6 * cluster.timing.election_max {
+        ticket += 1;
+        done(&**cluster.node(leader), declare(&format!("load{ticket}"), ticket, 0)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.net.heal();
+    let last = format!("load{ticket}").parse().unwrap();
+    until("it has caught up", || cluster.record(returns).loads.contains_key(&last)).await;
+    assert_eq!((cluster.leader().await, cluster.standing(leader).term), (leader, term));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_nothing_is_done_and_nobody_leads() {
     let mut cluster = Cluster::of(3, 3).await;

@@ -22,6 +22,7 @@ struct Inner {
     nodes: BTreeMap<String, Weak<Raft>>,
     /// From and to: what one sends the other does not arrive.
     cut: BTreeSet<(String, String)>,
+    unasked: BTreeSet<(String, String)>,
     /// Of a hundred messages, on each way.
     lost: u32,
     doubled: u32,
@@ -41,6 +42,7 @@ impl Net {
         let inner = Inner {
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            unasked: BTreeSet::new(),
             lost: 0,
             doubled: 0,
             slowest: Duration::ZERO,
@@ -79,8 +81,19 @@ impl Net {
         self.inner.lock().unwrap().cut.insert((from.to_owned(), to.to_owned()));
     }
 
+    /// What the first asks of the second is lost; what it answers is not.
+    pub(crate) fn lose_questions(&self, from: &str, to: &str) {
+        self.inner.lock().unwrap().unasked.insert((from.to_owned(), to.to_owned()));
+    }
+
     pub(crate) fn heal(&self) {
-        self.inner.lock().unwrap().cut.clear();
+        let mut inner = self.inner.lock().unwrap();
+        inner.cut.clear();
+        inner.unasked.clear();
+    }
+
+    fn can_ask(&self, from: &str, to: &str) -> bool {
+        !self.inner.lock().unwrap().unasked.contains(&(from.to_owned(), to.to_owned()))
     }
 
     fn fate(&self, from: &str, to: &str) -> Fate {
@@ -124,7 +137,7 @@ impl Carrier for Port {
                     node.serve(&request).await
                 });
             }
-            let node = net.node(&to).filter(|_| there.arrives)?;
+            let node = net.node(&to).filter(|_| there.arrives && net.can_ask(&from, &to))?;
             let answer = node.serve(&request).await;
             drop(node);
             sleep(back.after).await;
