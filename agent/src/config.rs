@@ -70,6 +70,8 @@ pub struct Config {
     pub budgets: Budgets,
     /// How many checkpoints are kept, and how much they may take.
     pub keeping: Keeping,
+    /// How often the newest checkpoint of each workload is restored for a test; never where absent.
+    pub prove_every: Option<Duration>,
     /// When this node drains by itself.
     pub drains: drain::Settings,
     /// Where else they are kept.
@@ -204,6 +206,7 @@ impl Config {
             shutdown_timeout: given.one(&settings::SHUTDOWN_TIMEOUT, values::duration)?,
             budgets: Config::budgets(given)?,
             keeping: Config::keeping(given)?,
+            prove_every: Config::optional(given, &settings::PROVE_EVERY, values::prove_every)?,
             drains: Config::drains(given)?,
             depots: given.all(&settings::CHECKPOINT_STORE, values::depot)?,
             depot_credentials: Config::optional(given, &settings::CHECKPOINT_CREDENTIALS, values::path)?,

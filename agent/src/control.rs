@@ -75,6 +75,9 @@ pub trait Control: Send + Sync + 'static {
     /// The checkpoints that this node has, or any, of one workload or of all; of each the oldest first.
     async fn checkpoints(&self, workload: Option<WorkloadName>, scope: Scope) -> Result<Vec<CheckpointView>, Problem>;
 
+    /// Restores a workload's newest checkpoint for a test, on this node or on one that has it.
+    async fn prove(&self, workload: &WorkloadName, scope: Scope) -> Result<CheckpointView, Problem>;
+
     /// Brings a workload back from a checkpoint.
     async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem>;
 

@@ -78,6 +78,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     drain::begin(&ground);
     tokio::spawn(checkpoint::every::run(ground.clone()));
     tokio::spawn(checkpoint::scrub::run(ground.clone()));
+    tokio::spawn(checkpoint::prove::rota::run(ground.clone(), closing.clone()));
     tokio::spawn(checkpoint::ship::run(ground.clone()));
     tokio::spawn(checkpoint::depots::run(ground.clone()));
 
@@ -89,6 +90,7 @@ pub async fn run(config: Config) -> Result<(), Problem> {
     host.events.record(Kind::AgentStarted, None, None, started(&host));
     tokio::spawn(close_on_signal(ending, closing.clone()));
     server.serve(router, closing, host.config.shutdown_timeout).await;
+    let _no_more_tests = host.checkpoints().proving.end().await;
     let must_not_go_on = living.end().await;
     host.events.record(Kind::AgentStopped, None, None, "workloads run on");
     receiving.abort();
@@ -129,6 +131,10 @@ async fn start_transport(host: &Arc<Host>) -> Result<(Arc<ZmqTransport>, Datagra
 
 /// Everything that ran before this agent did, and every handover that was under way. Blocks.
 fn take_over(ground: &Ground) -> Result<(), Problem> {
+    if let Err(problem) = checkpoint::prove::clear(&ground.host) {
+        let what = format!("what a recovery test had made could not be removed: {problem}");
+        ground.host.events.record(Kind::Warning, None, None, what);
+    }
     let (mut wanted, mut all_known) = (Vec::new(), true);
     for (place, found) in ground.registry.on_disk().map_err(Problem::internal)? {
         match found {

@@ -130,6 +130,12 @@ pub async fn unsettled(peers: &Peers, node: &NodeName, workload: &WorkloadName) 
     }
 }
 
+/// Has a node test the newest checkpoint of a workload that it has.
+pub async fn prove(peers: &Peers, node: &NodeName, workload: &WorkloadName) -> Result<CheckpointView, Problem> {
+    let path = format!("/v1/checkpoints/prove?workload={workload}&scope=node");
+    ask(peers, node, Method::POST, &path, Bytes::new()).await
+}
+
 /// Starts a workload there.
 pub async fn run(peers: &Peers, node: &NodeName, request: &RunRequest) -> Result<WorkloadView, Problem> {
     let body = serde_json::to_vec(request).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;

@@ -281,6 +281,10 @@ impl Control for Node {
         checkpoint::all(&self.ground, workload, scope).await
     }
 
+    async fn prove(&self, workload: &WorkloadName, scope: Scope) -> Result<CheckpointView, Problem> {
+        checkpoint::prove::newest(&self.ground, workload, scope).await
+    }
+
     async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
         if let Some(new) = &request.r#as {
             // Nodes that do not answer cannot be asked; of two with one name neither can then move to the other.

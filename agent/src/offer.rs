@@ -110,9 +110,9 @@ pub fn consider(
     findings
 }
 
-/// Whether a workload that has no other node to stay on can be brought back here. Blocks.
-pub fn fits(host: &Arc<Host>, offer: &Offer, demands: Option<&Demands>) -> Result<(), Problem> {
-    refusal(&unfit(host, offer, demands, 0)).map_or(Ok(()), |problem| Err(problem.clone()))
+/// Whether a workload can be brought back here. Blocks. `promised` is memory that is not for it.
+pub fn fits(host: &Arc<Host>, offer: &Offer, demands: Option<&Demands>, promised: u64) -> Result<(), Problem> {
+    refusal(&unfit(host, offer, demands, promised)).map_or(Ok(()), |problem| Err(problem.clone()))
 }
 
 /// What is missing here that it needs.

@@ -4,9 +4,10 @@
 //! workload itself depends on none of this for as long as its lease lasts; after a restart the agent finds it by its record and its
 //! sandbox's directory.
 //!
-//! [`leash`]: for how long it may run. [`view`]: what people are shown of it.
+//! [`housing`]: what is built around it. [`leash`]: for how long it may run. [`view`]: what people are shown of it.
 
-mod leash;
+pub(crate) mod housing;
+pub(crate) mod leash;
 mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,26 +18,23 @@ use migrate_proto::care::Chart;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::text::Text;
-use migrate_sandbox::cgroup::{CpuShare, Limits};
+use migrate_sandbox::cgroup::CpuShare;
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::lease::LeasePage;
-use migrate_sandbox::plan::{Lease, MAIN_PID, RUN};
-use migrate_sandbox::{Plan, Root, Sandbox, SandboxError, sandbox};
+use migrate_sandbox::plan::{MAIN_PID, Network, RUN};
+use migrate_sandbox::{Sandbox, SandboxError, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Kind;
 use crate::host::Host;
 use crate::registry::{Doing, Place, Record};
-use crate::{care, durable, preflight};
+use crate::{care, durable};
+
+use leash::EPOCH;
 
 /// The search path of workloads that bring none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The lease page's name in the agent's run directory.
-const LEASE_PAGE: &str = "lease";
-/// In what a workload sees as [`RUN`]: its epoch, a token for storage that is shared.
-const EPOCH: &str = "epoch";
 /// How long a command waits for another one to be done with a workload.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long until a workload is looked at again that could not be seen.
@@ -243,26 +241,7 @@ impl Workload {
 
     /// The same; nothing runs in it until it is armed.
     pub fn build_held_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
-        let spec = self.record().spec;
-        if let Some(problem) = preflight::missing_controllers(&spec, host.node()) {
-            return Err(problem);
-        }
-        let cgroup = host.cgroup(self.name.as_str())?;
-        cgroup
-            .limit(Limits { memory_bytes: spec.memory_bytes, cpu_milli: spec.cpu_milli })
-            .map_err(|error| self.problem("limit", &error))?;
-        let page = host.config.run.join(LEASE_PAGE);
-        LeasePage::create(&page).map_err(|error| self.problem("make a lease page for", &error))?;
-        let dir = host.sandbox_dir(self.name.as_str()).map_err(Problem::internal)?;
-        let plan = Plan {
-            dir,
-            root: if spec.own_root { Root::Layer } else { Root::Node },
-            volumes: spec.volumes,
-            hide: host.hidden(),
-            criu_prefix: host.criu_prefix(),
-            side_cgroup: cgroup.side_procs(),
-            lease: Lease::of(&cgroup, Some(page)),
-        };
+        let (_, plan) = housing::plan(host, self.name.as_str(), &self.record().spec, Network::Node)?;
         // Known before it is there, so that an agent that dies meanwhile leaves nothing that the next one cannot find.
         let name = plan.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         self.update(|record| record.sandbox = name).inspect_err(|_| drop(std::fs::remove_dir(&plan.dir)))?;

@@ -67,6 +67,22 @@ pub struct LastCheckpoint {
     pub age_s: u64,
     /// How many nodes have it.
     pub replicas: u32,
+    /// The last time that a checkpoint of this workload was restored for a test; `None` where none was.
+    #[serde(default)]
+    pub tested: Option<RecoveryTest>,
+}
+
+/// A restore that was a test: up to the first instruction, and thrown away.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RecoveryTest {
+    /// When, RFC 3339.
+    pub at: String,
+    /// How long ago that was.
+    pub age_s: u64,
+    /// How long it took until the processes were there.
+    pub took_ms: u64,
+    /// Why it failed, where it did.
+    pub failed: Option<String>,
 }
 
 /// A checkpoint, as `checkpoints` shows it.
@@ -96,6 +112,9 @@ pub struct CheckpointView {
     pub verified: Option<String>,
     /// What is wrong with it, where something is.
     pub damaged: Option<String>,
+    /// When it was restored for a test, where it is the last of its workload's that was.
+    #[serde(default)]
+    pub tested: Option<RecoveryTest>,
     /// Why it was taken.
     pub kind: CheckpointKind,
     /// The workload's epoch.

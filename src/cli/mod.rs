@@ -215,6 +215,9 @@ pub(crate) enum Command {
     },
     /// The checkpoints that are kept
     Checkpoints {
+        /// Restore the newest one for a test first: up to its first instruction, in a sandbox that is alone, and thrown away
+        #[arg(long, requires = "name")]
+        prove: bool,
         /// Of which workload [default: of all]
         name: Option<WorkloadName>,
     },

@@ -19,9 +19,12 @@ pub(crate) async fn take(session: &Session, name: &WorkloadName) -> Result<u8, F
     Ok(0)
 }
 
-/// What is kept.
-pub(crate) async fn list(session: &Session, name: Option<&WorkloadName>) -> Result<u8, Failure> {
+/// What is kept; the newest of it is restored for a test before, where somebody wants that.
+pub(crate) async fn list(session: &Session, name: Option<&WorkloadName>, prove: bool) -> Result<u8, Failure> {
     let query = name.map(|name| format!("?workload={name}")).unwrap_or_default();
+    if prove {
+        let _: CheckpointView = session.agent().await?.order(&format!("/v1/checkpoints/prove{query}")).await?;
+    }
     let views: Vec<CheckpointView> = session.agent().await?.get(&format!("/v1/checkpoints{query}")).await?;
     match session.everywhere.json {
         true => answer::json_document(&views)?,

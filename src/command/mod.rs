@@ -103,7 +103,7 @@ async fn ask(session: &Session, command: Command) -> Result<u8, Failure> {
         Command::Check { name, to } => checking::check(session, &name, to.as_ref()).await,
         Command::Why { name } => checking::why(session, &name).await,
         Command::Checkpoint { name } => checkpoints::take(session, &name).await,
-        Command::Checkpoints { name } => checkpoints::list(session, name.as_ref()).await,
+        Command::Checkpoints { prove, name } => checkpoints::list(session, name.as_ref(), prove).await,
         Command::Restore { checkpoint, as_new, on, force, name } => {
             checkpoints::restore(session, &name, on, RestoreRequest { checkpoint, r#as: as_new, force }).await
         }

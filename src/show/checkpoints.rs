@@ -24,6 +24,10 @@ pub(crate) fn table(style: Style, views: &[CheckpointView], now: SystemTime) -> 
         // Which one is in the JSON.
         nodes.extend((!view.depots.is_empty()).then_some("depot"));
         let damaged = view.damaged.as_deref().map(|what| format!("damaged: {}", harmless(what)));
+        let tested = view.tested.as_ref().map(|test| match &test.failed {
+            None => format!("recovery tested {}, took {}", ago(&test.at), units::milliseconds(test.took_ms as f64)),
+            Some(why) => format!("recovery test failed {}: {}", ago(&test.at), harmless(why)),
+        });
         let ill = (!view.healthy).then(|| "the workload was not well".to_owned());
         table.add_row([
             Cell::new(short(&view.id)),
@@ -35,7 +39,7 @@ pub(crate) fn table(style: Style, views: &[CheckpointView], now: SystemTime) -> 
             Cell::new(units::size(view.bytes_stored)),
             Cell::new(nodes.join(",")),
             Cell::new(view.verified.as_deref().map_or_else(|| "-".to_owned(), ago)),
-            Cell::new([damaged, ill].into_iter().flatten().collect::<Vec<_>>().join("; ")),
+            Cell::new([damaged, tested, ill].into_iter().flatten().collect::<Vec<_>>().join("; ")),
         ]);
     }
     table::text(table)

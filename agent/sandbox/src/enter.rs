@@ -1,4 +1,4 @@
-//! Going into a sandbox: its mount and PID namespaces, with its root as root.
+//! Going into a sandbox: its mount, network and PID namespaces, with its root as root.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -16,6 +16,7 @@ use crate::error::{Result, SandboxError};
 pub struct Doorway {
     pid_namespace: File,
     mount_namespace: File,
+    network: File,
 }
 
 impl Doorway {
@@ -25,7 +26,7 @@ impl Doorway {
             let path = format!("/proc/{init}/ns/{which}");
             File::open(&path).map_err(SandboxError::file("open", path))
         };
-        Ok(Doorway { pid_namespace: open("pid")?, mount_namespace: open("mnt")? })
+        Ok(Doorway { pid_namespace: open("pid")?, mount_namespace: open("mnt")?, network: open("net")? })
     }
 
     /// Children of the caller will be in the sandbox's PID namespace; the caller itself stays where it is.
@@ -33,8 +34,9 @@ impl Doorway {
         setns(&self.pid_namespace, CloneFlags::CLONE_NEWPID).map_err(SandboxError::system("setns(pid)"))
     }
 
-    /// The caller's files are the sandbox's from now on. Not for processes with threads.
+    /// The caller's files and network are the sandbox's from now on. Not for processes with threads.
     pub fn step_through(&self) -> io::Result<()> {
+        setns(&self.network, CloneFlags::CLONE_NEWNET)?;
         setns(&self.mount_namespace, CloneFlags::CLONE_NEWNS)?;
         // setns has made the namespace's root the caller's root already; this says so for the working directory.
         chroot("/")?;

@@ -178,6 +178,15 @@ pub(super) async fn checkpoints(
     Ok(Json(api.control.checkpoints(arguments.workload, arguments.scope).await?))
 }
 
+pub(super) async fn prove(
+    State(api): State<Api>,
+    Arguments(arguments): Arguments<CheckpointsArguments>,
+) -> Answer<CheckpointView> {
+    let which = || Problem::new(Code::Usage, "say which workload's checkpoint is to be tested: ?workload=NAME");
+    let workload = arguments.workload.ok_or_else(which)?;
+    Ok(Json(api.control.prove(&workload, arguments.scope).await?))
+}
+
 pub(super) async fn restore(
     State(api): State<Api>,
     Name(name): Name,

@@ -53,7 +53,7 @@ const FOLLOW: Argument = argument("follow", "boolean", "go on with what comes; f
 const SCOPE: Argument = argument("scope", "node|cluster", "this node alone, or every node; cluster where absent");
 
 /// All of them.
-pub(super) const ROUTES: [Route; 23] = [
+pub(super) const ROUTES: [Route; 24] = [
     Route {
         method: "get",
         path: "/v1/health",
@@ -178,6 +178,22 @@ pub(super) const ROUTES: [Route; 23] = [
         input: Input::Nothing,
         answer: Answer::List("CheckpointView"),
         handler: || get(handlers::checkpoints),
+    },
+    Route {
+        method: "post",
+        path: "/v1/checkpoints/prove",
+        summary: "Restore a workload's newest checkpoint for a test: up to its first instruction, and thrown away",
+        query: &[
+            argument("workload", "name", "which workload; needed"),
+            argument(
+                "scope",
+                "node|cluster",
+                "here, or on a node that has it and does not own the workload; that where absent",
+            ),
+        ],
+        input: Input::Nothing,
+        answer: Answer::One(StatusCode::OK, "CheckpointView"),
+        handler: || post(handlers::prove),
     },
     Route {
         method: "get",

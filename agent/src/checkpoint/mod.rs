@@ -4,7 +4,7 @@
 //! - `outlet`: from the dump into the vault.
 //! - [`every`]: those that are taken by the clock.
 //! - [`interrupted`]: restores that were not ended.
-//! - [`scrub`]: those that there are, looked at again.
+//! - [`scrub`]: those that there are, looked at again. [`prove`]: restored for a test.
 //! - [`restore`]: a workload, brought back; or a second one made of it. `candidates`: from what.
 //! - [`ship`]: to other nodes; [`holding`]: what these do with them; [`fetch`]: back from there. `crossing`: how one crosses. [`replicas`]: who has
 //!   what. [`depots`]: to stores that outlive nodes, and back. [`register`]: what of it the cluster's record says.
@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod holding;
 pub mod interrupted;
 mod outlet;
+pub mod prove;
 pub mod register;
 pub mod replicas;
 pub mod restore;
@@ -76,6 +77,10 @@ pub struct Checkpoints {
     /// Held by whoever takes one: each has the workload stand still, and the disk has one arm.
     alone: tokio::sync::Mutex<()>,
     in_use: Mutex<Vec<CheckpointId>>,
+    /// The one that is being tested.
+    pub proving: prove::Proving,
+    /// When they were tested.
+    pub tests: prove::Tests,
     /// On how many other nodes they are wanted.
     copies: usize,
     /// Who else has them.
@@ -104,6 +109,8 @@ impl Checkpoints {
             known: Mutex::default(),
             alone: tokio::sync::Mutex::default(),
             in_use: Mutex::default(),
+            proving: prove::Proving::default(),
+            tests: prove::Tests::open(state),
             copies: keeping.copies as usize,
             replicas: replicas::Replicas::default(),
             depots: depots::Depots::of(depots),
@@ -145,7 +152,8 @@ impl Checkpoints {
             .map(|generation| {
                 let (name, had) = (&generation.about.spec.name, BTreeSet::new());
                 let depots = self.depots.holders(name, generation.id, &had).into_iter().collect();
-                CheckpointView { depots, ..view(&generation, node) }
+                let tested = self.tests.of(generation.id, name);
+                CheckpointView { depots, tested, ..view(&generation, node) }
             })
             .collect())
     }
@@ -160,6 +168,7 @@ impl Checkpoints {
             at: timestamp::format(newest.taken_ms),
             age_s: SystemClock.now_ms().saturating_sub(newest.taken_ms) / 1000,
             replicas: here + self.replicas.holders(workload, newest.id).len() as u32,
+            tested: self.tests.shown(workload),
         })
     }
 
@@ -302,6 +311,7 @@ fn join(known: &mut CheckpointView, other: CheckpointView) {
             known.depots.sort();
             known.depots.dedup();
             known.verified = known.verified.take().max(other.verified);
+            known.tested = known.tested.take().max(other.tested);
         }
     }
 }
@@ -369,6 +379,7 @@ pub fn view(generation: &Generation, node: &NodeName) -> CheckpointView {
         depots: Vec::new(),
         verified,
         damaged,
+        tested: None,
         kind: about.kind,
         epoch: about.epoch,
         healthy: about.healthy,

@@ -201,6 +201,7 @@ impl Revival {
     }
 
     async fn run(self) -> Result<Arc<Workload>, Problem> {
+        self.ground.host.checkpoints().proving.give_way().await;
         let limit = Duration::from_millis(self.ground.host.config.budgets.restore.total);
         let held = match tokio::time::timeout(limit, self.up_to_the_hold()).await {
             Ok(held) => held,
@@ -237,7 +238,8 @@ impl Revival {
         tracing::debug!(workload = %self.workload.name(), "layer and sandbox are there");
         let host = &self.ground.host;
         let sandbox = self.workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
-        let restore = Restore::start(host, &self.workload, &sandbox).await?;
+        let cgroup = host.cgroup(self.workload.name().as_str())?;
+        let restore = Restore::start(host, &cgroup, &sandbox).await?;
         restore.ready().await?;
         tracing::debug!(workload = %self.workload.name(), "CRIU waits for its images");
         let held = restore.restore(image.clone()).await;
@@ -325,7 +327,7 @@ fn build(
     let (host, place, about) = (&ground.host, workload.place(), &generation.about);
     let image = host.checkpoints().vault()?.open_image(generation.id).map_err(of_vault)?;
     let offer = as_offer(ground, about, &image)?;
-    offer::fits(host, &offer, about.demands.as_ref())?;
+    offer::fits(host, &offer, about.demands.as_ref(), 0)?;
     let journal = Journal { before, from: generation.id, committed: false };
     durable::write(&place.restoring(), &journal).map_err(Problem::internal)?;
     workload.drop_sandbox(host)?;
@@ -428,7 +430,7 @@ fn word(doing: &Doing) -> &'static str {
 }
 
 /// The checkpoint in the words in which a move would offer it: the same questions decide whether this node can take it.
-fn as_offer(ground: &Ground, about: &About, image: &VaultImage) -> Result<Offer, Problem> {
+pub(super) fn as_offer(ground: &Ground, about: &About, image: &VaultImage) -> Result<Offer, Problem> {
     let (layer_bytes, layer_used_bytes) = image.layer_bytes();
     Ok(Offer {
         handover: HandoverId::new(ground.registry.mark(), random::bytes().map_err(Problem::internal)?),

@@ -41,7 +41,7 @@ impl Default {
 }
 
 /// All of them, in the order in which they are shown.
-pub const SETTINGS: [&Setting; 44] = [
+pub const SETTINGS: [&Setting; 45] = [
     &NODE,
     &LISTEN,
     &PEERS,
@@ -78,6 +78,7 @@ pub const SETTINGS: [&Setting; 44] = [
     &CHECKPOINT_AGE,
     &CHECKPOINT_MAX_BYTES,
     &CHECKPOINT_REPLICAS,
+    &PROVE_EVERY,
     &ON_TERMINATE,
     &DRAIN_NOTICE,
     &DRAIN_DEADLINE,
@@ -458,6 +459,17 @@ pub(super) const CHECKPOINT_REPLICAS: Setting = Setting {
     value: "N",
     default: Default::Value("2"),
     help: "On how many other nodes each checkpoint is kept, where there are so many; 0 for none",
+    ..PLAIN
+};
+
+pub(super) const PROVE_EVERY: Setting = Setting {
+    key: "prove_every",
+    env: &["MIGRATE_PROVE_EVERY"],
+    flag: "prove-every",
+    value: "DURATION",
+    default: Default::Derived("never"),
+    help: "How often the newest checkpoint of each workload is restored for a test, on a node that has it, up to the first instruction, and thrown \
+           away; at least 1s, and the same on all nodes. Each takes the memory and the time of a restore",
     ..PLAIN
 };
 

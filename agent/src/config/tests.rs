@@ -70,6 +70,7 @@ fn defaults_are_those_of_the_table() {
         shutdown_timeout: Duration::from_secs(10),
         budgets: Budgets::default(),
         keeping: Keeping::default(),
+        prove_every: None,
         drains: crate::drain::Settings { on_terminate: None, notices: vec![], deadline: Duration::from_secs(30) },
         depots: vec![],
         depot_credentials: None,
@@ -163,6 +164,17 @@ fn mistakes_in_the_file_are_shown_with_their_line() {
             .error()
             .starts_with("line 1 of agent.toml: 'node' must be a string, not a table")
     );
+}
+
+#[test]
+fn recovery_is_tested_by_the_clock_only_where_that_is_said() {
+    let every = |word: &str| Case::file(&format!("prove_every = \"{word}\"")).load().map(|config| config.prove_every);
+    assert_eq!(Case::file("").load().unwrap().prove_every, None);
+    assert_eq!(every("10m").unwrap(), Some(Duration::from_secs(600)));
+    assert!(
+        Case::file("prove_every = \"999ms\"").error().contains("'prove_every' is '999ms', and must be at least 1s")
+    );
+    assert!(every("often").is_err());
 }
 
 #[test]

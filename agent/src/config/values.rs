@@ -15,6 +15,9 @@ use tracing::Level;
 use crate::drain::notice::Notice;
 use crate::logging::Format;
 
+/// Each test restores a whole workload.
+const MOST_OFTEN_PROVED: Duration = Duration::from_secs(1);
+
 /// Another agent, and where it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -48,6 +51,9 @@ pub enum BadValue {
     /// No address.
     #[error("is not HOST:PORT: {0}")]
     NotAddress(String),
+    /// Tests that would follow each other without a pause.
+    #[error("is '{0}', and must be at least 1s: each test restores a whole workload")]
+    ProvedTooOften(String),
     /// A list of all nodes that misses one.
     #[error("does not name this node, {0}")]
     WithoutMe(NodeName),
@@ -193,6 +199,14 @@ pub(super) fn program(word: OsString) -> Result<PathBuf, BadValue> {
     let path = not_empty(word)?;
     let is_plain = path.file_name() == Some(path.as_os_str());
     if path.is_absolute() || is_plain { Ok(path) } else { Err(BadValue::NotProgram(path)) }
+}
+
+pub(super) fn prove_every(word: OsString) -> Result<Duration, BadValue> {
+    let every = duration(word.clone())?;
+    match every < MOST_OFTEN_PROVED {
+        true => Err(BadValue::ProvedTooOften(word.to_string_lossy().into_owned())),
+        false => Ok(every),
+    }
 }
 
 pub(super) fn duration(word: OsString) -> Result<Duration, BadValue> {

@@ -13,6 +13,7 @@ use migrate_image::pace::SharedPace;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::manifest::StreamName;
+use migrate_sandbox::cgroup::Cgroup;
 use migrate_sandbox::guard::{self, Call, GUARD_SOCKET, Hook, Kind, OUTPUT, Order};
 use migrate_sandbox::plan::{GATE, MAIN_PID, RUN};
 use migrate_sandbox::{Sandbox, process};
@@ -60,11 +61,13 @@ pub(crate) struct Places {
 }
 
 impl CriuCall {
-    /// Starts CRIU with its guard. The stream's socket must be there already.
+    /// Starts CRIU with its guard, for a workload in these groups and this sandbox; `main` is its first process, where it has one already.
+    /// The stream's socket must be there.
     pub(crate) async fn start(
         host: &Arc<Host>,
-        workload: &Arc<Workload>,
+        cgroup: &Cgroup,
         sandbox: &Sandbox,
+        main: Option<i32>,
         kind: Kind,
         places: Places,
     ) -> Result<CriuCall, Problem> {
@@ -77,9 +80,8 @@ impl CriuCall {
         };
         let arguments = match kind {
             Kind::Dump => {
-                let (init, main) = (sandbox.init().pid, workload.pid());
                 let tree = main.map(process::tree).unwrap_or_default();
-                command::dump(&options, MAIN_PID, &preflight::connected_to_init(init, &tree))
+                command::dump(&options, MAIN_PID, &preflight::connected_to_init(sandbox.init().pid, &tree))
             }
             Kind::Restore => command::restore(&options),
         };
@@ -87,7 +89,6 @@ impl CriuCall {
         let argv = argv
             .filter_map(|word| migrate_proto::text::Text::new(std::os::unix::ffi::OsStringExt::into_vec(word)))
             .collect();
-        let cgroup = host.cgroup(workload.name().as_str())?;
         let call = Call {
             kind,
             init: sandbox.init(),
@@ -251,7 +252,9 @@ impl Dump {
         std::fs::create_dir_all(&images).map_err(Problem::internal)?;
         let capture = Capture::bind(&images).map_err(Problem::internal)?;
         let places = Places { guard: guard_dir, images: name, groups: Vec::new() };
-        let call = Arc::new(CriuCall::start(host, workload, &sandbox, Kind::Dump, places).await?);
+        let cgroup = host.cgroup(workload.name().as_str())?;
+        let call = CriuCall::start(host, &cgroup, &sandbox, workload.pid(), Kind::Dump, places).await?;
+        let call = Arc::new(call);
         let started = tokio::task::spawn_blocking(|| Outgoing::start(Options { pace, known, ..Options::default() }));
         let (outgoing, chunks) = started.await.map_err(Problem::internal)?.map_err(Problem::internal)?;
         let (tell_frozen, frozen) = oneshot::channel();

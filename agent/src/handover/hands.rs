@@ -93,6 +93,7 @@ impl Hands {
     /// Compares, and takes the name.
     pub(super) async fn check(&self, demands: Option<Box<Demands>>) -> Result<Room, Problem> {
         let (ground, offered) = (self.ground.clone(), self.offer.clone());
+        ground.host.checkpoints().proving.give_way().await;
         let promised = ground.handovers.promised.promise(offered.handover, offered.memory_bytes.saturating_mul(2));
         let look = move || offer::room(&ground.host, &ground.registry, &offered, demands.as_deref(), promised);
         let room = tokio::task::spawn_blocking(look).await.map_err(Problem::internal)??;
@@ -142,7 +143,8 @@ impl Hands {
     async fn start_criu(&self) -> Result<(), Problem> {
         let workload = self.workload()?;
         let sandbox = workload.sandbox().ok_or_else(|| Problem::internal("there is no sandbox"))?;
-        let restore = Arc::new(Restore::start(&self.ground.host, &workload, &sandbox).await?);
+        let cgroup = self.ground.host.cgroup(workload.name().as_str())?;
+        let restore = Arc::new(Restore::start(&self.ground.host, &cgroup, &sandbox).await?);
         *look(&self.restore) = Some(restore.clone());
         restore.ready().await
     }

@@ -13,6 +13,7 @@ use migrate_image::serve::Image;
 use migrate_proto::api::Exit;
 use migrate_proto::error::{Code, Problem};
 use migrate_sandbox::Sandbox;
+use migrate_sandbox::cgroup::Cgroup;
 use migrate_sandbox::guard::{self, Hook, Kind, Order};
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::{oneshot, watch};
@@ -20,7 +21,6 @@ use tokio::sync::{oneshot, watch};
 use super::dump::{CriuCall, Places};
 use crate::guardline::Standing;
 use crate::host::Host;
-use crate::workload::Workload;
 
 /// After this time CRIU, which should be letting go of what it restored, is told again.
 const TOLD_AGAIN: Duration = Duration::from_secs(1);
@@ -40,20 +40,15 @@ impl Drop for Restore {
 }
 
 impl Restore {
-    /// Starts CRIU in the sandbox.
-    pub(crate) async fn start(
-        host: &Arc<Host>,
-        workload: &Arc<Workload>,
-        sandbox: &Sandbox,
-    ) -> Result<Restore, Problem> {
+    /// Starts CRIU in the sandbox; what it restores will be in these groups.
+    pub(crate) async fn start(host: &Arc<Host>, cgroup: &Cgroup, sandbox: &Sandbox) -> Result<Restore, Problem> {
         let name = "restore".to_owned();
         let images = sandbox.work().join(&name);
         std::fs::create_dir_all(&images).map_err(Problem::internal)?;
         let serve = Serve::bind(&images).map_err(Problem::internal)?;
         let guard = guard_dir(sandbox.dir());
-        let groups = host.cgroup(workload.name().as_str())?.load_procs();
-        let places = Places { guard, images: name, groups };
-        let call = Arc::new(CriuCall::start(host, workload, sandbox, Kind::Restore, places).await?);
+        let places = Places { guard, images: name, groups: cgroup.load_procs() };
+        let call = Arc::new(CriuCall::start(host, cgroup, sandbox, None, Kind::Restore, places).await?);
         let (image, arriving) = oneshot::channel();
         let (tell_asked, asked) = watch::channel(false);
         let is_criu = call.is_criu();

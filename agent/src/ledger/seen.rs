@@ -7,6 +7,7 @@ use migrate_proto::cluster::record::{CheckpointEntry, Life, LoadEntry, Record, W
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 
+use crate::checkpoint::prove::Tested;
 use crate::events::{Clock, SystemClock, timestamp};
 use crate::host::Host;
 
@@ -75,18 +76,19 @@ pub fn view(entry: &LoadEntry, record: &Record, here: &NodeName) -> WorkloadView
         health: "none".to_owned(),
         group: None,
         ip: None,
-        last_checkpoint: entry.newest_sound().map(last_checkpoint),
+        last_checkpoint: entry.newest_sound().map(|newest| last_checkpoint(newest, entry)),
         exit,
         reason: Some(format!("{}{away}{wished}", reason.map_or_else(String::new, |why| format!("{why}; ")))),
     }
 }
 
-fn last_checkpoint(newest: &CheckpointEntry) -> LastCheckpoint {
+fn last_checkpoint(newest: &CheckpointEntry, entry: &LoadEntry) -> LastCheckpoint {
     LastCheckpoint {
         id: newest.id,
         at: timestamp::format(newest.taken_ms),
         age_s: SystemClock.now_ms().saturating_sub(newest.taken_ms) / 1000,
         replicas: (newest.holders.len() + newest.depots.len()) as u32,
+        tested: Tested::told_by(entry).map(|tested| tested.shown()),
     }
 }
 

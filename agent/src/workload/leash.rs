@@ -1,19 +1,31 @@
 //! For how long a workload may run: what its init is armed with, and why it stands still where it does.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use migrate_proto::cluster::lease::NEVER;
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::Epoch;
 use migrate_sandbox::Sandbox;
 use migrate_sandbox::control::Leash;
 
-use super::{EPOCH, PATIENCE, Workload};
+use super::{PATIENCE, Workload};
 use crate::host::Host;
 
 /// How soon it is looked again whether a lease is in force.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// In what a workload sees as [`RUN`](migrate_sandbox::plan::RUN): its epoch, a token for storage that is shared.
+pub(super) const EPOCH: &str = "epoch";
+
+/// Writes an epoch where the workload of this sandbox can read it: a token that rises, for storage that refuses whoever comes with an older one.
+/// Always of one length, in place: CRIU refuses an open file whose length is another, and no reader sees half of it. Blocks.
+pub(crate) fn tell_epoch(sandbox: &Sandbox, epoch: Epoch) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(sandbox.work().join(EPOCH))?;
+    file.write_all_at(format!("{:020}\n", epoch.0).as_bytes(), 0)
+}
 
 impl Workload {
     /// Lets it run for as long as this node's lease lasts. Waits for a lease, and until it is in force. Blocks.
@@ -40,11 +52,9 @@ impl Workload {
         }
     }
 
-    /// Writes its epoch where it can read it: a token that rises, for storage that refuses whoever comes with an older one. Always of
-    /// one length, in place: CRIU refuses an open file whose length is another, and no reader sees half of it. Blocks.
+    /// Writes its epoch where it can read it. Blocks.
     pub(super) fn tell_epoch(&self, sandbox: &Sandbox) -> Result<(), Problem> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(sandbox.work().join(EPOCH));
-        let told = file.and_then(|file| file.write_all_at(format!("{:020}\n", self.record().epoch.0).as_bytes(), 0));
+        let told = tell_epoch(sandbox, self.record().epoch);
         told.map_err(|error| Problem::internal(format!("cannot tell {} its epoch: {error}", self.name)))
     }
 

@@ -10,6 +10,7 @@ mod hidden;
 mod leash;
 mod main_loop;
 mod mounts;
+mod network;
 mod notify;
 mod powers;
 mod requests;
@@ -26,7 +27,7 @@ use nix::unistd::{ForkResult, fork, pipe, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SandboxError};
-use crate::plan::Plan;
+use crate::plan::{Network, Plan};
 use crate::process::Identity;
 use crate::{enter, nearby};
 
@@ -76,6 +77,9 @@ fn leave_init_behind(plan: &Plan) -> Result<Identity> {
     enter::join(&plan.side_cgroup)?;
     setsid().map_err(SandboxError::system("setsid"))?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).map_err(SandboxError::system("unshare"))?;
+    if plan.network == Network::Alone {
+        network::be_alone()?;
+    }
     let (reader, writer) = pipe().map_err(SandboxError::system("pipe"))?;
     let (told, tell) = pipe().map_err(SandboxError::system("pipe"))?;
     // SAFETY: this program has one thread.

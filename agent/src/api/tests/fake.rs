@@ -188,6 +188,11 @@ impl Control for Fake {
         Ok(workload.iter().map(|name| checkpoint(name, &self.node)).collect())
     }
 
+    async fn prove(&self, workload: &WorkloadName, scope: Scope) -> Result<CheckpointView, Problem> {
+        self.called(format!("prove {workload} {scope:?}"));
+        Ok(checkpoint(workload, &self.node))
+    }
+
     async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
         self.called(format!("restore {name} {:?} {:?}", request.checkpoint, request.r#as));
         self.view(name)
@@ -275,11 +280,16 @@ pub(super) fn workload(name: &WorkloadName, node: &NodeName) -> WorkloadView {
 }
 
 pub(super) fn last_checkpoint() -> LastCheckpoint {
-    LastCheckpoint { id: CheckpointId([1; 32]), at: "2026-11-21T10:11:12.345Z".into(), age_s: 1, replicas: 1 }
+    let at: String = "2026-11-21T10:11:12.345Z".into();
+    LastCheckpoint { id: CheckpointId([1; 32]), at, age_s: 1, replicas: 1, tested: Some(recovery_test()) }
+}
+
+pub(super) fn recovery_test() -> RecoveryTest {
+    RecoveryTest { at: "2026-11-21T10:11:13.345Z".into(), age_s: 1, took_ms: 310, failed: None }
 }
 
 pub(super) fn checkpoint(name: &WorkloadName, node: &NodeName) -> CheckpointView {
-    let LastCheckpoint { id, at, age_s, .. } = last_checkpoint();
+    let LastCheckpoint { id, at, age_s, tested, .. } = last_checkpoint();
     CheckpointView {
         id,
         workload: name.clone(),
@@ -292,6 +302,7 @@ pub(super) fn checkpoint(name: &WorkloadName, node: &NodeName) -> CheckpointView
         depots: Vec::new(),
         verified: None,
         damaged: None,
+        tested,
         kind: CheckpointKind::Asked,
         epoch: Epoch::FIRST,
         healthy: true,

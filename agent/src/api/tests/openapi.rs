@@ -139,6 +139,7 @@ fn schemas_have_the_fields_of_the_types() {
     let checkpoint = fake::checkpoint(&web, &node1);
     fields_are_described("LastCheckpoint", &fake::last_checkpoint());
     fields_are_described("CheckpointView", &checkpoint);
+    fields_are_described("RecoveryTest", &fake::recovery_test());
     fields_are_described("RestoreRequest", &RestoreRequest::default());
     fields_are_described("Backup", &fake::backup());
     fields_are_described("RebuildRequest", &RebuildRequest { backup: None, sure: true });

@@ -53,6 +53,8 @@ async fn checkpoints_are_taken_and_listed() {
         ("POST", "/v1/workloads/web/checkpoint", "checkpoint web"),
         ("GET", "/v1/checkpoints?workload=web", "checkpoints Some(web) Cluster"),
         ("GET", "/v1/checkpoints?workload=web&scope=node", "checkpoints Some(web) Node"),
+        ("POST", "/v1/checkpoints/prove?workload=web", "prove web Cluster"),
+        ("POST", "/v1/checkpoints/prove?workload=web&scope=node", "prove web Node"),
     ] {
         let (answered, calls) = asked(method, path, "").await;
         assert_eq!((answered.status.as_u16(), calls), (200, vec![call.to_owned()]), "{path}");
@@ -61,6 +63,8 @@ async fn checkpoints_are_taken_and_listed() {
         assert_eq!((&first["workload"], &first["kind"]), (&json!("web"), &json!("asked")), "{path}");
     }
     assert_eq!(asked("GET", "/v1/checkpoints", "").await.0.json(), json!([]));
+    let (refused, calls) = asked("POST", "/v1/checkpoints/prove", "").await;
+    assert_eq!((&refused.json()["error"]["code"], calls.len()), (&json!("usage"), 0));
 }
 
 #[tokio::test]

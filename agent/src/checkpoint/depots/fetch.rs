@@ -185,6 +185,7 @@ fn view(about: &About, bytes: u64, id: CheckpointId, depot: &Depot) -> Checkpoin
         depots: vec![depot.name().to_owned()],
         verified: None,
         damaged: None,
+        tested: None,
         kind: about.kind,
         epoch: about.epoch,
         healthy: about.healthy,

@@ -183,6 +183,10 @@ impl Control for Nobody {
         Ok(Vec::new())
     }
 
+    async fn prove(&self, workload: &WorkloadName, _: Scope) -> Result<CheckpointView, Problem> {
+        self.checkpoint(workload).await
+    }
+
     async fn restore(&self, name: &WorkloadName, request: RestoreRequest) -> Result<WorkloadView, Problem> {
         is_the_same_again(&request);
         unknown(name)
