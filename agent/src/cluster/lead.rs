@@ -77,8 +77,8 @@ enum Heard {
     Event(Event),
     /// What kind of machine a node is, in this session; nothing where it did not answer.
     Likeness(Claim, Option<Likeness>),
-    /// Everybody was asked what they have.
-    Asked,
+    /// This node was asked what it has, and may be asked again.
+    Asked(NodeName),
 }
 
 /// One time of leading. It keeps nothing that the next leader would miss.
@@ -94,7 +94,8 @@ struct Leader<'a> {
     likeness: BTreeMap<NodeName, (u64, Option<Likeness>)>,
     /// Whose lease may be over: then somebody may need to be brought back, and nodes are asked what they have.
     watched: BTreeSet<Claim>,
-    asking_what_there_is: bool,
+    /// Who has just been asked.
+    asked: BTreeSet<NodeName>,
     tell: mpsc::UnboundedSender<Heard>,
     heard: mpsc::UnboundedReceiver<Heard>,
     verdicts: broadcast::Receiver<Lapse>,
@@ -111,7 +112,7 @@ impl Leader<'_> {
             known: BTreeMap::new(),
             likeness: BTreeMap::new(),
             watched: BTreeSet::new(),
-            asking_what_there_is: false,
+            asked: BTreeSet::new(),
             tell,
             heard,
             verdicts: post.cluster.verdicts(),
@@ -188,7 +189,9 @@ impl Leader<'_> {
         match heard {
             Heard::Event(event) => self.instruct(event, past),
             Heard::Likeness(claim, likeness) => self.note_likeness(&claim, likeness, past),
-            Heard::Asked => self.asking_what_there_is = false,
+            Heard::Asked(node) => {
+                self.asked.remove(&node);
+            }
         }
     }
 

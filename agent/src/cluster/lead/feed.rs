@@ -125,22 +125,22 @@ impl Leader<'_> {
     }
 
     /// Who holds the image of a move that is not decided, and who has which checkpoints, also where the owner has died before it could
-    /// say so: nothing is lost of what somebody has.
+    /// say so: nothing is lost of what somebody has. Nobody is waited for because of another that does not answer.
     fn ask_what_there_is(&mut self) {
-        if std::mem::replace(&mut self.asking_what_there_is, true) {
-            return;
-        }
-        let alive: Vec<NodeName> =
-            self.known.iter().filter(|(_, health)| **health == Health::Alive).map(|(node, _)| node.clone()).collect();
-        let (post, tell) = (self.post.clone(), self.tell.clone());
-        tokio::spawn(async move {
-            let answers = alive.iter().map(|node| what_there_is(&post, node));
-            for event in futures_util::future::join_all(answers).await.into_iter().flatten() {
-                let _ = tell.send(Heard::Event(event));
+        let alive = self.known.iter().filter(|(_, health)| **health == Health::Alive).map(|(node, _)| node);
+        for node in alive {
+            if !self.asked.insert(node.clone()) {
+                continue;
             }
-            tokio::time::sleep(ERRAND / 2).await;
-            let _ = tell.send(Heard::Asked);
-        });
+            let (post, tell, node) = (self.post.clone(), self.tell.clone(), node.clone());
+            tokio::spawn(async move {
+                for event in what_there_is(&post, &node).await {
+                    let _ = tell.send(Heard::Event(event));
+                }
+                tokio::time::sleep(ERRAND / 2).await;
+                let _ = tell.send(Heard::Asked(node));
+            });
+        }
     }
 }
 
