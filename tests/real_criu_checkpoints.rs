@@ -8,18 +8,14 @@ mod harness;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 
+use harness::vaults::flip_a_byte;
 use harness::{Lab, eventually};
 use migrate_proto::api::State;
 
 impl Lab {
     fn happened(&self, kind: &str, words: &str) -> bool {
         self.events_of("node1").iter().any(|event| event.kind == kind && event.message.contains(words))
-    }
-
-    fn vault(&self) -> PathBuf {
-        self.directory().join("node1/state/vault")
     }
 
     /// The highest `ok` that a workload had printed when it was last stopped, and that it goes on after what a checkpoint had.
@@ -29,10 +25,6 @@ impl Lab {
         assert!(self.wait_for_more_ok(name, 3) > reached);
         assert!(reached <= at_most + 1000, "{reached}");
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Each kind runs on through checkpoints, is ended, and goes on from the last of them with all of its state.
@@ -161,16 +153,11 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken() {
     lab.specimen("keeper", "node1", &["memory", "--mib", "8", "--kind", "random"]);
     lab.wait_for_more_ok("keeper", 2);
     let first = lab.checkpoint("keeper");
-    let known = files(&lab.vault().join("seg"));
+    let known = lab.segments("node1");
     lab.wait_for_more_ok("keeper", 2);
     let second = lab.checkpoint("keeper");
     lab.done(["stop", "keeper"]);
-    for new in files(&lab.vault().join("seg")).into_iter().filter(|file| !known.contains(file)) {
-        let mut bytes = std::fs::read(&new).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(new, bytes).unwrap();
-    }
+    lab.segments("node1").difference(&known).for_each(|new| flip_a_byte(new));
     lab.done(["restore", "keeper"]);
     assert!(lab.happened("warning", "is damaged"));
     assert!(lab.happened("restored", &first.id.to_string()[..12]));
@@ -180,7 +167,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_it_is_taken() {
 
     // With none left it says so, and nothing has changed.
     lab.done(["stop", "keeper"]);
-    for file in files(&lab.vault().join("seg")) {
+    for file in lab.segments("node1") {
         std::fs::write(file, b"nothing").unwrap();
     }
     let refused = lab.migrate(["restore", "keeper"]);

@@ -5,21 +5,13 @@
 
 mod harness;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-
+use harness::vaults::flip_a_byte;
 use harness::{Lab, eventually};
 use migrate_proto::api::State;
 
 impl Lab {
     fn happened(&self, node: &str, kind: &str, words: &str) -> bool {
         self.events_of(node).iter().any(|event| event.kind == kind && event.message.contains(words))
-    }
-
-    /// The names of the segments that a node has.
-    fn segments(&self, node: &str) -> BTreeSet<PathBuf> {
-        let of = self.directory().join(node).join("state/vault/seg");
-        files(&of).iter().map(|path| path.file_name().unwrap().into()).collect()
     }
 
     /// Waits until so many nodes have the newest checkpoint, and says which.
@@ -37,10 +29,6 @@ impl Lab {
         holders.sort();
         holders
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// One that is not among these.
@@ -91,12 +79,7 @@ fn what_is_damaged_on_one_node_comes_from_another() {
     lab.done(["stop", "keeper"]);
     // The owner's own copy, and that of one of the others.
     for node in ["node1", "node2"] {
-        for segment in files(&lab.directory().join(node).join("state/vault/seg")) {
-            let mut bytes = std::fs::read(&segment).unwrap();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            std::fs::write(segment, bytes).unwrap();
-        }
+        lab.segments(node).iter().for_each(|segment| flip_a_byte(segment));
     }
     // The first attempt finds out, and says so.
     let first = lab.migrate(["restore", "keeper"]);

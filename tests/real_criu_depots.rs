@@ -8,6 +8,7 @@ mod harness;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use harness::vaults::flip_a_byte;
 use harness::{Lab, PROGRAMS, eventually};
 use migrate_proto::api::{CheckpointView, NodeState, NodeView, State, WorkloadView};
 
@@ -29,13 +30,6 @@ fn stored(depot: &Path, workload: &str, kind: &str) -> Vec<PathBuf> {
     let inside = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let shelves: Vec<PathBuf> = inside(&depot.join(workload).join(kind)).collect();
     shelves.iter().flat_map(|shelf| inside(shelf)).collect()
-}
-
-fn flip_a_byte(file: &Path) {
-    let mut bytes = std::fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(file, bytes).unwrap();
 }
 
 impl Lab {
@@ -138,11 +132,7 @@ fn what_is_damaged_on_the_only_node_that_is_left_comes_from_a_depot() {
     std::fs::create_dir(&depot).unwrap();
     lab.wait_until_in_depot("web", &taken);
     assert!(eventually(|| lab.record().contains("dir:")), "{}", lab.record());
-    let mut segments = Vec::new();
-    for node in ["node1", "node2"] {
-        let dir = lab.directory().join(node).join("state/vault/seg");
-        segments.extend(std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
-    }
+    let segments: Vec<PathBuf> = ["node1", "node2"].iter().flat_map(|node| lab.segments(node)).collect();
     assert!(!segments.is_empty(), "one of them has it");
     segments.iter().for_each(|segment| flip_a_byte(segment));
     lab.done(["lab", "kill", "node3"]);

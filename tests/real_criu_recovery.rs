@@ -5,6 +5,10 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use harness::vaults::flip_a_byte;
 use harness::{Lab, PROGRAMS, eventually};
 use migrate_proto::api::{CheckpointView, Event, NodeState, NodeView, State, WorkloadView};
 
@@ -40,8 +44,8 @@ impl Lab {
         events.filter(|event| event.node.as_str() == by && event.kind == kind && about(event)).collect()
     }
 
-    /// Keeps a checkpoint of it, and waits until the record lists it.
-    fn keep(&self, name: &str) {
+    /// Keeps a checkpoint of it, and waits until the record lists it: this one.
+    fn keep(&self, name: &str) -> String {
         let owner = self.view(name).node.to_string();
         self.done(["checkpoint", name]);
         let known: Vec<CheckpointView> =
@@ -52,6 +56,7 @@ impl Lab {
             told.iter().any(|event| event.message.contains(&newest[..12]) && event.message.contains("brought back"))
         };
         assert!(eventually(listed), "{name}: {:?}", self.migrate(["events"]));
+        newest
     }
 
     /// As a node that lives sees it.
@@ -108,6 +113,32 @@ fn a_dead_node_s_workload_goes_on_elsewhere_and_its_old_copy_is_dropped() {
     lab.assert_runs_only_on("web", &target);
     lab.done(["rm", "-f", "web"]);
     lab.assert_clean();
+}
+
+#[test]
+fn a_checkpoint_that_is_damaged_everywhere_is_passed_over_loudly() {
+    let lab = cluster(3);
+    let owner = lab.follower();
+    lab.start("web", &owner, &[]);
+    let first = lab.keep("web");
+    let others: Vec<String> = (1..=3).map(|number| format!("node{number}")).filter(|node| *node != owner).collect();
+    let before: Vec<BTreeSet<PathBuf>> = others.iter().map(|node| lab.segments(node)).collect();
+    lab.wait_for_more_ok("web", 2);
+    let second = lab.keep("web");
+    let everywhere = || others.iter().zip(&before).all(|(node, before)| lab.segments(node).len() > before.len());
+    assert!(eventually(everywhere));
+    for (node, before) in others.iter().zip(&before) {
+        lab.segments(node).difference(before).for_each(|new| flip_a_byte(new));
+    }
+    lab.done(["lab", "kill", &owner]);
+    let target = lab.wait_elsewhere(&others[0], "web", &[&owner]);
+    let said = lab.happened(&target, "recovered", "web");
+    assert!(said.iter().any(|event| event.message.contains(&first[..12])), "{said:?}");
+    let warned = others.iter().flat_map(|node| lab.happened(node, "warning", "web"));
+    let warned: Vec<String> = warned.map(|event| event.message).collect();
+    assert!(warned.iter().any(|what| what.contains(&second[..12]) && what.contains("damaged")), "{warned:?}");
+    lab.wait_for_more_ok("web", 3);
+    lab.assert_intact("web");
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub(crate) mod deadline;
 pub(crate) mod leftovers;
 mod progress;
 mod survivor;
+pub(crate) mod vaults;
 mod workloads;
 
 use std::ffi::OsStr;
