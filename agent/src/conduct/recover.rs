@@ -5,7 +5,7 @@
 //! their first instruction. Whoever cannot do it says so, on its own disk first: it never begins the workload in that epoch again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use migrate_image::vault::Generation;
 use migrate_proto::cluster::command::Command;
@@ -26,6 +26,8 @@ use crate::workload::Workload;
 /// How often it is tried while holders do not answer, and how long after one another.
 const ATTEMPTS: u32 = 4;
 const AGAIN: Duration = Duration::from_millis(400);
+/// And for how long: a depot may take long to say nothing.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// By which right something is brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +145,7 @@ fn runs_already(ground: &Ground, given: &Given) -> bool {
 
 /// The checkpoint, whole, on this node. Holders that do not answer now may do so in a moment.
 async fn at_hand(ground: &Ground, given: &Given) -> Result<Generation, Problem> {
-    let mut tried = 0;
+    let (mut tried, begun) = (0, Instant::now());
     loop {
         let entry = ground.host.tenure.entry(&given.load);
         let holders = entry.as_ref().and_then(|entry| entry.checkpoint(given.from)).map(in_turn).unwrap_or_default();
@@ -152,7 +154,7 @@ async fn at_hand(ground: &Ground, given: &Given) -> Result<Generation, Problem> 
             Err(problem) => problem,
         };
         tried += 1;
-        if tried >= ATTEMPTS || problem.code == Code::Corrupt {
+        if tried >= ATTEMPTS || begun.elapsed() > PATIENCE || problem.code == Code::Corrupt {
             return Err(problem);
         }
         tokio::time::sleep(AGAIN).await;

@@ -60,6 +60,8 @@ pub struct Limits {
     pub voters_apart: u64,
     /// How long a voter is down when another is chosen.
     pub voter_down: u64,
+    /// How long the newest checkpoint is waited for that only depots have, once a node could not get it from there; then an older one is taken.
+    pub depot_patience: u64,
     /// On how many nodes a workload is tried.
     pub attempts: usize,
     /// How many commands are proposed as one.
@@ -77,6 +79,7 @@ impl Default for Limits {
             again: 1_000,
             voters_apart: 10_000,
             voter_down: 10_000,
+            depot_patience: 30_000,
             attempts: 3,
             at_once: 64,
             spare_memory: 64 << 20,
@@ -113,6 +116,8 @@ pub struct Steward {
     watched: BTreeSet<Claim>,
     held: BTreeMap<WorkloadName, Held>,
     copies: BTreeMap<(WorkloadName, CheckpointId), BTreeMap<NodeName, bool>>,
+    /// Since when nobody can get these.
+    out_of_reach: BTreeMap<(WorkloadName, CheckpointId), Millis>,
     /// Who was told to make it ready, who that it has it, and where it was advised to go.
     prepared: BTreeMap<WorkloadName, (Epoch, NodeName)>,
     nudged: BTreeMap<WorkloadName, (Epoch, NodeName)>,
@@ -153,6 +158,7 @@ impl Steward {
             watched: BTreeSet::new(),
             held: BTreeMap::new(),
             copies: BTreeMap::new(),
+            out_of_reach: BTreeMap::new(),
             prepared: BTreeMap::new(),
             nudged: BTreeMap::new(),
             advised: BTreeMap::new(),
@@ -220,6 +226,7 @@ impl Steward {
             record.loads.get(name).is_some_and(|load| load.checkpoint(*id).is_some())
         };
         self.copies.retain(|which, _| listed(which));
+        self.out_of_reach.retain(|which, _| listed(which));
         let still = |subject: &Subject| match subject {
             Subject::Node(node, session) => record.nodes.get(node).is_some_and(|node| node.session == *session),
             Subject::Load(name, epoch) => load(name, *epoch),

@@ -19,6 +19,7 @@ pub enum Note {
         to: NodeName,
         checkpoint: Option<CheckpointId>,
         lost_ms: Option<u64>,
+        newer: Vec<String>,
     },
     /// A workload goes on from the image of its move: nothing is lost that was done before.
     TakenOver { load: WorkloadName, from: NodeName, to: NodeName },
@@ -27,7 +28,7 @@ pub enum Note {
     /// There is no node for it.
     NoRoom { load: WorkloadName, why: NoRoom },
     /// What it would be brought back from is on nodes that may yet answer.
-    Waits { load: WorkloadName, holders: Vec<NodeName> },
+    Waits { load: WorkloadName, places: Vec<String> },
     /// It was tried often enough.
     GivenUp { load: WorkloadName, tried: usize },
     /// Others vote.
@@ -43,18 +44,25 @@ impl fmt::Display for Note {
             Note::Recovered { load, from, to, checkpoint: None, .. } => {
                 write!(f, "{load} of {from} begins afresh on {to}")
             }
-            Note::Recovered { load, from, to, checkpoint: Some(checkpoint), lost_ms } => {
+            Note::Recovered { load, from, to, checkpoint: Some(checkpoint), lost_ms, newer } => {
                 write!(f, "{load} of {from} is brought back on {to} from the checkpoint {checkpoint}")?;
-                lost_ms.map_or(Ok(()), |lost| write!(f, ", which is {lost} ms old"))
+                lost_ms.map_or(Ok(()), |lost| write!(f, ", which is {lost} ms old"))?;
+                if newer.is_empty() {
+                    return Ok(());
+                }
+                write!(
+                    f,
+                    "; what it did since is lost: nobody can get the newer ones, which are on {}",
+                    newer.join(", ")
+                )
             }
             Note::TakenOver { load, from, to } => {
                 write!(f, "{load} of {from} goes on on {to}, which has the image of its move")
             }
             Note::Lost { load, owner, why } => write!(f, "{load} is lost with {owner}: {why}"),
             Note::NoRoom { load, why } => write!(f, "there is no node for {load}: {why}"),
-            Note::Waits { load, holders } => {
-                write!(f, "{load} waits for a node that has its newest checkpoint:")?;
-                holders.iter().try_for_each(|holder| write!(f, " {holder}"))
+            Note::Waits { load, places } => {
+                write!(f, "{load} waits for its newest checkpoint, which is on {}", places.join(", "))
             }
             Note::GivenUp { load, tried } => write!(f, "{load} has failed on {tried} nodes and is not tried again"),
             Note::Voters { in_place, of } => write!(f, "{of} nodes shall vote, {in_place} of which do already"),

@@ -1,5 +1,7 @@
 //! What becomes of workloads whose owner cannot have them any more: it is fenced, or has said that it could not run them.
 
+use std::collections::BTreeSet;
+
 use super::queue::by_urgency;
 use super::seats::Origin;
 use super::{Act, Health, Note, Round, Steward, Subject};
@@ -11,12 +13,21 @@ use crate::name::{NodeName, WorkloadName};
 
 /// What there is to begin from.
 enum Source<'a> {
-    Checkpoint(&'a CheckpointEntry),
+    Checkpoint(Best<'a>),
     /// The newest one is on nodes that may answer in a moment.
-    Later(Vec<NodeName>),
-    /// There are some, on nodes that do not answer.
-    Away(Vec<NodeName>),
+    Later(Vec<String>),
+    /// There are some, where nobody answers.
+    Away(Vec<String>),
     Nothing,
+}
+
+/// The checkpoint to begin from.
+struct Best<'a> {
+    entry: &'a CheckpointEntry,
+    /// Where newer ones are, which nobody can get.
+    newer: Vec<String>,
+    /// A newer one was tried in vain: who has tried that has not tried this one.
+    instead: bool,
 }
 
 /// A step, and the words for it.
@@ -118,18 +129,13 @@ impl Steward {
         if let Some(step) = self.out_of_an_image(round, name, load, owner) {
             return step;
         }
-        match self.source(name, load) {
-            Source::Checkpoint(from) => self.out_of_a_checkpoint(round, name, load, owner, from, never_returns),
-            Source::Later(holders) => {
-                let subject = Subject::Load(name.clone(), load.epoch);
-                self.wait(round, subject, Note::Waits { load: name.clone(), holders });
-                None
-            }
+        match self.source(round.now, name, load) {
+            Source::Checkpoint(from) => self.out_of_a_checkpoint(round, name, load, owner, &from, never_returns),
+            Source::Later(places) => self.wait_for(round, name, load, places),
             // What has never said that it runs has done nothing that could be missed.
             _ if load.policy.afresh || !load.ran => self.afresh(round, name, load, owner, false),
-            Source::Away(holders) => {
-                let names: Vec<&str> = holders.iter().map(NodeName::as_str).collect();
-                lose(round, name, load, owner, format!("its checkpoints are on {}", names.join(", ")))
+            Source::Away(places) => {
+                lose(round, name, load, owner, format!("its checkpoints are on {}", places.join(", ")))
             }
             Source::Nothing => lose(round, name, load, owner, "there is no checkpoint of it".to_owned()),
         }
@@ -156,11 +162,7 @@ impl Steward {
                 let begin = Begin::Image(held.handover);
                 Some(Some((reassign(name, load, owner, Some(held.node), begin, None), Some(note))))
             }
-            Some(Health::Suspect) => {
-                let (subject, holders) = (Subject::Load(name.clone(), load.epoch), vec![held.node]);
-                self.wait(round, subject, Note::Waits { load: name.clone(), holders });
-                Some(None)
-            }
+            Some(Health::Suspect) => Some(self.wait_for(round, name, load, vec![held.node.to_string()])),
             _ => None,
         }
     }
@@ -171,16 +173,23 @@ impl Steward {
         name: &WorkloadName,
         load: &LoadEntry,
         owner: &NodeName,
-        from: &CheckpointEntry,
+        from: &Best<'_>,
         never_returns: bool,
     ) -> Option<Step> {
+        let Best { entry: from, newer, instead } = from;
+        let mut needs = self.needs(load, Origin::Checkpoint(from));
+        if *instead {
+            needs.tried.clear();
+        }
         let prefer = self.prepared.get(name).filter(|(epoch, _)| *epoch == load.epoch).map(|(_, node)| node.clone());
         let lost_ms = self.ago(round.now, from.taken_ms);
         let begin = Begin::Checkpoint(from.id);
-        match round.seats.take(&self.needs(load, Origin::Checkpoint(from)), prefer.as_ref()) {
+        match round.seats.take(&needs, prefer.as_ref()) {
             Ok(to) => {
                 let (load_name, from_node, checkpoint) = (name.clone(), owner.clone(), Some(from.id));
-                let note = Note::Recovered { load: load_name, from: from_node, to: to.clone(), checkpoint, lost_ms };
+                let newer = newer.clone();
+                let note =
+                    Note::Recovered { load: load_name, from: from_node, to: to.clone(), checkpoint, lost_ms, newer };
                 Some((reassign(name, load, owner, Some(to), begin, lost_ms), Some(note)))
             }
             Err(why) => {
@@ -207,7 +216,9 @@ impl Steward {
         match round.seats.take(&needs, None) {
             Ok(to) => {
                 let (load_name, from) = (name.clone(), owner.clone());
-                let note = Note::Recovered { load: load_name, from, to: to.clone(), checkpoint: None, lost_ms: None };
+                let (to_node, newer) = (to.clone(), Vec::new());
+                let note =
+                    Note::Recovered { load: load_name, from, to: to_node, checkpoint: None, lost_ms: None, newer };
                 Some((reassign(name, load, owner, Some(to), Begin::Afresh, None), Some(note)))
             }
             Err(why) => {
@@ -230,18 +241,22 @@ impl Steward {
             return step;
         }
         let may_begin_afresh = load.policy.afresh || !load.ran;
-        if load.tried.len() < self.limits.attempts {
-            match self.source(name, load) {
-                Source::Checkpoint(from) => return self.out_of_a_checkpoint(round, name, load, owner, from, false),
-                _ if may_begin_afresh => return self.afresh(round, name, load, owner, false),
-                Source::Later(holders) | Source::Away(holders) => {
-                    let subject = Subject::Load(name.clone(), load.epoch);
-                    self.wait(round, subject, Note::Waits { load: name.clone(), holders });
-                    return None;
-                }
-                Source::Nothing => {}
+        let source = self.source(round.now, name, load);
+        let gives_up = load.tried.len() >= self.limits.attempts;
+        match source {
+            Source::Checkpoint(from) if from.instead || !gives_up => {
+                return self.out_of_a_checkpoint(round, name, load, owner, &from, false);
             }
-        } else if may_begin_afresh && load.from.is_some() {
+            // A depot may be back in a moment.
+            Source::Checkpoint(Best { entry, .. }) if self.is_out_of_reach(name, load, entry) => {
+                return self.wait_for(round, name, load, entry.depots.iter().cloned().collect());
+            }
+            _ if gives_up => {}
+            _ if may_begin_afresh => return self.afresh(round, name, load, owner, false),
+            Source::Later(places) | Source::Away(places) => return self.wait_for(round, name, load, places),
+            Source::Checkpoint(_) | Source::Nothing => {}
+        }
+        if gives_up && may_begin_afresh && load.from.is_some() {
             return self.afresh(round, name, load, owner, true);
         }
         let subject = Subject::Load(name.clone(), load.epoch);
@@ -249,22 +264,66 @@ impl Steward {
         None
     }
 
-    /// The newest checkpoint that somebody can give, unless a newer one may turn up in a moment.
-    fn source<'a>(&self, name: &WorkloadName, load: &'a LoadEntry) -> Source<'a> {
-        let mut away = Vec::new();
-        for checkpoint in load.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.damaged) {
-            let health = || self.holders(name, checkpoint).map(|holder| self.health(holder));
-            if !checkpoint.depots.is_empty() || health().any(|health| health == Some(Health::Alive)) {
-                return Source::Checkpoint(checkpoint);
+    fn wait_for(
+        &mut self,
+        round: &mut Round<'_>,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        places: Vec<String>,
+    ) -> Option<Step> {
+        self.wait(round, Subject::Load(name.clone(), load.epoch), Note::Waits { load: name.clone(), places });
+        None
+    }
+
+    /// The newest checkpoint that somebody can give, unless a newer one may turn up in a moment: nodes that have it are only suspected, or it was
+    /// tried for less than [`Limits::depot_patience`](super::Limits) to have it from a depot.
+    fn source<'a>(&mut self, now: Millis, name: &WorkloadName, load: &'a LoadEntry) -> Source<'a> {
+        let (mut newer, mut instead) = (BTreeSet::new(), false);
+        for entry in load.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.damaged) {
+            let health: Vec<_> = self.holders(name, entry).map(|holder| self.health(holder)).collect();
+            let in_depot = !entry.depots.is_empty();
+            if health.contains(&Some(Health::Alive)) || in_depot && !self.stays_out_of_reach(now, name, load, entry) {
+                return Source::Checkpoint(Best { entry, newer: newer.into_iter().collect(), instead });
             }
-            if health().any(|health| health == Some(Health::Suspect)) {
-                return Source::Later(self.holders(name, checkpoint).cloned().collect());
+            let places: Vec<String> = self.holders(name, entry).map(ToString::to_string).collect();
+            if health.contains(&Some(Health::Suspect)) {
+                return Source::Later(places);
             }
-            away.extend(self.holders(name, checkpoint).cloned());
+            instead |= in_depot;
+            newer.extend(places.into_iter().chain(entry.depots.iter().cloned()));
         }
-        away.sort();
-        away.dedup();
-        if away.is_empty() { Source::Nothing } else { Source::Away(away) }
+        if newer.is_empty() { Source::Nothing } else { Source::Away(newer.into_iter().collect()) }
+    }
+
+    /// Whether only depots have it, and who should have brought the workload back from it could not.
+    fn is_out_of_reach(&self, name: &WorkloadName, load: &LoadEntry, checkpoint: &CheckpointEntry) -> bool {
+        let failed = match (load.from.and_then(|from| load.checkpoint(from)), &load.life) {
+            (Some(from), Life::Failed(_)) => checkpoint.number >= from.number,
+            // It was passed over before.
+            (Some(from), _) => checkpoint.number > from.number,
+            (None, _) => false,
+        };
+        failed && !load.tried.is_empty() && !self.holders(name, checkpoint).any(|holder| self.is_alive(holder))
+    }
+
+    /// Whether that has been so for long enough.
+    fn stays_out_of_reach(
+        &mut self,
+        now: Millis,
+        name: &WorkloadName,
+        load: &LoadEntry,
+        checkpoint: &CheckpointEntry,
+    ) -> bool {
+        let which = (name.clone(), checkpoint.id);
+        if !self.is_out_of_reach(name, load, checkpoint) {
+            self.out_of_reach.remove(&which);
+            return false;
+        }
+        let over = self.out_of_reach.entry(which).or_insert(now).plus(self.limits.depot_patience);
+        if now < over {
+            self.look_at(over);
+        }
+        now >= over
     }
 
     /// Where the owner is only suspected, everything is made ready where it would go.
@@ -278,7 +337,7 @@ impl Steward {
             if self.prepared.get(name).is_some_and(|(epoch, _)| *epoch == load.epoch) {
                 continue;
             }
-            let Source::Checkpoint(from) = self.source(name, load) else { continue };
+            let Source::Checkpoint(Best { entry: from, .. }) = self.source(round.now, name, load) else { continue };
             if let Ok(node) = round.seats.take(&self.needs(load, Origin::Checkpoint(from)), None) {
                 self.prepared.insert(name.clone(), (load.epoch, node.clone()));
                 round.acts.push(Act::Prepare { load: name.clone(), node, from: from.id });

@@ -215,6 +215,10 @@ impl Desk {
     }
 
     pub(super) fn keep(&mut self, name: &str, owner: &str, number: u8, holders: &[&str]) {
+        self.keep_in(name, owner, number, holders, &[]);
+    }
+
+    pub(super) fn keep_in(&mut self, name: &str, owner: &str, number: u8, holders: &[&str], depots: &[&str]) {
         let checkpoint = CheckpointEntry {
             id: checkpoint_id(name, number),
             number: number.into(),
@@ -224,7 +228,7 @@ impl Desk {
             healthy: true,
             bytes: GIB,
             holders: [owner].iter().chain(holders).map(|name| node(name)).collect(),
-            depots: [].into(),
+            depots: depots.iter().map(|&depot| depot.to_owned()).collect(),
             damaged: false,
             sound_ms: None,
             restored: None,

@@ -227,6 +227,87 @@ fn a_damaged_checkpoint_is_not_tried_again() {
     assert!(owner != Some("b") && epoch == 3 && life == recovering("web", 1), "{owner:?} {life:?}");
 }
 
+/// The newest checkpoint of `web` on a, which dies, is in a depot that nobody can reach; the one before it is on b.
+fn out_of_reach(nodes: &[&str]) -> Desk {
+    let mut desk = Desk::new();
+    desk.runs("web", "a", 1, &["b"]);
+    desk.keep_in("web", "a", 2, &[], &["dir:/depot"]);
+    for name in ["b", "c", "d"].iter().filter(|name| !nodes.contains(name)) {
+        desk.room(name, GIB);
+    }
+    desk.dies("a");
+    for _ in nodes {
+        assert_eq!(desk.state("web").2, recovering("web", 2));
+        desk.breaks("web");
+    }
+    desk
+}
+
+#[test]
+fn what_a_depot_that_stays_away_has_is_waited_for_and_then_an_older_one_taken_loudly() {
+    for nodes in [&["b", "c", "d"][..], &["b", "d"]] {
+        let mut desk = out_of_reach(nodes);
+        let tries = desk.state("web").1;
+        desk.pass(29_000);
+        assert!(matches!(desk.state("web"), (_, epoch, Life::Failed(_)) if epoch == tries), "{:?}", desk.state("web"));
+        desk.words();
+        desk.pass(1_500);
+        let (owner, epoch, life) = desk.state("web");
+        assert!(owner.is_some_and(|owner| nodes.contains(&owner)));
+        assert_eq!((epoch, life), (tries + 1, recovering("web", 1)));
+        let words = desk.words();
+        assert!(
+            words.iter().any(|word| word.contains("nobody can get the newer ones, which are on a, dir:/depot")),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn a_depot_that_is_back_in_time_is_what_it_goes_on_from() {
+    let mut desk = out_of_reach(&["b", "c"]);
+    assert_eq!(desk.state("web"), (Some("c"), 3, Life::Failed("it fell".to_owned())), "d has no room");
+    desk.pass(10_000);
+    desk.room("d", 8 * GIB);
+    desk.pass(1_000);
+    assert_eq!(desk.state("web"), (Some("d"), 4, recovering("web", 2)));
+    let by = claim("d", 1);
+    desk.tell(Command::Began { load: load("web"), epoch: Epoch(4), by });
+    desk.pass(60_000);
+    assert_eq!(desk.state("web"), (Some("d"), 4, Life::Running));
+}
+
+#[test]
+fn what_a_depot_has_is_waited_for_before_it_begins_from_nothing() {
+    let mut desk = Desk::new();
+    desk.declare("web", Some("a"), |asked| asked.policy = LoadPolicy { afresh: true, ..LoadPolicy::default() });
+    desk.tell(Command::Began { load: load("web"), epoch: Epoch(1), by: claim("a", 1) });
+    desk.keep_in("web", "a", 1, &[], &["dir:/depot"]);
+    desk.dies("a");
+    for _ in 0..3 {
+        assert_eq!(desk.state("web").2, recovering("web", 1));
+        desk.breaks("web");
+    }
+    desk.pass(29_000);
+    assert!(matches!(desk.state("web").2, Life::Failed(_)));
+    desk.pass(1_500);
+    assert_eq!(desk.state("web").2, Life::Starting);
+}
+
+#[test]
+fn what_a_living_node_has_and_nobody_can_restore_is_no_reason_to_go_further_back() {
+    let mut desk = Desk::new();
+    desk.runs("web", "a", 1, &["b"]);
+    desk.keep_in("web", "a", 2, &["b"], &["dir:/depot"]);
+    desk.dies("a");
+    for _ in 0..3 {
+        assert_eq!(desk.state("web").2, recovering("web", 2));
+        desk.breaks("web");
+    }
+    desk.pass(120_000);
+    assert!(matches!(desk.state("web"), (_, 4, Life::Failed(_))), "{:?}", desk.state("web"));
+}
+
 #[test]
 fn a_suspicion_has_everything_made_ready_once_and_there_it_goes() {
     let mut desk = Desk::new();
