@@ -61,6 +61,16 @@ fn a_node_that_is_lost_for_good_is_forgotten_and_does_not_vote() {
     assert_eq!(record["record"]["nodes"]["node3"]["standing"], "forgotten");
     assert_eq!(record["record"]["cluster"]["forgotten"].as_array().unwrap().len(), 1);
     assert_eq!(forget("node2", "node3").code(), 0, "once more is the same");
+    // Nobody shows it any more, also not an agent that begins anew and has it in its configuration.
+    lab.done(["lab", "crash", "node2"]);
+    for asked in ["node1", "node2"] {
+        let gone = || {
+            let asked = lab.migrate(["--json", "--node", asked, "nodes"]);
+            let views: Result<Vec<NodeView>, _> = serde_json::from_str(&asked.stdout);
+            views.is_ok_and(|views| views.len() == 2 && views.iter().all(|view| view.name.as_str() != "node3"))
+        };
+        assert!(eventually(gone), "{asked}: {:?}", nodes_of(&lab, asked));
+    }
 
     // What comes back with its old state is told what to do.
     lab.done(["lab", "start", "node3"]);

@@ -251,6 +251,7 @@ impl Agreement {
         loop {
             let (stands, known) = (standing.borrow_and_update().clone(), record.borrow_and_update().clone());
             self.cluster.order(Order::Bench(Box::new(bench(&stands, &known))));
+            self.cluster.members.note_forgotten(&known);
             let changed = tokio::select! {
                 changed = standing.changed() => changed,
                 changed = record.changed() => changed,

@@ -1,12 +1,14 @@
 //! What the keeper knows, for everybody else on this node to look at; and the members as [`Membership`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migrate_members::{Health, Member, View};
 use migrate_proto::api::{NodeState, NodeView};
+use migrate_proto::cluster::record::{Record, Standing};
 use migrate_proto::datagram::Figures;
 use migrate_proto::error::{Code, Problem};
+use migrate_proto::id::StateMark;
 use migrate_proto::name::NodeName;
 use migrate_transport::link::PeerAddress;
 use tokio::sync::watch;
@@ -45,6 +47,27 @@ impl Board {
     }
 }
 
+/// Whom a person has given up: SWIM never forgets anybody, and goes on telling who seems to be dead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Forgotten {
+    marks: Vec<StateMark>,
+    names: BTreeSet<NodeName>,
+}
+
+impl Forgotten {
+    /// By the record. A name that was given to another machine since is not forgotten.
+    fn by(record: &Record) -> Forgotten {
+        let names = record.nodes.iter().filter(|(_, node)| node.standing == Standing::Forgotten);
+        let names = names.map(|(name, _)| name.clone()).collect();
+        Forgotten { marks: record.cluster.forgotten.clone(), names }
+    }
+
+    /// Whether it need not be shown. One that came back is: it has to be told.
+    fn hides(&self, view: &View) -> bool {
+        !view.health.lives() && self.marks.contains(&view.member.mark())
+    }
+}
+
 /// The members that the keeper knows.
 pub struct SwimMembers {
     roster: watch::Receiver<Arc<Roster>>,
@@ -52,6 +75,7 @@ pub struct SwimMembers {
     board: Arc<Board>,
     listed: Vec<Peer>,
     offices: watch::Sender<Offices>,
+    forgotten: watch::Sender<Forgotten>,
 }
 
 impl SwimMembers {
@@ -62,7 +86,8 @@ impl SwimMembers {
         board: Arc<Board>,
         listed: Vec<Peer>,
     ) -> SwimMembers {
-        SwimMembers { roster, changes, board, listed, offices: watch::Sender::default() }
+        let (offices, forgotten) = (watch::Sender::default(), watch::Sender::default());
+        SwimMembers { roster, changes, board, listed, offices, forgotten }
     }
 
     /// Who leads and who votes, from now on.
@@ -70,15 +95,31 @@ impl SwimMembers {
         self.offices.send_replace(offices);
     }
 
-    fn known(&self) -> Arc<Roster> {
-        self.roster.borrow().clone()
+    /// What the record says, from now on.
+    pub fn note_forgotten(&self, record: &Record) {
+        let now = Forgotten::by(record);
+        self.forgotten.send_if_modified(|before| {
+            let is_news = *before != now;
+            if is_news {
+                *before = now;
+            }
+            is_news
+        });
+    }
+
+    /// As the keeper knows them, but for those that were forgotten.
+    fn known(&self) -> Roster {
+        let (known, forgotten) = (self.roster.borrow().clone(), self.forgotten.borrow());
+        let members = known.members.iter().filter(|view| !forgotten.hides(view)).cloned().collect();
+        Roster { me: known.me.clone(), joined: known.joined, members }
     }
 
     /// Those that were listed and never heard.
     fn unheard<'a>(&'a self, roster: &'a Roster) -> impl Iterator<Item = PeerAddress> + 'a {
         let heard =
             |node: &NodeName| node == roster.me.name() || roster.members.iter().any(|view| view.member.name() == node);
-        let listed = self.listed.iter().filter(move |peer| !heard(&peer.node));
+        let forgotten = self.forgotten.borrow().names.clone();
+        let listed = self.listed.iter().filter(move |peer| !heard(&peer.node) && !forgotten.contains(&peer.node));
         listed.map(|peer| PeerAddress { node: peer.node.clone(), address: peer.address.clone() })
     }
 
