@@ -169,6 +169,59 @@ fn a_leader_dies_with_all_that_it_has_and_each_goes_on_as_was_asked_for() {
     }
 }
 
+/// Gives signs of life until `/tmp/hang` is there; then stands still for ever.
+const TOUCHES: &str = "echo began; rm -f /tmp/hang; while [ ! -e /tmp/hang ]; do touch \"$MIGRATE_PULSE\"; sleep 0.2; done; \
+                       exec sleep 100000";
+
+#[test]
+fn what_begins_afresh_elsewhere_is_looked_after_there_as_it_was_asked_for() {
+    let lab = cluster(3);
+    let owner = lab.follower();
+    let pulse = ["--restart", "on-failure:5", "--pulse", "2s", "--health-grace", "0s"];
+    lab.run_with("hangs", &owner, &pulse, &["sh", "-c", TOUCHES]);
+    let command = ["--restart", "always", "--health-cmd", "test ! -e ill", "--health-interval", "500ms"];
+    let command = [&command[..], &["--health-retries", "2", "--health-grace", "0s"]].concat();
+    lab.run_with("ill", &owner, &command, &["sh", "-c", "echo began; rm -f ill; exec sleep 100000"]);
+    let with = ["--queue", "--restart", "always", "--pulse", "2s", "--health-grace", "0s"].map(str::to_owned);
+    let words = ["run".to_owned(), "--name".to_owned(), "queued".to_owned()];
+    lab.done(words.iter().chain(&with).chain(&["--", "sh", "-c", TOUCHES].map(str::to_owned)));
+    lab.done(["lab", "kill", &owner]);
+    let asked = other(&[&owner]);
+    for (name, harm) in [("hangs", "/tmp/hang"), ("ill", "/work/ill"), ("queued", "/tmp/hang")] {
+        let target = lab.wait_elsewhere(&asked, name, &[&owner]);
+        let healthy = || lab.seen_by(&asked, name).is_some_and(|view| view.health == "healthy");
+        assert!(eventually(healthy), "{name}: {:?}", lab.seen_by(&asked, name));
+        lab.done(["--node", &target, "exec", name, "--", "touch", harm]);
+        let again = || lab.seen_by(&asked, name).is_some_and(|view| view.restarts == 1 && view.health == "healthy");
+        assert!(
+            eventually(again),
+            "{name}: {:?} {:?}",
+            lab.seen_by(&asked, name),
+            lab.happened(&target, "unhealthy", name)
+        );
+        assert_eq!(lab.happened(&target, "unhealthy", name).len(), 1);
+    }
+}
+
+#[test]
+fn each_workload_s_checkpoints_are_on_as_many_nodes_as_it_was_run_with() {
+    let lab = cluster(3);
+    lab.start("few", "node1", &["--replicas", "1"]);
+    lab.start("many", "node1", &[]);
+    lab.keep("few");
+    lab.keep("many");
+    let nodes = |name: &str| lab.checkpoints(name).last().unwrap().nodes.len();
+    assert!(eventually(|| nodes("many") == 3), "{:?}", lab.checkpoints("many"));
+    assert_eq!(nodes("few"), 2, "{:?}", lab.checkpoints("few"));
+    // It goes where the workload goes.
+    lab.force("few", "node2");
+    lab.keep("few");
+    lab.done(["checkpoint", "many"]);
+    assert!(eventually(|| nodes("many") == 3), "{:?}", lab.checkpoints("many"));
+    assert_eq!(nodes("few"), 2, "{:?}", lab.checkpoints("few"));
+    lab.assert_clean();
+}
+
 #[test]
 fn three_nodes_of_five_die_one_after_the_other_and_the_workload_follows() {
     let lab = cluster(5);

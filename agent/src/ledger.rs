@@ -7,6 +7,7 @@
 //! Everything here is for members of a cluster. What is said as the owner needs a lease; what a person wishes does not. All of it may be said
 //! twice, and late: the record takes each at most once.
 
+pub mod restores;
 pub mod seen;
 
 use std::sync::Arc;
@@ -14,9 +15,8 @@ use std::time::Duration;
 
 use migrate_ownership::ProposeError;
 use migrate_proto::api::Exit;
-use migrate_proto::care::{Wish, restart::Policy};
 use migrate_proto::cluster::command::Command;
-use migrate_proto::cluster::record::{Applied, LoadEntry, LoadPolicy, Origin, Record, Refusal, RestartPolicy, Wanted};
+use migrate_proto::cluster::record::{Applied, LoadEntry, LoadPolicy, Origin, Record, Refusal, Wanted};
 use migrate_proto::cluster::{Claim, Ticket};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
@@ -84,21 +84,21 @@ pub async fn claim(host: &Host, what: &str) -> Result<Claim, Problem> {
 }
 
 /// Takes the name in the record: this node is to run it.
-pub async fn declare(host: &Arc<Host>, spec: &WorkloadSpec, wish: &Wish) -> Declared {
+pub async fn declare(host: &Arc<Host>, spec: &WorkloadSpec, policy: &LoadPolicy) -> Declared {
     let what = format!("{} was not started", spec.name);
-    match prepare(host, spec, wish, &what).await {
+    match prepare(host, spec, policy, &what).await {
         Ok((declare, claim)) => attempt(host, declare, claim, &what).await,
         Err(problem) => Declared::Refused(problem),
     }
 }
 
 /// Takes the name in the record, for whichever node the leader finds.
-pub async fn enqueue(host: &Host, spec: &WorkloadSpec, wish: &Wish, priority: i16) -> Result<(), Problem> {
+pub async fn enqueue(host: &Host, spec: &WorkloadSpec, policy: &LoadPolicy, priority: i16) -> Result<(), Problem> {
     let (name, what) = (&spec.name, format!("{} was not queued", spec.name));
     let ticket = Ticket(u64::from_le_bytes(random::bytes().map_err(Problem::internal)?));
     loop {
         let since = confirmed(host, &what).await?.cluster.removed;
-        let (spec, policy) = (Box::new(spec.clone()), policy(wish));
+        let (spec, policy) = (Box::new(spec.clone()), policy.clone());
         let declare = Command::Declare { ticket, since, spec, policy, owner: None, priority };
         match within(host, &declare, PATIENCE).await {
             Verdict::Applied => return Ok(()),
@@ -122,7 +122,12 @@ pub async fn enqueue(host: &Host, spec: &WorkloadSpec, wish: &Wish, priority: i1
     }
 }
 
-async fn prepare(host: &Arc<Host>, spec: &WorkloadSpec, wish: &Wish, what: &str) -> Result<(Command, Claim), Problem> {
+async fn prepare(
+    host: &Arc<Host>,
+    spec: &WorkloadSpec,
+    policy: &LoadPolicy,
+    what: &str,
+) -> Result<(Command, Claim), Problem> {
     let claim = claim(host, what).await?;
     let record = confirmed(host, what).await?;
     let ticket = Ticket(u64::from_le_bytes(random::bytes().map_err(Problem::internal)?));
@@ -130,7 +135,7 @@ async fn prepare(host: &Arc<Host>, spec: &WorkloadSpec, wish: &Wish, what: &str)
         ticket,
         since: record.cluster.removed,
         spec: Box::new(spec.clone()),
-        policy: policy(wish),
+        policy: policy.clone(),
         owner: Some(claim.clone()),
         priority: 0,
     };
@@ -258,22 +263,6 @@ fn no_majority(what: &str) -> Problem {
     Problem::new(Code::Busy, format!("{what}: no majority of the cluster's voters answers")).hint(LOOK)
 }
 
-/// What of a person's wishes the record has to know.
-pub fn policy(wish: &Wish) -> LoadPolicy {
-    let restart = match wish.restart {
-        Policy::No => RestartPolicy::Never,
-        Policy::OnFailure(_) => RestartPolicy::OnFailure,
-        Policy::Always | Policy::UnlessStopped => RestartPolicy::Always,
-    };
-    let every_s = |ms: u64| u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX);
-    LoadPolicy {
-        restart,
-        afresh: restart != RestartPolicy::Never,
-        checkpoint_every_s: wish.checkpoint_every_ms.map(every_s),
-        ..LoadPolicy::default()
-    }
-}
-
 // ---- what people ask -------------------------------------------------------------------------------------------------
 
 /// Whether the record has it as this node's. Without a cluster there is none.
@@ -398,27 +387,5 @@ async fn tell(host: &Arc<Host>, command: Command) {
     });
     if timeout(SAID_SOON, said).await.is_err() {
         tracing::info!("the record hears of it later");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_begins_again_may_begin_from_nothing() {
-        let of = |restart| policy(&Wish { restart, checkpoint_every_ms: Some(1500), ..Wish::default() });
-        for (restart, expected) in [
-            (Policy::No, RestartPolicy::Never),
-            (Policy::OnFailure(Some(3)), RestartPolicy::OnFailure),
-            (Policy::Always, RestartPolicy::Always),
-            (Policy::UnlessStopped, RestartPolicy::Always),
-        ] {
-            let policy = of(restart);
-            assert_eq!(policy.restart, expected);
-            assert_eq!(policy.afresh, expected != RestartPolicy::Never);
-            assert_eq!(policy.checkpoint_every_s, Some(2), "not more often than was asked");
-        }
-        assert_eq!(policy(&Wish::default()), LoadPolicy::default());
     }
 }

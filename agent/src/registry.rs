@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use migrate_proto::api::Exit;
 use migrate_proto::care::Chart;
+use migrate_proto::care::trust::Trust;
 use migrate_proto::cluster::Ticket;
 use migrate_proto::handover::target;
 use migrate_proto::id::{Epoch, HandoverId, StateMark};
@@ -60,6 +61,9 @@ pub struct Record {
     /// The highest number of a checkpoint that was taken of it before it came here.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub numbered: u64,
+    /// Which of its checkpoints were taken while it was well.
+    #[serde(default, skip_serializing_if = "Trust::is_nothing")]
+    pub trust: Trust,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks in this way")]

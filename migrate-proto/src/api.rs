@@ -35,6 +35,9 @@ pub struct RunRequest {
     /// Of those that wait the one with the highest goes first; then the oldest.
     #[serde(default, skip_serializing_if = "is_usual")]
     pub priority: i16,
+    /// How many nodes beside its own keep each of its checkpoints, in a cluster; as the agents are told to where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u8>,
 }
 
 fn is_usual(priority: &i16) -> bool {

@@ -29,6 +29,9 @@ pub(crate) struct RunOptions {
     /// Of those that wait the one with the highest goes first [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i16>,
+    /// How many other nodes keep each of its checkpoints, in a cluster [default: what the agents are told]
+    #[arg(long, value_name = "K")]
+    replicas: Option<u8>,
     /// Who it runs as, numeric; GID is UID where left out [default: 0:0]
     #[arg(long, value_name = "UID[:GID]", value_parser = parse_user)]
     user: Option<User>,
@@ -65,8 +68,6 @@ pub(crate) struct RunOptions {
 /// Options of the contract that come later: parsed so that they can be refused by name.
 #[derive(Debug, Args)]
 struct Later {
-    #[arg(long, hide = true)]
-    replicas: Option<OsString>,
     #[arg(long, hide = true)]
     ip: Option<OsString>,
     #[arg(long, hide = true)]
@@ -138,16 +139,12 @@ impl RunOptions {
         let on = self.on.as_ref().or(asked_node).filter(|_| !self.queue).cloned();
         let root = self.root.as_deref().map(absolute).transpose()?;
         let (queue, priority) = (self.queue, self.priority.unwrap_or(0));
-        Ok(RunRequest { spec, on, root, care: self.care.wish()?, queue, priority })
+        Ok(RunRequest { spec, on, root, care: self.care.wish()?, queue, priority, replicas: self.replicas })
     }
 
     fn refuse_what_comes_later(&self) -> Result<(), RunError> {
         refuse_choice("--net", self.net.as_deref(), "host", |given| given == "own")?;
-        let given = [
-            ("--replicas", self.later.replicas.is_some()),
-            ("--ip", self.later.ip.is_some()),
-            ("--group", self.later.group.is_some()),
-        ];
+        let given = [("--ip", self.later.ip.is_some()), ("--group", self.later.group.is_some())];
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((option, _)) => Err(RunError::NotThereYet { option }),
             None => Ok(()),

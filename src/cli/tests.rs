@@ -71,7 +71,7 @@ fn cuts_are_of_one_node_or_of_two_different_ones() {
 #[test]
 fn run_carries_every_option() {
     let words = "run --name web --on node2 --user 7:8 --env A=b=c --env E= --dir /srv --volume /a:/b --volume /c:/d:ro \
-                 --memory 512MiB --cpus 1.5 --root /images/web.tar --restart no --net host -- prog -x --name no";
+                 --memory 512MiB --cpus 1.5 --root /images/web.tar --restart no --net host --replicas 3 -- prog -x --name no";
     let request = run_options(words).request(None, "1f").unwrap();
     let json = serde_json::to_value(&request).unwrap();
     assert_eq!(
@@ -79,6 +79,7 @@ fn run_carries_every_option() {
         serde_json::json!({
             "on": "node2",
             "root": "/images/web.tar",
+            "replicas": 3,
             "spec": {
                 "name": "web", "argv": ["prog", "-x", "--name", "no"], "env": [["A", "b=c"], ["E", ""]], "dir": "/srv",
                 "user": {"uid": 7, "gid": 8},
@@ -114,7 +115,7 @@ fn odd_bytes_arrive_unharmed() {
 
 #[test]
 fn options_that_come_later_are_refused_by_name_and_never_ignored() {
-    for option in ["--replicas 2", "--net own", "--ip 10.0.0.1/24", "--group a"] {
+    for option in ["--net own", "--ip 10.0.0.1/24", "--group a"] {
         let refused = run_options(&format!("run {option} -- true")).request(None, "x").unwrap_err();
         let expected = format!("run {} is not there yet", option.split(' ').next().unwrap());
         assert_eq!(refused.to_string(), expected);

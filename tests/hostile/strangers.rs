@@ -172,6 +172,7 @@ fn a_captured_session_replayed() {
         care: Default::default(),
         queue: false,
         priority: 0,
+        replicas: None,
     };
     let body = serde_json::to_vec(&request).unwrap();
     let records: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();

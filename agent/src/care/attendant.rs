@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 use migrate_proto::api::Exit;
 use migrate_proto::care::health::{Act, Event, Health, Word};
 use migrate_proto::care::restart::{End, Policy, Stage};
+use migrate_proto::care::trust::Place;
 use migrate_proto::care::{Chart, Watch, shorten};
 use migrate_sandbox::Sandbox;
 use tokio::sync::watch;
 
 use super::pulse::Pulse;
 use super::{probe, restart, wall_clock};
-use crate::clock;
 use crate::handover::Ground;
 use crate::registry::Doing;
 use crate::workload::Workload;
+use crate::{clock, ledger};
 
 /// Nothing is due, and what happens is mostly heard of.
 const IDLE: Duration = Duration::from_millis(500);
@@ -73,6 +74,11 @@ struct Monitor {
     pulse: Pulse,
     /// What it is being asked.
     answer: Option<Answer>,
+    /// The newest checkpoint when it was asked, and when its signs of life were looked at last.
+    asked: Option<Place>,
+    looked: Option<Place>,
+    /// It was well after this checkpoint had been taken.
+    vouched: Option<Place>,
 }
 
 impl Attendant {
@@ -177,11 +183,15 @@ impl Attendant {
         };
         let is_same = self.monitor.as_ref().is_some_and(|monitor| monitor.sandbox.dir() == sandbox.dir());
         if !is_same {
+            self.ground.host.checkpoints().trusts(self.workload.name(), self.workload.record().trust);
             self.monitor = Some(Monitor::new(sandbox, watch, &chart));
             self.ill = None;
         }
         let Some(monitor) = &mut self.monitor else { return IDLE };
         monitor.look(&self.ground, &self.workload).await;
+        if let Some(up_to) = monitor.vouched {
+            restart::vouch(&self.ground, &self.workload, up_to).await;
+        }
         let (word, why, pause) = (monitor.health.word(), monitor.why.clone(), monitor.pause());
         if word.is_ill() && restart::stands_still(&self.ground, &self.workload).await {
             self.pause();
@@ -227,6 +237,9 @@ impl Attendant {
         };
         if let (Some(answer), Some(monitor)) = (answered, &mut self.monitor) {
             monitor.answer = None;
+            if answer.is_ok() {
+                monitor.vouched = monitor.vouched.max(monitor.asked);
+            }
             monitor.step(answer.map_or_else(Event::Failed, |()| Event::Passed));
         }
     }
@@ -241,6 +254,9 @@ impl Monitor {
             why: None,
             pulse: Pulse::default(),
             answer: None,
+            asked: None,
+            looked: None,
+            vouched: None,
             sandbox,
             watch,
         }
@@ -259,10 +275,17 @@ impl Monitor {
     /// Looks for a sign of life, and asks when it is time.
     async fn look(&mut self, ground: &Ground, workload: &Arc<Workload>) {
         self.step(Event::Resumed);
-        if self.pulse_pause_ms().is_some() && self.has_pulse().await {
-            self.step(Event::Pulse);
+        let newest = (workload.record().epoch, ledger::numbered(&ground.host, workload));
+        if self.pulse_pause_ms().is_some() {
+            if self.has_pulse().await {
+                self.vouched = self.vouched.max(self.looked);
+                self.step(Event::Pulse);
+            }
+            // What there was before these signs were looked at is older than the next one.
+            self.looked = Some(newest);
         }
         if self.step(Event::Tick) {
+            self.asked = Some(newest);
             let (host, workload) = (ground.host.clone(), workload.clone());
             let (watch, limit) = (self.watch.clone(), self.limit);
             self.answer = Some(Box::pin(async move { probe::ask(&host, &workload, &watch, limit).await }));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use migrate_proto::care::Chart;
 use migrate_proto::care::health::Word;
 use migrate_proto::care::restart::{End, Next, Policy, Stage};
+use migrate_proto::care::trust::Place;
 use migrate_proto::cluster::Claim;
 use migrate_proto::error::{Code, Problem};
 use tokio::sync::OwnedMutexGuard;
@@ -98,6 +99,9 @@ pub(super) async fn bring_back(ground: &Ground, workload: &Arc<Workload>) {
     let free = record.owned && !workload.is_moving() && workload.doubt().is_none() && !record.care.held;
     if !goes || !free || record.care.past.waits_ms(wall_clock()) != Some(0) {
         return;
+    }
+    if record.care.health.is_ill() && doubt(ground, workload).await.is_err() {
+        return tokio::time::sleep(ASK_AGAIN).await;
     }
     let in_cluster = ground.host.tenure.in_cluster();
     if !in_cluster && matches!(record.doing, Doing::Lost(_)) && is_elsewhere(ground, workload).await {
@@ -242,6 +246,46 @@ pub(super) async fn note(
     true
 }
 
+/// There was a sign of life after all checkpoints up to here had been taken: of one that was well they are.
+pub(super) async fn vouch(ground: &Ground, workload: &Arc<Workload>, up_to: Place) {
+    if up_to.1 == 0 || !workload.record().trust.vouch(up_to) {
+        return;
+    }
+    // Who has it at the moment is waited for until the next look.
+    let Ok(_turn) = workload.turn() else { return };
+    let changing = workload.clone();
+    let written = write(move || {
+        changing.update(|record| {
+            if record.doing == Doing::Running {
+                record.trust.vouch(up_to);
+            }
+        })
+    });
+    match written.await {
+        Ok(()) => ground.host.checkpoints().trusts(workload.name(), workload.record().trust),
+        Err(problem) => drop(told(workload, "that it is well cannot be written down", &problem)),
+    }
+}
+
+/// It is ill: nobody knows since when, so the checkpoints without a sign of life after them do not count. How many these are. The caller has its
+/// turn.
+async fn doubt(ground: &Ground, workload: &Arc<Workload>) -> Result<usize, Problem> {
+    let (host, changing) = (ground.host.clone(), workload.clone());
+    let doubted = write(move || {
+        let all = host.checkpoints().places(changing.name());
+        changing.update(|record| record.trust.doubt(record.epoch, all))?;
+        let trust = changing.record().trust;
+        let count = trust.distrusted.len();
+        host.checkpoints().trusts(changing.name(), trust);
+        Ok(count)
+    });
+    let doubted = doubted.await;
+    if let Err(problem) = &doubted {
+        told(workload, "which checkpoints do not count cannot be written down", problem);
+    }
+    doubted
+}
+
 /// Whether it is not its own fault that it does nothing: it is frozen, by its lease or for a checkpoint, or somebody else has it at the
 /// moment.
 pub(super) async fn stands_still(ground: &Ground, workload: &Arc<Workload>) -> bool {
@@ -271,7 +315,11 @@ pub(super) async fn end_ill(ground: &Ground, workload: &Arc<Workload>, word: Wor
     if let Err(problem) = written.await {
         told(workload, "that it is ill cannot be written down", &problem);
     }
-    let message = format!("{}: {why}; it is ended", word.as_str());
+    let since = match doubt(ground, workload).await.unwrap_or_default() {
+        0 => String::new(),
+        count => format!("; checkpoints without a sign of life after them do not count: {count}"),
+    };
+    let message = format!("{}: {why}; it is ended{since}", word.as_str());
     ground.host.events.record(Kind::Unhealthy, Some(workload.name()), None, message);
     kill(ground, workload).await;
     true

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use migrate_image::vault::Generation;
 use migrate_proto::api::CheckpointView;
+use migrate_proto::care::trust::Place;
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -15,6 +16,7 @@ use crate::handover::Ground;
 /// A checkpoint from which a workload could be brought back.
 pub(super) struct Candidate {
     pub(super) id: CheckpointId,
+    pub(super) place: Place,
     pub(super) healthy: bool,
     holders: Vec<NodeName>,
     in_depot: bool,
@@ -47,6 +49,7 @@ pub(super) async fn candidates(
     let me = ground.host.node();
     let candidate = |view: &CheckpointView| Candidate {
         id: view.id,
+        place: (view.epoch, view.number),
         healthy: view.healthy,
         holders: match view.damaged {
             None => view.nodes.iter().filter(|node| *node != me).cloned().collect(),

@@ -35,6 +35,7 @@ use migrate_depot::Depot;
 use migrate_image::vault::{Broken, Generation, Known, Limits, Looked, Vault, VaultError, WriteError};
 use migrate_proto::api::{CheckpointView, LastCheckpoint};
 use migrate_proto::care::retain::{Candidate, Retention, Soundness, retain};
+use migrate_proto::care::trust::{Place, Trust};
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::cluster::record::LoadEntry;
 use migrate_proto::error::{Code, Problem};
@@ -81,6 +82,8 @@ pub struct Checkpoints {
     pub proving: prove::Proving,
     /// When they were tested.
     pub tests: prove::Tests,
+    /// Of workloads that are asked whether they are well.
+    trust: Mutex<HashMap<WorkloadName, Trust>>,
     /// On how many other nodes they are wanted.
     copies: usize,
     /// Who else has them.
@@ -111,6 +114,7 @@ impl Checkpoints {
             in_use: Mutex::default(),
             proving: prove::Proving::default(),
             tests: prove::Tests::open(state),
+            trust: Mutex::default(),
             copies: keeping.copies as usize,
             replicas: replicas::Replicas::default(),
             depots: depots::Depots::of(depots),
@@ -153,7 +157,9 @@ impl Checkpoints {
                 let (name, had) = (&generation.about.spec.name, BTreeSet::new());
                 let depots = self.depots.holders(name, generation.id, &had).into_iter().collect();
                 let tested = self.tests.of(generation.id, name);
-                CheckpointView { depots, tested, ..view(&generation, node) }
+                let view = view(&generation, node);
+                let trusted = locked(&self.trust).get(name).is_none_or(|trust| trust.allows(generation.id));
+                CheckpointView { depots, tested, healthy: view.healthy && trusted, ..view }
             })
             .collect())
     }
@@ -172,6 +178,19 @@ impl Checkpoints {
         })
     }
 
+    /// Which checkpoints of a workload of this node were taken while it was well, as far as is known by now.
+    pub(crate) fn trusts(&self, workload: &WorkloadName, trust: Trust) {
+        locked(&self.trust).insert(workload.clone(), trust);
+    }
+
+    /// All checkpoints of a workload that are known here.
+    pub(crate) fn places(&self, workload: &WorkloadName) -> Vec<(CheckpointId, Place)> {
+        let here = self.of(workload).into_iter();
+        let here = here.map(|generation| (generation.id, (generation.about.epoch, generation.about.number)));
+        let elsewhere = self.replicas.elsewhere(workload).into_iter().map(|held| (held.id, (held.epoch, held.number)));
+        here.chain(elsewhere).collect()
+    }
+
     /// Which checkpoints of a workload of this node are kept, here and elsewhere; and which are not.
     fn judged(
         &self,
@@ -188,9 +207,17 @@ impl Checkpoints {
             }
         }
         all.sort_by_key(|(epoch, candidate)| (*epoch, candidate.number));
+        if let Some(trust) = locked(&self.trust).get(workload) {
+            for (epoch, candidate) in &mut all {
+                candidate.healthy &= trust.vouches_for(candidate.id, (*epoch, candidate.number));
+            }
+        }
         let in_order: Vec<CheckpointId> = all.iter().map(|(_, candidate)| candidate.id).collect();
         let mut dropped = register::overtaken(listed, &in_order);
-        dropped.retain(|id| !in_use.contains(id));
+        let of_the_well =
+            all.iter().rev().find(|(_, candidate)| candidate.healthy && candidate.state != Soundness::Damaged);
+        let of_the_well = of_the_well.map(|(_, candidate)| candidate.id);
+        dropped.retain(|id| !in_use.contains(id) && of_the_well != Some(*id));
         let ranked = (1..).zip(all).map(|(number, (_, candidate))| Candidate { number, ..candidate });
         let all: Vec<Candidate> = ranked.collect();
         let old = retain(&all, self.retention, SystemClock.now_ms()).into_iter();

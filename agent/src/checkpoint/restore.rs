@@ -5,7 +5,9 @@
 //! is started anew in between, whether to take everything back or to go on.
 //!
 //! The newest checkpoint that can be used is taken, wherever it is: what is not whole here is fetched. One that turns out to be damaged is noted as
-//! such, loudly, and the one before it is taken.
+//! such, loudly, and the one before it is taken. `recorded`: in a cluster, the record knows of it first.
+
+mod recorded;
 
 use std::fs;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use migrate_image::vault::{About, Generation, Looked, VaultImage};
 use migrate_proto::api::RestoreRequest;
 use migrate_proto::care::Chart;
+use migrate_proto::care::trust::Trust;
 use migrate_proto::cluster::CheckpointId;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::{Epoch, HandoverId};
@@ -22,7 +25,7 @@ use migrate_proto::name::WorkloadName;
 use migrate_sandbox::plan::MAIN_PID;
 use tokio::sync::OwnedMutexGuard;
 
-use super::candidates::{candidates, nobody_else_has};
+use super::candidates::{Candidate, candidates, nobody_else_has};
 use super::interrupted::{self, Journal};
 use super::{of_vault, short};
 use crate::conduct::recover::Given;
@@ -30,6 +33,7 @@ use crate::durable;
 use crate::events::{Clock, Kind, SystemClock, timestamp};
 use crate::handover::Ground;
 use crate::handover::restore::{Free, Restore};
+use crate::ledger::restores::{self, Right};
 use crate::offer;
 use crate::random;
 use crate::registry::{Doing, Place, Record};
@@ -51,17 +55,23 @@ async fn find_and_restore(
     name: &WorkloadName,
     request: RestoreRequest,
 ) -> Result<Arc<Workload>, Problem> {
+    let in_cluster = ground.host.tenure.in_cluster();
+    let into = request.r#as.as_ref().unwrap_or(name);
+    restores::refuse_if_taken(&ground.host, into, into == name)?;
     if request.r#as.is_none() && ground.registry.get(name).is_none() {
-        nobody_else_has(ground, name, request.force).await?;
+        // The record says whose it is. Who is silent and has a copy that the record has forgotten may not let it run.
+        nobody_else_has(ground, name, request.force || in_cluster).await?;
     }
     let candidates = candidates(ground, name, request.checkpoint.as_deref()).await?;
-    let into = request.r#as.as_ref().unwrap_or(name);
     let mut first = None;
     for candidate in candidates {
         let id = candidate.id;
         let _in_use = ground.host.checkpoints().use_it(id);
         let restored = match candidate.at_hand(ground, name).await {
-            Ok(generation) => Revival::begin(ground, into, &generation)?.run().await,
+            Ok(generation) => {
+                let revival = Revival::begin(ground, into, &generation)?;
+                if in_cluster { revival.by_record(into == name).await } else { revival.run().await }
+            }
             Err(problem) => Err(problem),
         };
         match restored {
@@ -87,7 +97,11 @@ fn may_try_another(problem: &Problem) -> bool {
 pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> bool {
     let name = workload.name();
     let Ok(mut candidates) = candidates(ground, name, None).await else { return false };
-    candidates.retain(|candidate| candidate.healthy);
+    let Record { trust, care, .. } = workload.record();
+    candidates.retain(|candidate| {
+        let Candidate { id, place, healthy, .. } = *candidate;
+        healthy && if care.health.is_ill() { trust.vouches_for(id, place) } else { trust.allows(id) }
+    });
     for candidate in candidates {
         let id = candidate.id;
         let _in_use = ground.host.checkpoints().use_it(id);
@@ -164,12 +178,23 @@ struct Revival {
 /// On whose wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Asked {
-    /// What was before does not count.
-    Person,
+    /// What was before does not count. In a cluster this node has it by this right.
+    Person(Option<Right>),
     /// It is a restart like any other.
     Policy,
     /// The record has given it to this node. It says for how long that is so.
     Record(Given),
+}
+
+impl Asked {
+    /// What the record has to say until it runs.
+    fn by_record(&self) -> Option<&Given> {
+        match self {
+            Asked::Record(given) => Some(given),
+            Asked::Person(right) => right.as_ref().map(|right| &right.given),
+            Asked::Policy => None,
+        }
+    }
 }
 
 impl Revival {
@@ -197,7 +222,7 @@ impl Revival {
             refuse_if_it_runs(ground, &workload)?;
         }
         let (ground, generation) = (ground.clone(), generation.clone());
-        Ok(Revival { ground, workload, generation, before, epoch, asked: Asked::Person, _turn: Some(turn) })
+        Ok(Revival { ground, workload, generation, before, epoch, asked: Asked::Person(None), _turn: Some(turn) })
     }
 
     async fn run(self) -> Result<Arc<Workload>, Problem> {
@@ -217,6 +242,10 @@ impl Revival {
                 Ok(self.workload)
             }
             Err(problem) => {
+                if let (Asked::Person(Some(right)), None) = (&self.asked, &self.before) {
+                    // The name is taken here until it is free there.
+                    restores::take_back(&self.ground.host, right, None).await;
+                }
                 self.take_back().await;
                 let (name, node) = (self.workload.name(), self.ground.host.node());
                 let state = match &self.before {
@@ -254,18 +283,20 @@ impl Revival {
     /// Writes down that it is in its next epoch, then that they may run, then lets them. Fails only where nothing has run.
     async fn go_on(&self, restore: &Restore) -> Result<(), Problem> {
         let (workload, about) = (self.workload.clone(), &self.generation.about);
-        if let Asked::Record(given) = &self.asked {
+        if let Some(given) = self.asked.by_record() {
             given.still(&self.ground.host).await?;
         }
         let journal = Journal { before: self.before.clone(), from: self.generation.id, committed: true };
         let (epoch, started, asked) = (self.epoch, about.started.clone(), self.asked.clone());
+        let from = (about.epoch, about.number);
         let written = tokio::task::spawn_blocking(move || {
-            if asked == Asked::Person {
+            if matches!(asked, Asked::Person(_)) {
                 workload.release()?;
             }
             workload.update(|record| {
                 match asked {
-                    Asked::Person => {}
+                    Asked::Person(None) => {}
+                    Asked::Person(Some(right)) => record.ticket = Some(right.given.ticket),
                     Asked::Policy => {
                         record.care.begin();
                         record.care.past.runs();
@@ -273,6 +304,7 @@ impl Revival {
                     Asked::Record(given) => {
                         record.care.begin();
                         record.ticket = Some(given.ticket);
+                        record.trust = Trust::brought_back(from);
                     }
                 }
                 record.epoch = epoch;
@@ -386,6 +418,7 @@ fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> R
         care: Chart::new(about.care.clone().unwrap_or_default()),
         ticket: None,
         numbered: 0,
+        trust: Trust::default(),
     };
     let workload = Workload::new(place.clone(), record);
     if place.record().exists() || !ground.registry.add(workload.clone()) {

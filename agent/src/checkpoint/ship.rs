@@ -151,7 +151,8 @@ pub fn holders(ground: &Ground, workload: &WorkloadName) -> Vec<NodeName> {
     let checkpoints = ground.host.checkpoints();
     let views = ground.peers.views().into_iter().filter(|view| view.state != Some(NodeState::Draining));
     let nodes = views.map(|view| view.peer.node).filter(|node| checkpoints.replicas.can_hold(node));
-    chosen(workload, nodes, checkpoints.copies)
+    let wished = ground.host.tenure.entry(workload).and_then(|entry| entry.policy.replicas);
+    chosen(workload, nodes, wished.map_or(checkpoints.copies, usize::from))
 }
 
 /// What of these is not there, the newest first.

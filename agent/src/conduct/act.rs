@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use migrate_proto::care::restart::Policy;
-use migrate_proto::care::{Chart, Wish};
+use migrate_proto::care::Chart;
+use migrate_proto::care::trust::Trust;
 use migrate_proto::cluster::Ticket;
-use migrate_proto::cluster::record::{LoadEntry, LoadPolicy, RestartPolicy};
+use migrate_proto::cluster::record::LoadEntry;
 use migrate_proto::error::Problem;
 use migrate_proto::id::Epoch;
 use migrate_proto::name::WorkloadName;
@@ -70,9 +70,10 @@ async fn begin_from_nothing(ground: &Ground, name: &WorkloadName, entry: &LoadEn
         started: None,
         sandbox: None,
         pid: None,
-        care: Chart::new(wish(&entry.policy)),
+        care: Chart::new(entry.policy.wish()),
         ticket: Some(entry.ticket),
         numbered: 0,
+        trust: Trust::default(),
     };
     let workload = Workload::new(ground.registry.place(name), record);
     if workload.place().record().exists() || !ground.registry.add(workload.clone()) {
@@ -88,17 +89,6 @@ async fn begin_from_nothing(ground: &Ground, name: &WorkloadName, entry: &LoadEn
         begun
     })
     .await
-}
-
-/// What a person wished for it, as far as the record knows.
-fn wish(policy: &LoadPolicy) -> Wish {
-    let restart = match policy.restart {
-        RestartPolicy::Never => Policy::No,
-        RestartPolicy::OnFailure => Policy::OnFailure(None),
-        RestartPolicy::Always => Policy::UnlessStopped,
-    };
-    let checkpoint_every_ms = policy.checkpoint_every_s.map(|every_s| u64::from(every_s) * 1000);
-    Wish { restart, checkpoint_every_ms, ..Wish::default() }
 }
 
 /// Ends it: it is to be stopped, or the record has it as ended.

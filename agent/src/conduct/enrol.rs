@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use migrate_proto::cluster::Ticket;
 use migrate_proto::cluster::command::Command;
+use migrate_proto::cluster::record::LoadPolicy;
 use migrate_proto::error::Problem;
 use tokio::task::spawn_blocking;
 
@@ -15,7 +16,7 @@ use crate::handover::Ground;
 use crate::registry::Doing;
 use crate::tenure::Lease;
 use crate::workload::Workload;
-use crate::{durable, ledger, random};
+use crate::{durable, random};
 
 /// Makes it known as this node's. Who has lost it, or could not start it, says that it has ended: nobody begins it by that.
 pub(super) async fn declare(ground: &Ground, workload: &Arc<Workload>, lease: &Lease) -> bool {
@@ -38,7 +39,7 @@ pub(super) async fn declare(ground: &Ground, workload: &Arc<Workload>, lease: &L
         ticket,
         since: known.cluster.removed,
         spec: Box::new(record.spec.clone()),
-        policy: ledger::policy(&record.care.wish),
+        policy: LoadPolicy::of(&record.care.wish, None),
         owner: Some(by.clone()),
         priority: 0,
     };

@@ -159,6 +159,10 @@ async fn carry_out(ground: &Ground, name: &WorkloadName, todo: Todo) -> bool {
 }
 
 async fn recover_it(ground: &Ground, name: &WorkloadName) -> bool {
+    // A person's restore is at it, which has told the record.
+    if ground.registry.get(name).is_some_and(|workload| workload.turn().is_err()) {
+        return false;
+    }
     let Look { entry, lease, .. } = look(ground, name);
     if let (Some(entry), Some(claim)) = (entry, lease.claim()) {
         recover::recover(ground, name, &entry, claim).await;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use migrate_criu::{ghosts, mend};
 use migrate_image::store::StoredImage;
 use migrate_proto::care::Chart;
+use migrate_proto::care::trust::Trust;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::handover::target::{Event, Room};
 use migrate_proto::id::Epoch;
@@ -108,6 +109,7 @@ impl Hands {
             care: self.chart.as_ref().clone(),
             ticket: None,
             numbered: self.numbered,
+            trust: Trust::default(),
         };
         let (ground, taken, turn) = (self.ground.clone(), self.workload.clone(), self.turn.clone());
         tokio::task::spawn_blocking(move || take_name(&ground, record, &taken, &turn))

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use migrate_proto::api::{RunRequest, WorkloadView};
 use migrate_proto::care::Chart;
-use migrate_proto::cluster::record::{Life, Wanted};
+use migrate_proto::care::trust::Trust;
+use migrate_proto::cluster::record::{Life, LoadPolicy, Wanted};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::{NodeName, WorkloadName};
@@ -32,7 +33,7 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
     if request.queue || waits_for_room(ground, &request) {
         return enqueue(node, request).await;
     }
-    let RunRequest { spec, root, care, .. } = request;
+    let RunRequest { spec, root, care, replicas, .. } = request;
     let taken = |node: &NodeName| {
         Problem::new(Code::NameTaken, format!("there is a workload {} on {node} already", spec.name))
             .hint("choose another --name, or remove the other one")
@@ -42,6 +43,12 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
         return Err(taken(&elsewhere.unwrap_or_else(|| me.clone())));
     }
     let in_cluster = ground.host.tenure.in_cluster();
+    if replicas.is_some() && !in_cluster {
+        let what = format!("{} was not started: only a cluster's record can keep its number of replicas", spec.name);
+        let hint = "`checkpoint_replicas` of the agent holds for all of its workloads";
+        return Err(Problem::new(Code::Usage, what).hint(hint));
+    }
+    let policy = LoadPolicy::of(&care, replicas);
     let record = Record {
         spec: spec.clone(),
         epoch: Epoch::FIRST,
@@ -54,6 +61,7 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
         care: Chart::new(care),
         ticket: None,
         numbered: 0,
+        trust: Trust::default(),
     };
     let workload = Workload::new(ground.registry.place(&spec.name), record);
     if ground.registry.get(&spec.name).is_some_and(|known| !known.is_here()) {
@@ -66,7 +74,8 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
         return Err(taken(me));
     }
     let (done, answer) = oneshot::channel();
-    let beginning = Beginning { ground: ground.clone(), workload: workload.clone(), root, turn: workload.turn()? };
+    let beginning =
+        Beginning { ground: ground.clone(), workload: workload.clone(), policy, root, turn: workload.turn()? };
     // Who asked may leave before it is done.
     tokio::spawn(
         async move { if in_cluster { beginning.in_cluster(done).await } else { beginning.alone(done).await } },
@@ -91,7 +100,7 @@ fn waits_for_room(ground: &Ground, request: &RunRequest) -> bool {
 
 /// Has the cluster find a node for it, now or later.
 async fn enqueue(node: &Node, request: RunRequest) -> Result<WorkloadView, Problem> {
-    let RunRequest { spec, on, root, care, priority, .. } = request;
+    let RunRequest { spec, on, root, care, priority, replicas, .. } = request;
     let (host, name) = (&node.ground.host, spec.name.clone());
     let usage = |what: &str| Err(Problem::new(Code::Usage, format!("{name} was not queued: {what}")));
     match (host.tenure.in_cluster(), on.is_some(), root.is_some()) {
@@ -100,7 +109,7 @@ async fn enqueue(node: &Node, request: RunRequest) -> Result<WorkloadView, Probl
         (_, _, true) => return usage("--root names files of one node, and it may go to any"),
         (true, false, false) => {}
     }
-    ledger::enqueue(host, &spec, &care, priority).await?;
+    ledger::enqueue(host, &spec, &LoadPolicy::of(&care, replicas), priority).await?;
     let record = host.tenure.confirmed().await;
     let entry = record.loads.get(&name).ok_or_else(|| Problem::internal(format!("{name} was removed at once")))?;
     host.events.record(Kind::Waits, Some(&name), None, "queued: it goes where there is room");
@@ -111,6 +120,7 @@ async fn enqueue(node: &Node, request: RunRequest) -> Result<WorkloadView, Probl
 struct Beginning {
     ground: Ground,
     workload: Arc<Workload>,
+    policy: LoadPolicy,
     root: Option<Text>,
     turn: OwnedMutexGuard<()>,
 }
@@ -129,9 +139,9 @@ impl Beginning {
 
     async fn in_cluster(self, done: Done) {
         let (host, name) = (&self.ground.host, self.workload.name().clone());
-        let Record { mut spec, care, .. } = self.workload.record();
+        let mut spec = self.workload.record().spec;
         spec.own_root |= self.root.is_some();
-        let answer = match ledger::declare(host, &spec, &care.wish).await {
+        let answer = match ledger::declare(host, &spec, &self.policy).await {
             Declared::Mine(given, claim) => match self.start(given).await {
                 Ok(()) => {
                     ledger::began(host, &name, given.epoch, claim).await;

@@ -2,13 +2,15 @@
 //!
 //! - [`restart`]: when a workload that has ended is begun again, and when that is given up.
 //! - [`health`]: from the results of probes, or from pulses, to whether it is well.
-//! - [`retain`]: which checkpoints are kept. [`prove`]: which of them is restored for a test, and when.
+//! - [`retain`]: which checkpoints are kept. [`prove`]: which of them is restored for a test, and when. [`trust`]: which were taken while the workload
+//!   was well.
 //! - [`Wish`] is what a person asked for, [`Chart`] what has become of it. The chart is durable on the workload's node, and moves with it.
 
 pub mod health;
 pub mod prove;
 pub mod restart;
 pub mod retain;
+pub mod trust;
 
 use serde::{Deserialize, Serialize};
 

@@ -20,6 +20,7 @@ mod entry;
 mod lives;
 mod nodes;
 mod owners;
+mod policy;
 mod refusal;
 mod voters;
 
@@ -32,9 +33,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use entry::{
-    CheckpointEntry, CheckpointKind, Life, LoadEntry, LoadPolicy, MAX_CHECKPOINTS, NodeEntry, Origin, Proof,
-    RestartPolicy, Restarts, Restored, Standing, Wanted,
+    CheckpointEntry, CheckpointKind, Life, LoadEntry, MAX_CHECKPOINTS, NodeEntry, Origin, Proof, Restarts, Restored,
+    Standing, Wanted,
 };
+pub use policy::{LoadPolicy, RestartPolicy};
 pub use refusal::Refusal;
 pub use voters::VoterHistory;
 

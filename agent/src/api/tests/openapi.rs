@@ -131,7 +131,8 @@ fn schemas_have_the_fields_of_the_types() {
     let care = Wish { restart: Policy::Always, ..Wish::default() };
     fields_are_described("Wish", &care);
     fields_are_described("Timing", &care.timing);
-    fields_are_described("RunRequest", &RunRequest { spec, on: None, root: None, care, queue: true, priority: 1 });
+    let request = RunRequest { spec, on: None, root: None, care, queue: true, priority: 1, replicas: Some(1) };
+    fields_are_described("RunRequest", &request);
     fields_are_described("User", &User { uid: 1, gid: 1 });
     fields_are_described("Volume", &Volume { source: "/a".into(), target: "/b".into(), read_only: true });
     fields_are_described("WorkloadView", &fake::workload(&web, &node1));

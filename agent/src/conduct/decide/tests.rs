@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use migrate_proto::care::Chart;
+use migrate_proto::care::trust::Trust;
 use migrate_proto::cluster::record::{CheckpointEntry, CheckpointKind, LoadPolicy, Restarts};
 use migrate_proto::spec::WorkloadSpec;
 
@@ -52,6 +53,7 @@ fn copy(epoch: u64, doing: Doing) -> Here {
         care: Chart::new(migrate_proto::care::Wish::default()),
         ticket: Some(TICKET),
         numbered: 0,
+        trust: Trust::default(),
     };
     Here {
         record,

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::LoadPolicy;
 use crate::api::Exit;
 use crate::cluster::{CheckpointId, Ticket};
 use crate::id::{Epoch, HandoverId, StateMark};
@@ -228,42 +229,6 @@ impl fmt::Display for Wanted {
             Wanted::Remove => "be removed",
         })
     }
-}
-
-/// What is wished for a workload and only the record needs to know.
-///
-/// New wishes go here and not into the spec: that crosses the wire in an offer, field by field without names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LoadPolicy {
-    /// Whether it is begun again when it has ended.
-    #[serde(default)]
-    pub restart: RestartPolicy,
-    /// Whether it may begin from nothing where no checkpoint is left.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub afresh: bool,
-    /// How often a checkpoint is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint_every_s: Option<u32>,
-    /// How many checkpoints are kept; as the cluster does where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep: Option<u8>,
-    /// How many nodes beside the owner have each checkpoint; as the cluster does where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<u8>,
-}
-
-/// Whether a workload is begun again when it has ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RestartPolicy {
-    /// Never.
-    #[default]
-    Never,
-    /// If it ended with an error.
-    OnFailure,
-    /// However it ended.
-    Always,
 }
 
 /// How often a workload was begun again.
