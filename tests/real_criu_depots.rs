@@ -119,6 +119,42 @@ fn a_dead_node_s_workload_comes_back_from_a_depot_when_no_node_has_it() {
     assert!(eventually(|| std::fs::read_dir(&depot).unwrap().count() == 0), "{:?}", stored(&depot, "web", "seg"));
 }
 
+/// Nobody else has it: it is tried on all nodes, waited for, and then the one before it is taken. The leader says what is lost.
+#[test]
+fn what_a_depot_does_not_give_in_time_is_passed_over_loudly() {
+    let (lab, depot) = cluster_with_depot("0", true);
+    lab.run_with("web", "node3", &[], &[&*format!("{PROGRAMS}/specimen"), "memory", "--mib", "8"]);
+    lab.wait_for_more_ok("web", 2);
+    let first = lab.checkpoint("web");
+    lab.wait_until_in_depot("web", &first);
+    lab.wait_for_more_ok("web", 2);
+    let second = lab.checkpoint("web");
+    lab.wait_until_in_depot("web", &second);
+    let both = || [&first, &second].iter().all(|taken| lab.record().contains(&taken.id.to_string()));
+    assert!(eventually(both), "{}", lab.record());
+    let is_second = |file: &&PathBuf| file.to_string_lossy().contains(&second.id.to_string());
+    let generations = stored(&depot, "web", "gen");
+    std::fs::remove_file(generations.iter().find(is_second).unwrap()).unwrap();
+    lab.done(["lab", "kill", "node3"]);
+    let mut last = None;
+    let runs = || {
+        last = lab.seen_by("node1", "web");
+        last.as_ref().is_some_and(|view| view.state == State::Running && view.node.as_str() != "node3")
+    };
+    assert!(eventually(runs), "{last:?}; {:?}", lab.migrate(["--node", "node1", "events"]));
+    let target = last.unwrap().node.to_string();
+    assert!(lab.happened(&target, "recovered", &first.id.to_string()[..12]));
+    lab.assert_runs_only_on("web", &target);
+    let told =
+        |node: &&str| lab.happened(node, "recovering", "what it did since is lost: nobody can get the newer ones");
+    assert!(["node1", "node2"].iter().any(told), "{:?}", lab.migrate(["--node", "node1", "events"]));
+    for node in ["node1", "node2"] {
+        assert!(lab.happened(node, "warning", "it could not be brought back"), "each has tried the newest one");
+    }
+    lab.wait_for_more_ok("web", 3);
+    lab.done(["rm", "-f", "web"]);
+}
+
 #[test]
 fn what_is_damaged_on_the_only_node_that_is_left_comes_from_a_depot() {
     let (lab, depot) = cluster_with_depot("1", false);
