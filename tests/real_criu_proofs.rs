@@ -223,6 +223,28 @@ fn a_test_gives_way_to_the_end_of_its_agent() {
 }
 
 #[test]
+fn a_workload_that_comes_goes_before_a_test() {
+    let lab = Lab::up(2);
+    lab.specimen("keeper", "node1", &["memory", "--mib", "96", "--kind", "random", "--quiet"]);
+    lab.wait_for_more_ok("keeper", 2);
+    lab.checkpoint("keeper");
+    assert!(eventually(|| lab.checkpoints("keeper")[0].nodes.len() == 2));
+    let mut proving = lab.command(["--node", "node2", "checkpoints", "keeper", "--prove"]).spawn().unwrap();
+    let begun = || !lab.processes("node2", PROOF).is_empty();
+    assert!(eventually(|| begun() || proving.try_wait().unwrap().is_some()));
+    lab.force("keeper", "node2");
+    let proven = proving.wait_with_output().unwrap();
+    if !proven.status.success() {
+        let said = String::from_utf8_lossy(&proven.stderr).into_owned();
+        assert!(said.contains("was not tested on node2") && said.contains("gave way"), "{said}");
+    }
+    lab.assert_nothing_stays("node2");
+    lab.assert_runs_only_on("keeper", "node2");
+    lab.wait_for_more_ok("keeper", 3);
+    lab.assert_clean();
+}
+
+#[test]
 fn by_the_clock_on_a_node_that_does_not_own_it() {
     let environment: [(&str, &OsStr); 1] = [("MIGRATE_PROVE_EVERY", OsStr::new("6s"))];
     let lab = Lab::up_as(&["--cluster", "--nodes", "3"], &environment);

@@ -1,9 +1,9 @@
 //! Checkpoints, restored for a test: up to the moment before the first instruction, in a sandbox that is alone, and thrown away. "Recovery
 //! tested 40 s ago, took 0.31 s."
 //!
-//! - [`stage`]: what is built for it, how far it goes, and how nothing of it stays.
+//! - `stage`: what is built for it, how far it goes, and how nothing of it stays.
 //! - [`rota`]: those that are tested by the clock.
-//! - [`tested`]: what came of it, here and as the record says.
+//! - `tested`: what came of it, here and as the record says.
 //!
 //! A test has no workload: the registry does not know it, it has no epoch, and its name is none that a workload can have. There is one at a time on a
 //! node. It gives way to whatever needs the node, and what an agent that died has left of one goes when the next one starts.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use migrate_image::vault::Generation;
 use migrate_proto::care::prove::{Sight, due, rank};
 use migrate_proto::cluster::record::LoadEntry;
-use migrate_proto::error::Code;
+use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::{NodeName, WorkloadName};
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +45,9 @@ pub async fn run(ground: Ground, closing: CancellationToken) {
         let Some(seen) = seen.get_mut(&name) else { continue };
         seen.tried_ms = untested.is_some().then(|| SystemClock.now_ms());
         let why = untested.as_ref().map(|problem| problem.code);
-        // That it gives way is as it should be, and the rest is told once.
-        if let Some(problem) = untested.filter(|problem| problem.code != Code::Cancelled && seen.told != why) {
+        // That it gives way, or waits for another, is as it should be; the rest is told once.
+        let is_news = |problem: &Problem| !matches!(problem.code, Code::Cancelled | Code::Busy) && seen.told != why;
+        if let Some(problem) = untested.filter(is_news) {
             ground.host.events.record(Kind::Warning, Some(&name), None, problem.message);
         }
         seen.told = why;
@@ -60,7 +61,8 @@ fn hear(ground: &Ground) {
     for (name, entry) in record.iter().flat_map(|record| &record.loads) {
         tests.hear(name, entry);
     }
-    let kept = checkpoints.vault().map_or_else(|_| Vec::new(), |vault| vault.workloads());
+    let Ok(vault) = checkpoints.vault() else { return };
+    let kept = vault.workloads();
     let is_recorded = |name: &WorkloadName| record.as_ref().is_some_and(|record| record.loads.contains_key(name));
     tests.retain(|name| kept.contains(name) || is_recorded(name));
 }
