@@ -154,26 +154,47 @@ fn what_is_damaged_is_told() {
     lab.assert_clean();
 }
 
-/// Nothing of a test writes to what others see, so what was open for writing there cannot be tested; that is no bad checkpoint.
+/// The workload holds a lock, has a file open for writing, and bytes lie in a FIFO: a test that reached them would be noticed.
+const SHARING: &str = "import array, fcntl, itertools, os, termios, time\n\
+    f = open('/data/journal', 'r+'); fcntl.flock(f, fcntl.LOCK_EX)\n\
+    os.mkfifo('/data/pipe'); p = os.open('/data/pipe', os.O_RDWR); os.write(p, b'one')\n\
+    held = array.array('i', [0])\n\
+    for n in itertools.count(1):\n\
+    \x20 fcntl.ioctl(p, termios.FIONREAD, held)\n\
+    \x20 print('ok' if held[0] == 3 else 'BAD', n, flush=True)\n\
+    \x20 time.sleep(0.005)\n";
+
 #[test]
-fn volumes_are_not_written_to() {
+fn volumes_are_not_reached() {
     let lab = Lab::up(1);
     let shared = lab.place().join("shared");
     std::fs::create_dir(&shared).unwrap();
     std::fs::write(shared.join("journal"), "as it was").unwrap();
     let volume = format!("{}:/data", shared.display());
-    let script = "import itertools, time\n\
-        f = open('/data/journal', 'r+')\n\
-        for n in itertools.count(1): print('ok', n, flush=True); time.sleep(0.02)\n";
-    lab.run_with("writer", "node1", &["--volume", &volume], &["python3", "-c", script]);
+    lab.run_with("writer", "node1", &["--volume", &volume], &["python3", "-c", SHARING]);
     lab.wait_for_more_ok("writer", 3);
     lab.checkpoint("writer");
-    let refused = lab.prove("writer");
-    assert!(refused.code() == 1 && refused.stderr.contains("was not tested on node1"), "{refused:?}");
-    assert!(lab.checkpoints("writer")[0].tested.is_none());
+    assert_eq!(lab.proven("writer").failed, None);
     lab.assert_nothing_stays("node1");
     assert_eq!(std::fs::read_to_string(shared.join("journal")).unwrap(), "as it was");
+    assert_eq!(files(&shared).len(), 2);
     lab.wait_for_more_ok("writer", 3);
+
+    // Too large for its imitation: that says nothing about the checkpoint.
+    let large = std::fs::File::create(shared.join("large")).unwrap();
+    large.set_len(80 << 20).unwrap();
+    std::io::Write::write_all(&mut &large, &vec![1; 80 << 20]).unwrap();
+    let script = "import itertools, time\n\
+        f = open('/data/large', 'r+')\n\
+        for n in itertools.count(1): print('ok', n, flush=True); time.sleep(0.02)\n";
+    lab.run_with("large", "node1", &["--volume", &volume], &["python3", "-c", script]);
+    lab.wait_for_more_ok("large", 3);
+    lab.checkpoint("large");
+    let refused = lab.prove("large");
+    assert!(refused.code() == 1 && refused.stderr.contains("was not tested on node1"), "{refused:?}");
+    assert!(lab.checkpoints("large")[0].tested.is_none());
+    lab.assert_nothing_stays("node1");
+    lab.wait_for_more_ok("large", 3);
     lab.assert_clean();
 }
 
@@ -188,17 +209,19 @@ fn a_killed_agent_leaves_nothing_of_it() {
     let layer = || place.join("layer.img").exists();
     // PID 1 first; then CRIU, and what it restores.
     let processes = |count: usize| lab.processes("node1", PROOF).len() >= count;
+    let mut in_the_middle = 0;
     for (when, is_so) in
         [("layer", &layer as &dyn Fn() -> bool), ("sandbox", &|| processes(1)), ("restoring", &|| processes(4))]
     {
         let mut proving = lab.command(["checkpoints", "keeper", "--prove"]).spawn().unwrap();
         assert!(eventually(|| is_so() || proving.try_wait().unwrap().is_some()), "{when}");
         lab.done(["lab", "crash", "node1"]);
-        let _ = proving.wait_with_output().unwrap();
+        in_the_middle += u32::from(!proving.wait_with_output().unwrap().status.success());
         assert!(eventually(|| lab.migrate(["ps"]).status.success()));
         lab.assert_nothing_stays("node1");
         lab.wait_for_more_ok("keeper", 3);
     }
+    assert!(in_the_middle > 0, "each of them was over before its agent was killed");
     assert_eq!(lab.proven("keeper").failed, None);
     lab.assert_runs_only_on("keeper", "node1");
     lab.assert_clean();

@@ -21,7 +21,7 @@ use migrate_proto::text::Text;
 use migrate_sandbox::cgroup::CpuShare;
 use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::plan::{MAIN_PID, Network, RUN};
+use migrate_sandbox::plan::{MAIN_PID, RUN};
 use migrate_sandbox::{Sandbox, SandboxError, sandbox};
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
@@ -241,7 +241,7 @@ impl Workload {
 
     /// The same; nothing runs in it until it is armed.
     pub fn build_held_sandbox(&self, host: &Host) -> Result<Sandbox, Problem> {
-        let (_, plan) = housing::plan(host, self.name.as_str(), &self.record().spec, Network::Node)?;
+        let (_, plan) = housing::plan(host, self.name.as_str(), &self.record().spec, false)?;
         // Known before it is there, so that an agent that dies meanwhile leaves nothing that the next one cannot find.
         let name = plan.dir.file_name().map(|name| name.to_string_lossy().into_owned());
         self.update(|record| record.sandbox = name).inspect_err(|_| drop(std::fs::remove_dir(&plan.dir)))?;

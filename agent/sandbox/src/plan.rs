@@ -16,16 +16,6 @@ pub enum Root {
     Layer,
 }
 
-/// What of the network is to be seen inside.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// The node's own.
-    #[default]
-    Node,
-    /// One in which nobody else is: every address is this sandbox's, and nothing that is sent comes out.
-    Alone,
-}
-
 /// How to build a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -35,8 +25,9 @@ pub struct Plan {
     pub root: Root,
     /// Shared storage.
     pub volumes: Vec<Volume>,
-    /// The network.
-    pub network: Network,
+    /// Nobody outside notices what is in it: its network is its own, in which every address is its own and nothing comes out; and what is done
+    /// to volumes is done to an imitation.
+    pub alone: bool,
     /// Paths of the node that nothing in the sandbox may see: state, keys, other sandboxes.
     pub hide: Vec<PathBuf>,
     /// CRIU's private prefix; visible inside at the same path.

@@ -173,7 +173,7 @@ async fn tell(
 fn is_verdict(problem: &Problem, generation: &Generation) -> bool {
     match problem.code {
         Code::Corrupt | Code::Incompatible | Code::FileMismatch | Code::TimedOut => true,
-        // What it had open for writing on a volume cannot be opened in a test, where volumes are read-only.
+        // A large file of a volume that was open for writing may be too large for its imitation.
         Code::RestoreFailed => generation.about.spec.volumes.iter().all(|volume| volume.read_only),
         _ => false,
     }

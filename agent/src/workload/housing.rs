@@ -4,7 +4,7 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::spec::WorkloadSpec;
 use migrate_sandbox::cgroup::{Cgroup, Limits};
 use migrate_sandbox::lease::LeasePage;
-use migrate_sandbox::plan::{Lease, Network};
+use migrate_sandbox::plan::Lease;
 use migrate_sandbox::{Plan, Root};
 
 use crate::host::Host;
@@ -14,7 +14,7 @@ use crate::preflight;
 const LEASE_PAGE: &str = "lease";
 
 /// Makes the control groups `name` and the directory of a sandbox for what `spec` asks for, and says how to build that. Blocks.
-pub(crate) fn plan(host: &Host, name: &str, spec: &WorkloadSpec, network: Network) -> Result<(Cgroup, Plan), Problem> {
+pub(crate) fn plan(host: &Host, name: &str, spec: &WorkloadSpec, alone: bool) -> Result<(Cgroup, Plan), Problem> {
     let failed = |action: &str, error: &dyn std::fmt::Display| {
         Problem::new(Code::Internal, format!("cannot {action} {name}: {error}"))
     };
@@ -31,7 +31,7 @@ pub(crate) fn plan(host: &Host, name: &str, spec: &WorkloadSpec, network: Networ
         dir: host.sandbox_dir(name).map_err(Problem::internal)?,
         root: if spec.own_root { Root::Layer } else { Root::Node },
         volumes: spec.volumes.clone(),
-        network,
+        alone,
         hide: host.hidden(),
         criu_prefix: host.criu_prefix(),
         side_cgroup: cgroup.side_procs(),

@@ -7,6 +7,7 @@
 //! in the sandbox.
 
 mod hidden;
+mod imitation;
 mod leash;
 mod main_loop;
 mod mounts;
@@ -27,7 +28,7 @@ use nix::unistd::{ForkResult, fork, pipe, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, SandboxError};
-use crate::plan::{Network, Plan};
+use crate::plan::Plan;
 use crate::process::Identity;
 use crate::{enter, nearby};
 
@@ -77,7 +78,7 @@ fn leave_init_behind(plan: &Plan) -> Result<Identity> {
     enter::join(&plan.side_cgroup)?;
     setsid().map_err(SandboxError::system("setsid"))?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID).map_err(SandboxError::system("unshare"))?;
-    if plan.network == Network::Alone {
+    if plan.alone {
         network::be_alone()?;
     }
     let (reader, writer) = pipe().map_err(SandboxError::system("pipe"))?;

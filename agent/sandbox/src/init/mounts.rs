@@ -16,6 +16,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::hidden::Hidden;
+use super::imitation::Imitations;
 use crate::beneath;
 use crate::error::{Result, SandboxError};
 use crate::layer::MOUNT_OPTIONS;
@@ -122,9 +123,13 @@ impl House {
             bind(&source, Path::new(dir.target))?;
         }
         make_dir(&Path::new(LAYER_MOUNT).join("log"), 0o755)?;
+        let mut imitations = if self.plan.alone { Some(Imitations::new()?) } else { None };
         for (volume, tree) in self.plan.volumes.iter().zip(self.volumes.drain(..)) {
             let target = Path::new(volume.target.as_os_str());
-            place(&tree, target)?;
+            match &mut imitations {
+                Some(imitations) => imitations.place(&tree, target)?,
+                None => place(&tree, target)?,
+            }
             if volume.read_only {
                 make_read_only(target, true)?;
             }
@@ -351,19 +356,19 @@ fn take_program(path: &Path) -> Result<OwnedFd> {
     Ok(tree)
 }
 
-fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
+pub(super) fn attach(tree: &OwnedFd, target: &Path) -> Result<()> {
     move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(SandboxError::file("attach", target))
 }
 
 /// Attaches a volume, whose mount point may have to be made on the layer first.
-fn place(tree: &OwnedFd, target: &Path) -> Result<()> {
+pub(super) fn place(tree: &OwnedFd, target: &Path) -> Result<()> {
     make_mount_point(tree, target)?;
     attach(tree, target)
 }
 
 /// A directory for a directory and a file for a file, where there is nothing yet.
-fn make_mount_point(tree: &OwnedFd, target: &Path) -> Result<()> {
+pub(super) fn make_mount_point(tree: &OwnedFd, target: &Path) -> Result<()> {
     if target.exists() {
         return Ok(());
     }
@@ -396,12 +401,12 @@ fn bind(source: &Path, target: &Path) -> Result<()> {
     mount(Some(source), target, NOTHING, MsFlags::MS_BIND, NOTHING).map_err(SandboxError::file("bind", target))
 }
 
-fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
+pub(super) fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
     mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
         .map_err(SandboxError::file("mount tmpfs on", target))
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<()> {
+pub(super) fn make_dir(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -418,7 +423,7 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-fn make_read_only(path: &Path, recursive: bool) -> Result<()> {
+pub(super) fn make_read_only(path: &Path, recursive: bool) -> Result<()> {
     change_mount(path, libc::MOUNT_ATTR_RDONLY, 0, recursive)
 }
 

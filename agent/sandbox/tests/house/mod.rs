@@ -17,7 +17,7 @@ use migrate_sandbox::cgroup::Cgroup;
 use migrate_sandbox::control::{Command, Leash};
 use migrate_sandbox::errand::{ERRAND, Errand};
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::plan::{Lease, Network, Output};
+use migrate_sandbox::plan::{Lease, Output};
 use migrate_sandbox::{Plan, Root, Sandbox, SandboxError};
 
 /// `migrate-init`.
@@ -38,7 +38,7 @@ pub(crate) fn plan(dir: &Path, cgroup: &Cgroup) -> Plan {
         dir,
         root: Root::Node,
         volumes: Vec::new(),
-        network: Network::Node,
+        alone: false,
         hide: Vec::new(),
         criu_prefix: None,
         side_cgroup: cgroup.side_procs(),

@@ -1,5 +1,5 @@
-//! What a test is made of: a sandbox that is alone in its network, with a copy of the layer, its volumes read-only, in which CRIU restores a checkpoint and
-//! holds the processes. The hold is as far as it goes: nobody tells CRIU to let go, so not one instruction of the workload is run. Then PID 1
+//! What a test is made of: a sandbox that is alone in its network, with a copy of the layer and imitations of the volumes, in which CRIU restores a checkpoint
+//! and holds the processes. The hold is as far as it goes: nobody tells CRIU to let go, so not one instruction of the workload is run. Then PID 1
 //! is killed, and the kernel ends everything with it.
 
 use std::path::PathBuf;
@@ -10,10 +10,8 @@ use migrate_image::vault::{Generation, VaultImage};
 use migrate_proto::cluster::lease::ENDLESS;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::Demands;
-use migrate_proto::spec::{Volume, WorkloadSpec};
 use migrate_sandbox::cgroup::Cgroup;
 use migrate_sandbox::layer::Layer;
-use migrate_sandbox::plan::Network;
 use migrate_sandbox::{Sandbox, sandbox};
 use tokio_util::sync::CancellationToken;
 
@@ -87,9 +85,7 @@ fn build(ground: &Ground, generation: &Generation, give_way: &CancellationToken)
     if give_way.is_cancelled() {
         return Err(gave_way());
     }
-    let volumes = about.spec.volumes.iter().map(|volume| Volume { read_only: true, ..volume.clone() }).collect();
-    let spec = WorkloadSpec { volumes, ..about.spec.clone() };
-    let (cgroup, plan) = housing::plan(host, NAME, &spec, Network::Alone)?;
+    let (cgroup, plan) = housing::plan(host, NAME, &about.spec, true)?;
     let sandbox = Sandbox::build(&host.init_program, &plan).map_err(Problem::internal)?;
     // Processes may have it open.
     leash::tell_epoch(&sandbox, about.epoch).map_err(Problem::internal)?;
