@@ -5,8 +5,7 @@
 
 mod harness;
 
-use std::path::PathBuf;
-
+use harness::vaults::flip_a_byte;
 use harness::{Lab, PROGRAMS, eventually};
 use migrate_proto::api::{NodeState, NodeView, State};
 use serde_json::Value;
@@ -49,12 +48,6 @@ impl Lab {
         self.checkpoint(name);
         let everywhere = || self.checkpoints(name).last().is_some_and(|view| view.nodes.len() == 3);
         assert!(eventually(everywhere), "{:?}", self.checkpoints(name));
-    }
-
-    /// Every segment of a checkpoint that there is.
-    fn segments(&self) -> Vec<PathBuf> {
-        let dirs = NODES.map(|node| self.directory().join(node).join("state/vault/seg"));
-        dirs.iter().flat_map(std::fs::read_dir).flatten().flatten().map(|entry| entry.path()).collect()
     }
 }
 
@@ -108,11 +101,8 @@ fn what_cannot_be_brought_back_is_as_it_was() {
     let lab = cluster();
     lab.runs_with_a_checkpoint_everywhere("web");
     lab.done(["stop", "web"]);
-    for segment in lab.segments() {
-        let mut bytes = std::fs::read(&segment).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(segment, bytes).unwrap();
+    for node in NODES {
+        lab.segments(node).iter().for_each(|segment| flip_a_byte(segment));
     }
     for words in [&["restore", "web"][..], &["restore", "web", "--as", "second"]] {
         let refused = lab.migrate(words);
