@@ -59,7 +59,7 @@ pub(super) async fn give(
         Ok(outline) => outline,
         Err(error) => {
             let problem = of_vault(error);
-            let _ = talk.speaker.say(&Message::Refused(problem.clone())).await;
+            let _ = talk.speaker.say_last(&Message::Refused(problem.clone())).await;
             return Err(problem);
         }
     };
@@ -88,7 +88,7 @@ pub(super) async fn give(
                         Ok(segment) => segment,
                         Err(error) => {
                             let problem = of_vault(error);
-                            let _ = talk.speaker.say(&Message::Refused(problem.clone())).await;
+                            let _ = talk.speaker.say_last(&Message::Refused(problem.clone())).await;
                             return Err(problem);
                         }
                     };
@@ -116,11 +116,10 @@ pub(super) struct Offered {
 /// Takes a checkpoint that the other side has, and answers; the last answer is said here.
 pub(super) async fn take(host: &Arc<Host>, talk: &mut Talk, offered: Offered) -> Result<Generation, Problem> {
     let taken = take_all(host, talk, &offered).await;
-    let answer = match &taken {
-        Ok(generation) => Message::Kept { checkpoint: generation.id },
-        Err(problem) => Message::Refused(problem.clone()),
+    let said = match &taken {
+        Ok(generation) => talk.speaker.say(&Message::Kept { checkpoint: generation.id }).await,
+        Err(problem) => talk.speaker.say_last(&Message::Refused(problem.clone())).await,
     };
-    let said = talk.speaker.say(&answer).await;
     taken.and_then(|generation| said.map(|()| generation))
 }
 

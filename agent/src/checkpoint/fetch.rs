@@ -2,6 +2,7 @@
 //! first one could not give. Where no node that seems to be there can give it, from a depot; then from those that may be there after all.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use migrate_image::vault::Generation;
 use migrate_proto::api::NodeState;
@@ -9,12 +10,17 @@ use migrate_proto::cluster::CheckpointId;
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::message::Message;
 use migrate_proto::name::{NodeName, WorkloadName};
+use tokio::time::timeout;
 
 use super::crossing::{Offered, next, take};
 use super::{depots, short};
 use crate::events::Kind;
 use crate::handover::Ground;
 use crate::talk::{Purpose, unexpected};
+
+/// How long a node may take to be reached; one that is taken for dead, or has left, has less: somebody waits for the workload.
+const THERE: Duration = Duration::from_secs(10);
+const AWAY: Duration = Duration::from_secs(1);
 
 /// Makes a checkpoint whole on this node. Tries these holders, one after the other, and depots.
 pub async fn fetch(
@@ -29,7 +35,7 @@ pub async fn fetch(
     }
     let mut worst: Option<Problem> = None;
     for source in sources(ground, holders) {
-        let Source::Node(holder) = source else {
+        let Source::Node(holder, patience) = source else {
             match depots::fetch(&ground.host, workload, checkpoint).await {
                 Ok(generation) => return Ok(generation),
                 Err(problem) if problem.code == Code::Corrupt || worst.is_none() => worst = Some(problem),
@@ -37,7 +43,7 @@ pub async fn fetch(
             }
             continue;
         };
-        match fetch_from(ground, workload, checkpoint, holder).await {
+        match fetch_from(ground, workload, checkpoint, holder, patience).await {
             Ok(generation) => {
                 let message = format!("checkpoint {} was fetched from {holder}", short(checkpoint));
                 tracing::info!(%workload, "{message}");
@@ -65,7 +71,8 @@ pub async fn fetch(
 
 /// Where a checkpoint may be had.
 enum Source<'a> {
-    Node(&'a NodeName),
+    /// It may take so long to be reached.
+    Node(&'a NodeName, Duration),
     Depots,
 }
 
@@ -77,7 +84,8 @@ fn sources<'a>(ground: &Ground, holders: &'a [NodeName]) -> Vec<Source<'a>> {
     let others = holders.iter().filter(|holder| *holder != ground.host.node());
     let (away, there): (Vec<_>, Vec<_>) = others.partition(|holder| away.contains(*holder));
     let depots = ground.host.checkpoints().depots.any().then_some(Source::Depots);
-    there.into_iter().map(Source::Node).chain(depots).chain(away.into_iter().map(Source::Node)).collect()
+    let there = there.into_iter().map(|holder| Source::Node(holder, THERE));
+    there.chain(depots).chain(away.into_iter().map(|holder| Source::Node(holder, AWAY))).collect()
 }
 
 async fn fetch_from(
@@ -85,8 +93,11 @@ async fn fetch_from(
     workload: &WorkloadName,
     checkpoint: CheckpointId,
     holder: &NodeName,
+    patience: Duration,
 ) -> Result<Generation, Problem> {
-    let mut talk = ground.peers.call(holder, Purpose::Checkpoint).await?;
+    let called = timeout(patience, ground.peers.call(holder, Purpose::Checkpoint)).await;
+    let late = |_| Problem::new(Code::PeerDown, format!("{holder} could not be reached for {} s", patience.as_secs()));
+    let mut talk = called.map_err(late)??;
     talk.speaker.say(&Message::Lack { workload: workload.clone(), checkpoint }).await?;
     let bytes = match next(&mut talk).await? {
         (Message::Have { checkpoint: offered, bytes, .. }, _) if offered == checkpoint => bytes,
