@@ -8,6 +8,7 @@ mod harness;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use harness::vaults::{files, flip_a_byte};
 use harness::{Lab, Output, eventually};
 use migrate_proto::api::{CheckpointView, NodeState, NodeView, RecoveryTest};
 use nix::sys::signal::{Signal, kill};
@@ -58,10 +59,6 @@ impl Lab {
     fn warned(&self, node: &str, words: &str) -> bool {
         self.events_of(node).iter().any(|event| event.kind == "warning" && event.message.contains(words))
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Has what only one can have in a network: ports of every address and of the node's own, a name without a file; and what leads to others.
@@ -136,12 +133,7 @@ fn what_is_damaged_is_told() {
     lab.specimen("keeper", "node1", &["memory", "--mib", "8", "--kind", "random"]);
     lab.wait_for_more_ok("keeper", 2);
     let taken = lab.checkpoint("keeper");
-    for segment in files(&lab.state("node1").join("vault/seg")) {
-        let mut bytes = std::fs::read(&segment).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        std::fs::write(segment, bytes).unwrap();
-    }
+    lab.segments("node1").iter().for_each(|segment| flip_a_byte(segment));
     let failed = lab.prove("keeper");
     let said = format!("recovery test of checkpoint {} of keeper failed on node1: ", &taken.id.to_string()[..12]);
     assert!(failed.code() == 1 && failed.stderr.contains(&said), "{failed:?}");
