@@ -8,8 +8,9 @@ mod harness;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use harness::deadline::within;
 use harness::vaults::flip_a_byte;
-use harness::{Lab, PROGRAMS, eventually};
+use harness::{Lab, PATIENCE, PROGRAMS, eventually};
 use migrate_proto::api::{CheckpointView, NodeState, NodeView, State, WorkloadView};
 
 /// A lab whose nodes share a depot, and want this many copies on other nodes.
@@ -141,7 +142,8 @@ fn what_a_depot_does_not_give_in_time_is_passed_over_loudly() {
         last = lab.seen_by("node1", "web");
         last.as_ref().is_some_and(|view| view.state == State::Running && view.node.as_str() != "node3")
     };
-    assert!(eventually(runs), "{last:?}; {:?}", lab.migrate(["--node", "node1", "events"]));
+    // It is waited for half a minute.
+    assert!(within(3 * PATIENCE, runs), "{last:?}; {:?}", lab.migrate(["--node", "node1", "events"]));
     let target = last.unwrap().node.to_string();
     assert!(lab.happened(&target, "recovered", &first.id.to_string()[..12]));
     lab.assert_runs_only_on("web", &target);

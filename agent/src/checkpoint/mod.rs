@@ -260,6 +260,7 @@ impl Checkpoints {
     /// Drops all checkpoints of a workload. Blocks.
     pub fn forget(&self, workload: &WorkloadName) -> Result<(), Problem> {
         locked(&self.known).remove(workload);
+        locked(&self.trust).remove(workload);
         let Ok(vault) = &self.vault else { return Ok(()) };
         vault
             .generations(workload)
