@@ -297,7 +297,7 @@ fn what_hangs_comes_back_from_its_checkpoint() {
     lab.run_with("patient", "node1", &options, &["python3", "-c", PATIENT]);
     lab.wait_for_more_ok("patient", 5);
     let checkpoint = lab.checkpoint("patient");
-    lab.wait_until_well_after("patient", 1);
+    lab.wait_until_well_after("node1", "patient", 1);
     lab.exec("patient", &["touch", "/work/hang"]);
     assert!(eventually(|| lab.happened("restored", &checkpoint.id.to_string()[..12])));
     assert!(lab.happened("unhealthy", ""));
@@ -317,7 +317,7 @@ fn a_checkpoint_that_was_taken_while_it_hung_already_does_not_count() {
     lab.run_with("patient", "node1", &options, &["python3", "-c", PATIENT]);
     lab.wait_for_more_ok("patient", 5);
     let well = lab.checkpoint("patient");
-    lab.wait_until_well_after("patient", 1);
+    lab.wait_until_well_after("node1", "patient", 1);
     lab.exec("patient", &["touch", "/work/hang"]);
     let hangs = lab.checkpoint("patient");
     assert!(hangs.healthy, "as far as anybody knows");
@@ -330,7 +330,7 @@ fn a_checkpoint_that_was_taken_while_it_hung_already_does_not_count() {
     assert_eq!(healthy, [true, false]);
     // It is distrusted for ever, also by an agent that comes later: who is well now was not well then.
     lab.checkpoint("patient");
-    lab.wait_until_well_after("patient", 3);
+    lab.wait_until_well_after("node1", "patient", 3);
     lab.done(["lab", "crash", "node1"]);
     assert!(eventually(|| lab.migrate(["ps"]).status.success()));
     lab.exec("patient", &["touch", "/work/hang"]);
@@ -341,19 +341,6 @@ fn a_checkpoint_that_was_taken_while_it_hung_already_does_not_count() {
 }
 
 impl Lab {
-    /// Waits until a sign of life has come after this checkpoint, as its node has written down.
-    fn wait_until_well_after(&self, name: &str, number: u64) {
-        let record = self.directory().join(format!("node1/state/workloads/{name}/workload.json"));
-        let vouched = || {
-            let written = std::fs::read_to_string(&record).unwrap_or_default();
-            // After its digest.
-            let json = written.split_once('\n').map_or("", |(_, json)| json);
-            let record: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-            record["trust"]["vouched"][1].as_u64().is_some_and(|vouched| vouched >= number)
-        };
-        assert!(eventually(vouched), "{}", std::fs::read_to_string(&record).unwrap());
-    }
-
     fn view_of(&self, name: &str) -> Option<migrate_proto::api::WorkloadView> {
         let ps = self.migrate(["--json", "ps"]).stdout;
         let views: Vec<migrate_proto::api::WorkloadView> = serde_json::from_str(&ps).ok()?;

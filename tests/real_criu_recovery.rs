@@ -48,9 +48,7 @@ impl Lab {
     fn keep(&self, name: &str) -> String {
         let owner = self.view(name).node.to_string();
         self.done(["checkpoint", name]);
-        let known: Vec<CheckpointView> =
-            serde_json::from_value(self.done(["--json", "checkpoints", name]).json()).unwrap();
-        let newest = known.last().unwrap().id.to_string();
+        let newest = self.checkpoints(name).last().unwrap().id.to_string();
         let listed = || {
             let told = self.happened(&owner, "checkpointed", name);
             told.iter().any(|event| event.message.contains(&newest[..12]) && event.message.contains("brought back"))
@@ -201,6 +199,29 @@ fn what_begins_afresh_elsewhere_is_looked_after_there_as_it_was_asked_for() {
         );
         assert_eq!(lab.happened(&target, "unhealthy", name).len(), 1);
     }
+}
+
+/// It goes on in the epoch that the record has begun for that, so that its next checkpoints are listed, and who has it after that has a higher one.
+#[test]
+fn what_hangs_goes_on_from_its_checkpoint_in_the_record_s_epoch() {
+    let lab = cluster(3);
+    let owner = lab.follower();
+    let pulse = ["--restart", "on-failure:5", "--pulse", "2s", "--health-grace", "0s"];
+    lab.run_with("hangs", &owner, &pulse, &["sh", "-c", TOUCHES]);
+    lab.keep("hangs");
+    lab.wait_until_well_after(&owner, "hangs", 1);
+    lab.done(["--node", &owner, "exec", "hangs", "--", "touch", "/tmp/hang"]);
+    let restored = || lab.happened(&owner, "restored", "hangs").len() == 1 && lab.view("hangs").health == "healthy";
+    assert!(eventually(restored), "{:?}", lab.happened(&owner, "unhealthy", "hangs"));
+    let asked = other(&[&owner]);
+    let epochs = [lab.view("hangs").epoch.0, lab.seen_by(&asked, "hangs").unwrap().epoch.0];
+    assert_eq!(epochs, [2, 2]);
+    let second = lab.keep("hangs");
+    lab.done(["lab", "kill", &owner]);
+    let target = lab.wait_elsewhere(&asked, "hangs", &[&owner]);
+    assert_eq!(lab.seen_by(&asked, "hangs").unwrap().epoch.0, 3);
+    let said = lab.happened(&target, "recovered", "hangs");
+    assert!(said.len() == 1 && said[0].message.contains(&second[..12]), "{said:?}");
 }
 
 #[test]

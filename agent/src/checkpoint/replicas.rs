@@ -14,8 +14,10 @@ use migrate_proto::name::{NodeName, WorkloadName};
 
 use super::locked;
 
-/// How long a holder may be away before another one takes its place.
+/// How long a holder may be away before another one takes its place; one that the members take for dead, or that has left, less: until
+/// another has its copies the next death may be one too many.
 const PATIENCE: Duration = Duration::from_secs(30);
+const DEAD: Duration = Duration::from_secs(5);
 /// How long one that had no room is not asked again.
 const FULL: Duration = Duration::from_secs(300);
 /// How long it is told that a workload was removed.
@@ -112,8 +114,10 @@ impl Replicas {
     pub(super) fn can_hold(&self, node: &NodeName) -> bool {
         let state = locked(&self.0);
         let lately = |since: Option<&Instant>, span| since.is_some_and(|since: &Instant| since.elapsed() < span);
-        let there = |since: Option<&Instant>| since.is_none() || lately(since, PATIENCE);
-        there(state.away.get(node)) && there(state.gone.get(node)) && !lately(state.full.get(node), FULL)
+        let there = |since: Option<&Instant>, span| since.is_none() || lately(since, span);
+        there(state.away.get(node), PATIENCE)
+            && there(state.gone.get(node), DEAD)
+            && !lately(state.full.get(node), FULL)
     }
 }
 

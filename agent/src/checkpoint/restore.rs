@@ -92,8 +92,8 @@ fn may_try_another(problem: &Problem) -> bool {
     matches!(problem.code, Code::Corrupt | Code::PeerDown | Code::LinkLost)
 }
 
-/// Brings a workload that hung, was ill or was lost with its node back from its last checkpoint that was healthy; the caller holds its turn. False
-/// where there is none that can be used: then it is begun afresh.
+/// Brings a workload that hung, was ill or was lost with its node back from its last checkpoint that was healthy; the caller holds its turn, and
+/// in a cluster it has begun the workload's next epoch. False where there is none that can be used: then it is begun afresh.
 pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> bool {
     let name = workload.name();
     let Ok(mut candidates) = candidates(ground, name, None).await else { return false };
@@ -108,7 +108,9 @@ pub async fn instead_of_afresh(ground: &Ground, workload: &Arc<Workload>) -> boo
         let restored = match candidate.at_hand(ground, name).await {
             Ok(generation) => {
                 let before = workload.record();
-                let epoch = before.epoch.max(generation.about.epoch).next();
+                // In a cluster the record has begun this epoch already.
+                let in_cluster = ground.host.tenure.in_cluster();
+                let epoch = if in_cluster { before.epoch } else { before.epoch.max(generation.about.epoch).next() };
                 let (ground, workload) = (ground.clone(), workload.clone());
                 let before = Some(before);
                 let asked = Asked::Policy;
