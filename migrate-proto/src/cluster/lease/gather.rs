@@ -41,7 +41,12 @@ impl Gather {
 
     /// What to ask each of [`Electors::everyone`], as often as their answers may get lost. When its window has passed it begins anew:
     /// a voter that has answered may have been started anew since, and may acknowledge again.
-    pub fn ask(&mut self, now: Nanos) -> Ask {
+    ///
+    /// Nothing while the session is new: a voter that has not heard of it yet would say that it is over, and acknowledge it never.
+    pub fn ask(&mut self, now: Nanos) -> Option<Ask> {
+        if now.since(self.known) < self.terms.promise() {
+            return None;
+        }
         let begun = match self.begun {
             Some(begun) if now.since(begun) <= self.terms.window() => begun,
             _ => {
@@ -50,7 +55,7 @@ impl Gather {
             }
         };
         self.begun = Some(begun);
-        Ask { claim: self.claim.clone(), gather: begun, terms: self.terms }
+        Some(Ask { claim: self.claim.clone(), gather: begun, terms: self.terms })
     }
 
     /// A voter has answered. Answers to an earlier gather, about another claim or under other terms count for nothing.
@@ -63,8 +68,7 @@ impl Gather {
     /// Whether the holder has lapsed for ever, so that it may be fenced.
     pub fn ready(&self, now: Nanos, electors: &Electors) -> bool {
         let open = self.begun.is_some_and(|begun| now.since(begun) <= self.terms.window());
-        let opened = now.since(self.known) >= self.terms.promise();
-        opened && open && electors.agree(now, |voter| self.lapsed.contains(&voter))
+        open && electors.agree(now, |voter| self.lapsed.contains(&voter))
     }
 }
 
@@ -98,12 +102,12 @@ mod tests {
     #[test]
     fn a_majority_makes_it_ready_until_its_window_has_passed() {
         let (voters, mut gather) = (electors(&[1, 2, 3]), Gather::new(claim(7), Nanos(0), terms()));
-        let ask = gather.ask(Nanos(T));
+        let ask = gather.ask(Nanos(T)).unwrap();
         gather.heard(&answer(&ask, 1));
         gather.heard(&answer(&ask, 1));
         gather.heard(&answer(&ask, 4));
         assert!(!gather.ready(Nanos(T), &voters), "one, twice, and a stranger");
-        assert_eq!(gather.ask(Nanos(T + terms().window())), ask, "asking again is the same gather");
+        assert_eq!(gather.ask(Nanos(T + terms().window())).unwrap(), ask, "asking again is the same gather");
         gather.heard(&answer(&ask, 3));
         assert!(gather.ready(Nanos(T + terms().window()), &voters));
         assert!(!gather.ready(Nanos(T + terms().window() + 1), &voters));
@@ -113,10 +117,10 @@ mod tests {
     #[test]
     fn after_its_window_it_begins_anew() {
         let (voters, mut gather) = (electors(&[1, 2, 3]), Gather::new(claim(7), Nanos(0), terms()));
-        let first = gather.ask(Nanos(T));
+        let first = gather.ask(Nanos(T)).unwrap();
         gather.heard(&answer(&first, 1));
         let later = Nanos(T + terms().window() + 1);
-        let second = gather.ask(later);
+        let second = gather.ask(later).unwrap();
         assert_eq!(second.gather, later);
         gather.heard(&answer(&first, 2));
         gather.heard(&answer(&second, 3));
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn answers_about_something_else_do_not_count() {
         let (voters, mut gather) = (electors(&[1]), Gather::new(claim(7), Nanos(0), terms()));
-        let ask = gather.ask(Nanos(T));
+        let ask = gather.ask(Nanos(T)).unwrap();
         gather.heard(&Lapse { claim: claim(6), ..answer(&ask, 1) });
         gather.heard(&Lapse { gather: Nanos(T - 1), ..answer(&ask, 1) });
         gather.heard(&Lapse { terms: Terms::new(500_000_000, 0).unwrap(), ..answer(&ask, 1) });
@@ -138,12 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_just_opened_is_not_over() {
+    fn a_session_that_was_just_opened_is_not_asked_about() {
         let (voters, mut gather) = (electors(&[1]), Gather::new(claim(7), Nanos(T), terms()));
-        let early = Nanos(T + terms().promise() - 1);
-        let ask = gather.ask(early);
+        assert_eq!(gather.ask(Nanos(T + terms().promise() - 1)), None);
+        let ask = gather.ask(Nanos(T + terms().promise())).unwrap();
         gather.heard(&answer(&ask, 1));
-        assert!(!gather.ready(early, &voters));
-        assert!(gather.ready(Nanos(T + terms().promise()), &voters));
+        assert!(gather.ready(ask.gather, &voters));
     }
 }

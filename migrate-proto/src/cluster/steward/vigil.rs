@@ -77,7 +77,7 @@ impl Vigil {
 
     /// What to ask now, and whom; again after [`Vigil::again`].
     pub fn asks(&mut self, now: Nanos, past: &Past) -> (BTreeSet<VoterId>, Vec<Ask>) {
-        let asks = self.gathers.values_mut().map(|gather| gather.ask(now)).collect();
+        let asks = self.gathers.values_mut().filter_map(|gather| gather.ask(now)).collect();
         (past.electors.everyone(now), asks)
     }
 

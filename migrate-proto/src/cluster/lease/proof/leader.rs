@@ -78,7 +78,8 @@ impl World {
                 // With the terms of this gather it would wait for longer.
                 _ => Nanos(at.0 - (terms.promise() - self.terms.promise())),
             };
-            let mut ask = here.gathers.entry(node).or_insert_with(|| Gather::new(claim, known, terms)).ask(now);
+            let gather = here.gathers.entry(node).or_insert_with(|| Gather::new(claim, known, terms));
+            let Some(mut ask) = gather.ask(now) else { continue };
             ask.terms = self.terms;
             for voter in here.electors.everyone(now) {
                 let voter = self.voters.iter().position(|other| other.id == voter).unwrap();
