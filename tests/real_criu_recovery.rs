@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use harness::vaults::flip_a_byte;
 use harness::{Lab, PROGRAMS, eventually};
-use migrate_proto::api::{CheckpointView, Event, NodeState, NodeView, State, WorkloadView};
+use migrate_proto::api::{Event, NodeState, NodeView, State, WorkloadView};
 
 /// Nodes that agree about a record. Three of them vote.
 fn cluster(nodes: usize) -> Lab {

@@ -294,7 +294,9 @@ impl Workload {
     }
 
     fn start_fresh(&self, host: &Host) -> Result<i32, Problem> {
-        let sandbox = self.build_sandbox(host)?;
+        host.tenure.some_lease()?;
+        let sandbox = self.build_held_sandbox(host)?;
+        self.arm_if_ours(host)?;
         self.attach_layer(&sandbox)?;
         let record = self.record();
         if record.care.wish.pulse_ms().is_some() {

@@ -18,9 +18,9 @@ use crate::events::Kind;
 use crate::handover::Ground;
 use crate::talk::{Purpose, unexpected};
 
-/// How long a node may take to be reached; one that is taken for dead, or has left, has less: somebody waits for the workload.
+/// How long a node may take to be reached; one that does not seem to be there has less: somebody waits for the workload.
 const THERE: Duration = Duration::from_secs(10);
-const AWAY: Duration = Duration::from_secs(1);
+const AWAY: Duration = Duration::from_secs(3);
 
 /// Makes a checkpoint whole on this node. Tries these holders, one after the other, and depots.
 pub async fn fetch(

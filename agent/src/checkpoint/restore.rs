@@ -393,7 +393,7 @@ pub(super) async fn go(
     if restore.is_held().await {
         let (host, arming) = (ground.host.clone(), workload.clone());
         // The lease that it was built under may be over by now.
-        tokio::task::spawn_blocking(move || arming.arm(&host)).await.map_err(Problem::internal)??;
+        tokio::task::spawn_blocking(move || arming.arm_if_ours(&host)).await.map_err(Problem::internal)??;
         let prepare = move || sandbox.set_last_pid(last_pid).and_then(|()| sandbox.adopt_workload(MAIN_PID));
         tokio::task::spawn_blocking(prepare).await.map_err(Problem::internal)?.map_err(Problem::internal)?;
     }

@@ -28,7 +28,7 @@ use crate::talk::{self, Listener, Purpose, Speaker, Talk};
 /// So many calls in a row without an answer, and the conversation is begun anew.
 const PATIENCE: u32 = 2;
 /// How long the way to a member that is there takes to be made; what takes longer was begun when it was not there.
-const HANDSHAKE: Duration = Duration::from_millis(100);
+const HANDSHAKE: Duration = Duration::from_millis(300);
 /// How many calls of one member are answered at once; more wait.
 const AT_ONCE: usize = 32;
 
@@ -206,8 +206,7 @@ impl Line {
                     stop.cancel();
                     true
                 }
-                Slot::Opening(..) => false,
-                Slot::Closed | Slot::Failed(_) => false,
+                Slot::Opening(..) | Slot::Closed | Slot::Failed(_) => false,
             };
             if lost {
                 *slot = Slot::Closed;

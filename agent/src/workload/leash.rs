@@ -52,6 +52,20 @@ impl Workload {
         }
     }
 
+    /// Lets it run, if that is still this node's to do. Whoever begins it had the right when it began to; but the lease that it was armed with may be
+    /// another one by now, and in between the workload may have been given away. A node that has a lease knows all that was decided before that lease. Blocks.
+    pub fn arm_if_ours(&self, host: &Host) -> Result<(), Problem> {
+        self.arm(host)?;
+        let epoch = self.record().epoch;
+        let Some(entry) = host.tenure.entry(&self.name).filter(|entry| entry.epoch >= epoch) else { return Ok(()) };
+        if entry.epoch == epoch && entry.owner.as_ref() == Some(host.node()) {
+            return Ok(());
+        }
+        self.disarm()?;
+        let what = format!("{} is not {}'s any more: it was given away while it began", self.name, host.node());
+        Err(Problem::new(Code::WrongState, what).hint("`migrate ps` shows where it is"))
+    }
+
     /// Writes its epoch where it can read it. Blocks.
     pub(super) fn tell_epoch(&self, sandbox: &Sandbox) -> Result<(), Problem> {
         let told = tell_epoch(sandbox, self.record().epoch);

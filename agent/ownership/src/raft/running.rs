@@ -253,7 +253,7 @@ impl Running {
         tokio::spawn(async move {
             // The first attempt may only teach it another's term.
             for _ in 0..2 {
-                if running.has_led_or_failed().await || !running.candidacy.may_win() {
+                if running.try_to_lead().await || !running.candidacy.may_win() {
                     break;
                 }
             }
@@ -261,9 +261,9 @@ impl Running {
         });
     }
 
-    /// One attempt to lead. Ends when somebody leads, or another's higher term was learned, or after the time that a vote takes; whether there is nothing left
-    /// to try.
-    async fn has_led_or_failed(&self) -> bool {
+    /// One attempt. Ends when somebody leads, or another's higher term was learned, or after the time that a vote takes; whether there is nothing
+    /// left to try.
+    async fn try_to_lead(&self) -> bool {
         let before = self.metrics().current_term;
         if self.raft.trigger().elect().await.is_err() {
             return true;

@@ -26,8 +26,17 @@ struct Best<'a> {
     entry: &'a CheckpointEntry,
     /// Where newer ones are, which nobody can get.
     newer: Vec<String>,
-    /// A newer one was tried in vain: who has tried that has not tried this one.
+    /// A newer one was tried in vain.
     instead: bool,
+    /// It is in a depot that has stayed away for long, and there is nothing else.
+    late: bool,
+}
+
+impl Best<'_> {
+    /// Whether another one was tried so far: who has tried that has not tried this one.
+    fn is_new_to(&self, load: &LoadEntry) -> bool {
+        self.instead && load.from != Some(self.entry.id)
+    }
 }
 
 /// A step, and the words for it.
@@ -176,9 +185,10 @@ impl Steward {
         from: &Best<'_>,
         never_returns: bool,
     ) -> Option<Step> {
-        let Best { entry: from, newer, instead } = from;
+        let is_new = from.is_new_to(load);
+        let Best { entry: from, newer, .. } = from;
         let mut needs = self.needs(load, Origin::Checkpoint(from));
-        if *instead {
+        if is_new {
             needs.tried.clear();
         }
         let prefer = self.prepared.get(name).filter(|(epoch, _)| *epoch == load.epoch).map(|(_, node)| node.clone());
@@ -244,11 +254,11 @@ impl Steward {
         let source = self.source(round.now, name, load);
         let gives_up = load.tried.len() >= self.limits.attempts;
         match source {
-            Source::Checkpoint(from) if from.instead || !gives_up => {
+            Source::Checkpoint(from) if from.is_new_to(load) || !gives_up => {
                 return self.out_of_a_checkpoint(round, name, load, owner, &from, false);
             }
             // A depot may be back in a moment.
-            Source::Checkpoint(Best { entry, .. }) if self.is_out_of_reach(name, load, entry) => {
+            Source::Checkpoint(Best { entry, late: false, .. }) if self.is_out_of_reach(name, load, entry) => {
                 return self.wait_for(round, name, load, entry.depots.iter().cloned().collect());
             }
             _ if gives_up => {}
@@ -278,19 +288,26 @@ impl Steward {
     /// The newest checkpoint that somebody can give, unless a newer one may turn up in a moment: nodes that have it are only suspected, or it was
     /// tried for less than [`Limits::depot_patience`](super::Limits) to have it from a depot.
     fn source<'a>(&mut self, now: Millis, name: &WorkloadName, load: &'a LoadEntry) -> Source<'a> {
-        let (mut newer, mut instead) = (BTreeSet::new(), false);
+        let (mut newer, mut instead, mut late) = (BTreeSet::new(), false, None);
         for entry in load.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.damaged) {
             let health: Vec<_> = self.holders(name, entry).map(|holder| self.health(holder)).collect();
             let in_depot = !entry.depots.is_empty();
             if health.contains(&Some(Health::Alive)) || in_depot && !self.stays_out_of_reach(now, name, load, entry) {
-                return Source::Checkpoint(Best { entry, newer: newer.into_iter().collect(), instead });
+                return Source::Checkpoint(Best { entry, newer: newer.into_iter().collect(), instead, late: false });
             }
             let places: Vec<String> = self.holders(name, entry).map(ToString::to_string).collect();
             if health.contains(&Some(Health::Suspect)) {
                 return Source::Later(places);
             }
-            instead |= in_depot;
+            if in_depot {
+                instead = true;
+                late.get_or_insert(entry);
+            }
             newer.extend(places.into_iter().chain(entry.depots.iter().cloned()));
+        }
+        // Whoever has not tried it may find the depot there.
+        if let Some(entry) = late {
+            return Source::Checkpoint(Best { entry, newer: Vec::new(), instead: false, late: true });
         }
         if newer.is_empty() { Source::Nothing } else { Source::Away(newer.into_iter().collect()) }
     }

@@ -264,6 +264,36 @@ fn what_a_depot_that_stays_away_has_is_waited_for_and_then_an_older_one_taken_lo
 }
 
 #[test]
+fn an_older_one_that_fails_too_is_not_tried_for_ever() {
+    let mut desk = out_of_reach(&["b", "c", "d"]);
+    let mut tries = 0;
+    desk.pass(30_500);
+    while matches!(desk.state("web").2, Life::Recovering { .. }) {
+        tries += 1;
+        assert!(tries < 10, "{:?}", desk.words());
+        desk.breaks("web");
+        desk.pass(31_000);
+    }
+    assert!(tries > 0 && matches!(desk.state("web").2, Life::Failed(_)), "{:?}", desk.state("web"));
+}
+
+#[test]
+fn while_somebody_has_not_tried_a_depot_it_does_not_begin_from_nothing() {
+    let mut desk = Desk::new();
+    desk.declare("web", Some("a"), |asked| asked.policy = LoadPolicy { afresh: true, ..LoadPolicy::default() });
+    desk.tell(Command::Began { load: load("web"), epoch: Epoch(1), by: claim("a", 1) });
+    desk.keep_in("web", "a", 1, &[], &["dir:/depot"]);
+    ["c", "d"].iter().for_each(|name| desk.room(name, GIB));
+    desk.dies("a");
+    desk.breaks("web");
+    desk.pass(60_000);
+    assert!(matches!(desk.state("web"), (Some("b"), 2, Life::Failed(_))), "{:?}", desk.state("web"));
+    desk.room("c", 8 * GIB);
+    desk.pass(1_000);
+    assert_eq!(desk.state("web"), (Some("c"), 3, recovering("web", 1)));
+}
+
+#[test]
 fn a_depot_that_is_back_in_time_is_what_it_goes_on_from() {
     let mut desk = out_of_reach(&["b", "c"]);
     assert_eq!(desk.state("web"), (Some("c"), 3, Life::Failed("it fell".to_owned())), "d has no room");
