@@ -97,7 +97,10 @@ impl Hands {
         ground.host.checkpoints().proving.give_way().await;
         let promised = ground.handovers.promised.promise(offered.handover, offered.memory_bytes.saturating_mul(2));
         let look = move || offer::room(&ground.host, &ground.registry, &offered, demands.as_deref(), promised);
-        let room = tokio::task::spawn_blocking(look).await.map_err(Problem::internal)??;
+        let looked =
+            tokio::task::spawn_blocking(look).await.map_err(Problem::internal).and_then(std::convert::identity);
+        // Who is refused takes nothing from who comes next.
+        let room = looked.inspect_err(|_| self.ground.handovers.promised.release(self.offer.handover))?;
         let record = Record {
             spec: self.offer.spec.clone(),
             epoch: self.offer.epoch,
