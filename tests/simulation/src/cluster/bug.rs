@@ -90,7 +90,7 @@ bugs! {
     /// A new leader does not go on with what the last one has only fenced.
     FencedForgotten = "fenced-forgotten-by-new-leader" is caught by EventuallySettled at 10;
     /// An agent acts on the record as it has found it on its disk.
-    ReadyTooEarly = "ready-too-early" is caught by LeaseBeforeRun at 3645;
+    ReadyTooEarly = "ready-too-early" is caught by LeaseBeforeRun at 8651;
     /// One node writes into its record when it has heard of a command.
     ApplyUsesClock = "apply-uses-clock" is caught by RecordMonotone at 0;
     /// A node takes over an older record than it has.
