@@ -317,5 +317,6 @@ fn not_kept(ground: &Ground, workload: &Workload, problem: Problem) -> Problem {
         _ => String::new(),
     };
     let message = format!("there is no new checkpoint of {name}: {}{state}", problem.message);
+    tracing::warn!("{message}");
     Problem { message, ..problem }
 }
