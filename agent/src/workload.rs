@@ -4,10 +4,11 @@
 //! workload itself depends on none of this for as long as its lease lasts; after a restart the agent finds it by its record and its
 //! sandbox's directory.
 //!
-//! [`housing`]: what is built around it. [`leash`]: for how long it may run. [`view`]: what people are shown of it.
+//! [`housing`]: what is built around it. [`leash`]: for how long it may run. [`turn`]: who may change it. [`view`]: what people are shown of it.
 
 pub(crate) mod housing;
 pub(crate) mod leash;
+mod turn;
 mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use migrate_sandbox::control::{Command, Status};
 use migrate_sandbox::layer::Layer;
 use migrate_sandbox::plan::{MAIN_PID, RUN};
 use migrate_sandbox::{Sandbox, SandboxError, sandbox};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Kind;
@@ -122,44 +123,6 @@ impl Workload {
     /// Its sandbox, where it has one.
     pub fn sandbox(&self) -> Option<Sandbox> {
         self.live().sandbox.clone()
-    }
-
-    /// The right to change it, or the problem that somebody else has it.
-    pub fn turn(&self) -> Result<OwnedMutexGuard<()>, Problem> {
-        let busy = |_| {
-            let live = self.live();
-            let what = match (live.moving, &live.checkpointing) {
-                (true, _) => "is being moved",
-                (false, Some(_)) => "is having a checkpoint taken",
-                (false, None) => "is being changed by another command",
-            };
-            drop(live);
-            Problem::new(Code::Busy, format!("{} {what}", self.name))
-                .hint("wait until that is done; `migrate ps` shows its state")
-        };
-        self.turn.clone().try_lock_owned().map_err(busy)
-    }
-
-    /// The same, with some patience while it is not being moved: what an arrival leaves to be cleared away is soon done. A checkpoint that
-    /// is being taken gives way.
-    pub async fn turn_soon(&self) -> Result<OwnedMutexGuard<()>, Problem> {
-        if let Some(checkpointing) = &self.live().checkpointing {
-            checkpointing.cancel();
-        }
-        if self.is_moving() { self.turn() } else { self.turn_after_handover().await }
-    }
-
-    /// The same, after whoever has it now, however long that takes.
-    pub async fn turn_after_others(&self) -> OwnedMutexGuard<()> {
-        self.turn.clone().lock_owned().await
-    }
-
-    /// The same, once the handover that was given up has let it go.
-    pub async fn turn_after_handover(&self) -> Result<OwnedMutexGuard<()>, Problem> {
-        match tokio::time::timeout(PATIENCE, self.turn.clone().lock_owned()).await {
-            Ok(turn) => Ok(turn),
-            Err(_) => self.turn(),
-        }
     }
 
     /// Why nobody but a person may start or move it, where that is so.

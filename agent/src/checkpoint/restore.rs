@@ -69,7 +69,7 @@ async fn find_and_restore(
         let _in_use = ground.host.checkpoints().use_it(id);
         let restored = match candidate.at_hand(ground, name).await {
             Ok(generation) => {
-                let revival = Revival::begin(ground, into, &generation)?;
+                let revival = Revival::begin(ground, into, &generation).await?;
                 if in_cluster { revival.by_record(into == name).await } else { revival.run().await }
             }
             Err(problem) => Err(problem),
@@ -154,8 +154,7 @@ pub(crate) async fn as_given(
 ) -> Result<Arc<Workload>, Problem> {
     let (entering, about, asked) = (ground.clone(), generation.about.clone(), given.clone());
     let entered = tokio::task::spawn_blocking(move || enter(&entering, &asked.load, &about, asked.epoch));
-    let workload = entered.await.map_err(Problem::internal)??;
-    let turn = workload.turn()?;
+    let (workload, turn) = entered.await.map_err(Problem::internal)??;
     let (ground, generation, epoch) = (ground.clone(), generation.clone(), given.epoch);
     let asked = Asked::Record(given.clone());
     Revival { ground, workload, generation, before: None, epoch, asked, _turn: Some(turn) }.run().await
@@ -201,28 +200,26 @@ impl Asked {
 
 impl Revival {
     /// Takes the name, or the turn of the workload that has it.
-    fn begin(ground: &Ground, into: &WorkloadName, generation: &Generation) -> Result<Revival, Problem> {
+    async fn begin(ground: &Ground, into: &WorkloadName, generation: &Generation) -> Result<Revival, Problem> {
         let about = &generation.about;
-        let known = ground.registry.get(into);
-        let (workload, before, epoch) = match known {
+        let (workload, before, epoch, turn) = match ground.registry.get(into) {
             Some(workload) if about.spec.name == *into => {
+                refuse_if_it_runs(ground, &workload)?;
+                let turn = workload.turn_in_a_moment().await?;
+                // It may have been started meanwhile.
                 refuse_if_it_runs(ground, &workload)?;
                 let record = workload.record();
                 let epoch = record.epoch.max(about.epoch).next();
-                (workload, Some(record), epoch)
+                (workload, Some(record), epoch, turn)
             }
             Some(_) => return Err(taken(ground, into)),
             None => {
                 // One that was forgotten goes on after the last epoch that is known of it.
                 let epoch = if about.spec.name == *into { about.epoch.next() } else { Epoch::FIRST };
-                (enter(ground, into, about, epoch)?, None, epoch)
+                let (workload, turn) = enter(ground, into, about, epoch)?;
+                (workload, None, epoch, turn)
             }
         };
-        let turn = workload.turn()?;
-        if before.is_some() {
-            // It may have been started meanwhile.
-            refuse_if_it_runs(ground, &workload)?;
-        }
         let (ground, generation) = (ground.clone(), generation.clone());
         Ok(Revival { ground, workload, generation, before, epoch, asked: Asked::Person(None), _turn: Some(turn) })
     }
@@ -407,7 +404,12 @@ pub(super) async fn go(
 }
 
 /// Makes a name this workload's, which is not there yet. Blocks for a moment.
-fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> Result<Arc<Workload>, Problem> {
+fn enter(
+    ground: &Ground,
+    name: &WorkloadName,
+    about: &About,
+    epoch: Epoch,
+) -> Result<(Arc<Workload>, OwnedMutexGuard<()>), Problem> {
     let place: Place = ground.registry.place(name);
     let record = Record {
         spec: migrate_proto::spec::WorkloadSpec { name: name.clone(), ..about.spec.clone() },
@@ -423,6 +425,8 @@ fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> R
         trust: Trust::default(),
     };
     let workload = Workload::new(place.clone(), record);
+    // Before anybody else sees it.
+    let turn = workload.turn()?;
     if place.record().exists() || !ground.registry.add(workload.clone()) {
         return Err(taken(ground, name));
     }
@@ -431,7 +435,7 @@ fn enter(ground: &Ground, name: &WorkloadName, about: &About, epoch: Epoch) -> R
         let _ = ground.registry.remove(name);
         return Err(Problem::internal(error));
     }
-    Ok(workload)
+    Ok((workload, turn))
 }
 
 fn taken(ground: &Ground, name: &WorkloadName) -> Problem {

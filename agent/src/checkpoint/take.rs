@@ -54,7 +54,7 @@ pub async fn take(ground: &Ground, workload: &Arc<Workload>, kind: CheckpointKin
         if let Some(held) = workload.hold_by_lease() {
             return Err(held);
         }
-        let taken = Taking::begin(&ground, &workload, kind)?.run().await;
+        let taken = Taking::begin(&ground, &workload, kind).await?.run().await;
         crate::handover::rest().await;
         taken
     });
@@ -99,7 +99,7 @@ struct Dumped {
 }
 
 impl Taking {
-    fn begin(ground: &Ground, workload: &Arc<Workload>, kind: CheckpointKind) -> Result<Taking, Problem> {
+    async fn begin(ground: &Ground, workload: &Arc<Workload>, kind: CheckpointKind) -> Result<Taking, Problem> {
         if let Some(doubt) = workload.doubt() {
             return Err(doubt);
         }
@@ -108,7 +108,7 @@ impl Taking {
             workload: workload.clone(),
             kind,
             guard_dir: workload.place().checkpoint(),
-            turn: workload.turn()?,
+            turn: workload.turn_in_a_moment().await?,
         })
     }
 

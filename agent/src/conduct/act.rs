@@ -76,10 +76,11 @@ async fn begin_from_nothing(ground: &Ground, name: &WorkloadName, entry: &LoadEn
         trust: Trust::default(),
     };
     let workload = Workload::new(ground.registry.place(name), record);
+    // Before anybody else sees it.
+    let _turn = workload.turn()?;
     if workload.place().record().exists() || !ground.registry.add(workload.clone()) {
         return Err(Problem::internal(format!("what there is of {name} on {} is not understood", ground.host.node())));
     }
-    let _turn = workload.turn()?;
     let (beginning, given) = (ground.clone(), Given { epoch: entry.epoch, ticket: Some(entry.ticket) });
     run_blocking(move || {
         let begun = crate::node::first_start(&beginning, &workload, None, given);

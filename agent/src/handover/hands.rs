@@ -380,13 +380,15 @@ fn take_name(
     let name = record.spec.name.clone();
     let place = ground.registry.place(&name);
     let workload = Workload::new(place.clone(), record);
+    // Before anybody else sees it.
+    let its_turn = workload.turn()?;
     if let Some(problem) = offer::taken_name(&ground.host, &ground.registry, &name).or_else(|| {
         (!ground.registry.add(workload.clone())).then(|| Problem::new(Code::Busy, format!("{name} is just coming")))
     }) {
         let message = format!("{}; {name} stays where it is", problem.message);
         return Err(Problem { message, ..problem });
     }
-    *look(turn) = workload.turn().ok();
+    *look(turn) = Some(its_turn);
     // What an earlier workload of this name left must not be taken for this one's, a decision least of all.
     let made = durable::remove_dir(place.dir()).and_then(|()| durable::make_dir(place.dir()));
     let made = made.map_err(Problem::internal).and_then(|()| workload.update(|_| {}));

@@ -69,13 +69,14 @@ pub(super) async fn run(node: &Node, request: RunRequest) -> Result<WorkloadView
         return Err(Problem::new(Code::NameTaken, message)
             .hint("choose another --name, or wait; `migrate events` says how it ends"));
     }
+    // Before anybody else sees it.
+    let turn = workload.turn()?;
     // What is on disk and not in the registry was left alone because it is damaged.
     if workload.place().record().exists() || !ground.registry.add(workload.clone()) {
         return Err(taken(me));
     }
     let (done, answer) = oneshot::channel();
-    let beginning =
-        Beginning { ground: ground.clone(), workload: workload.clone(), policy, root, turn: workload.turn()? };
+    let beginning = Beginning { ground: ground.clone(), workload: workload.clone(), policy, root, turn };
     // Who asked may leave before it is done.
     tokio::spawn(
         async move { if in_cluster { beginning.in_cluster(done).await } else { beginning.alone(done).await } },
