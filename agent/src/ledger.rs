@@ -7,13 +7,13 @@
 //! Everything here is for members of a cluster. What is said as the owner needs a lease; what a person wishes does not. All of it may be said
 //! twice, and late: the record takes each at most once.
 
+mod agree;
 pub mod restores;
 pub mod seen;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use migrate_ownership::ProposeError;
 use migrate_proto::api::Exit;
 use migrate_proto::cluster::command::Command;
 use migrate_proto::cluster::record::{Applied, LoadEntry, LoadPolicy, Origin, Record, Refusal, Wanted};
@@ -22,29 +22,16 @@ use migrate_proto::error::{Code, Problem};
 use migrate_proto::id::Epoch;
 use migrate_proto::name::WorkloadName;
 use migrate_proto::spec::WorkloadSpec;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+
+use agree::{LOOK, PATIENCE, Verdict, agree, confirmed, has_changed, no_majority, within};
 
 use crate::host::Host;
 use crate::random;
 use crate::workload::Workload;
 
-/// How long a person waits until the cluster has agreed.
-const PATIENCE: Duration = Duration::from_secs(8);
 /// How long somebody waits until the record knows what has already happened here.
 const SAID_SOON: Duration = Duration::from_secs(2);
-/// How soon something is proposed again that was not carried out.
-const AGAIN: Duration = Duration::from_millis(200);
-
-/// What became of a request that somebody waited for.
-enum Verdict {
-    Applied,
-    Refused(Refusal),
-    /// It was certainly not done.
-    NotDone,
-    /// It may have been done, or may yet be.
-    Open,
-}
-
 /// A workload that the record may have, or get, although nobody waits for it any more. The name must stay taken here until [`Open::withdraw`] has
 /// returned.
 pub struct Open {
@@ -186,9 +173,6 @@ async fn attempt(host: &Arc<Host>, mut declare: Command, claim: Claim, what: &st
     }
 }
 
-/// What a person can do who is not answered.
-const LOOK: &str = "`migrate nodes` shows who leads and votes; ask again when a majority of the voters answers";
-
 fn open(host: &Arc<Host>, declare: Command, claim: Claim, problem: Problem) -> Declared {
     Declared::Open(problem, Box::new(Open { host: host.clone(), declare, claim }))
 }
@@ -222,7 +206,7 @@ pub async fn withdraw(host: &Host, load: WorkloadName, epoch: Epoch, claim: &Cla
         let gone = gone(&load, epoch, claim);
         match host.tenure.settle(Command::Many(vec![wish, gone])).await {
             // Somebody has wished something else meanwhile.
-            Err(Refusal::OneOfMany { refusal, .. }) if matches!(*refusal, Refusal::Changed { .. }) => {}
+            Err(refusal) if has_changed(&refusal) => {}
             Err(refusal) => return tracing::info!(%load, %refusal, "what was not started could not be taken back"),
             Ok(_) => return,
         }
@@ -231,36 +215,6 @@ pub async fn withdraw(host: &Host, load: WorkloadName, epoch: Epoch, claim: &Cla
 
 fn gone(load: &WorkloadName, epoch: Epoch, claim: &Claim) -> Command {
     Command::Gone { load: load.clone(), epoch, owner: claim.node.clone(), session: Some(claim.session) }
-}
-
-/// Proposes it until it is definite, or this time is over.
-async fn within(host: &Host, command: &Command, patience: Duration) -> Verdict {
-    let until = Instant::now() + patience;
-    let Ok(ownership) = timeout(patience, host.tenure.ownership()).await else { return Verdict::NotDone };
-    let mut open = false;
-    loop {
-        match ownership.propose(command.clone()).await {
-            Ok(_) => return Verdict::Applied,
-            Err(ProposeError::Refused(refusal)) => return Verdict::Refused(refusal),
-            Err(error) => {
-                tracing::debug!(%error, ?command, "proposed again");
-                open |= error == ProposeError::Unknown;
-            }
-        }
-        if Instant::now() >= until {
-            return if open { Verdict::Open } else { Verdict::NotDone };
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// The record, with everything that was decided until now.
-async fn confirmed(host: &Host, what: &str) -> Result<Arc<Record>, Problem> {
-    timeout(PATIENCE, host.tenure.confirmed()).await.map_err(|_| no_majority(what))
-}
-
-fn no_majority(what: &str) -> Problem {
-    Problem::new(Code::Busy, format!("{what}: no majority of the cluster's voters answers")).hint(LOOK)
 }
 
 // ---- what people ask -------------------------------------------------------------------------------------------------
@@ -293,56 +247,37 @@ pub async fn may_give_away(host: &Host, workload: &Workload) -> Result<(), Probl
 
 /// Writes down what is wanted of a workload, and says what the record had of it. `what` begins the sentence that says that it was not done.
 pub async fn wish(host: &Host, load: &WorkloadName, wanted: Wanted, what: &str) -> Result<LoadEntry, Problem> {
-    loop {
-        let record = confirmed(host, what).await?;
+    agree(host, what, |record| {
         let Some(entry) = record.loads.get(load) else {
             let message = format!("{what}: the cluster's record has no workload {load}");
             return Err(Problem::new(Code::UnknownWorkload, message).hint("`migrate ps` shows what there is"));
         };
         let command = Command::Wish { load: load.clone(), epoch: entry.epoch, since: entry.wished, wish: wanted };
-        match within(host, &command, PATIENCE).await {
-            Verdict::Applied => return Ok(entry.clone()),
-            // It has just moved, or somebody else wishes something of it.
-            Verdict::Refused(Refusal::OtherEpoch { .. } | Refusal::Changed { .. }) => {}
-            Verdict::Refused(refusal) => return Err(Problem::new(Code::WrongState, format!("{what}: {refusal}"))),
-            Verdict::NotDone => return Err(no_majority(what)),
-            Verdict::Open => {
-                let message = format!("{what}: the cluster did not agree in time; it may yet");
-                return Err(Problem::new(Code::Busy, message).hint(LOOK));
-            }
-        }
-    }
+        Ok((Some(command), entry.clone()))
+    })
+    .await
 }
 
 /// The owner begins it again from its files, also where it was wanted to be stopped; says in which epoch. `since` is the epoch that this node has it in.
 pub async fn revive(host: &Host, load: &WorkloadName, since: Epoch, what: &str) -> Result<(Epoch, Claim), Problem> {
     let claim = claim(host, what).await?;
-    loop {
-        let record = confirmed(host, what).await?;
+    // Where that is agreed to too late, this node has to begin it all the same: `conduct` does.
+    let epoch = agree(host, what, |record| {
         let entry = record.loads.get(load).filter(|entry| entry.owner.as_ref() == Some(&claim.node));
-        // It was done after all.
         if entry.is_some_and(|entry| entry.epoch == since.next() && entry.origin == Origin::Revived) {
-            return Ok((since.next(), claim));
+            return Ok((None, since.next()));
         }
         let Some(entry) = entry.filter(|entry| entry.epoch == since) else {
             let message = format!("{what}: according to the cluster's record it is not {}'s any more", host.node());
             return Err(Problem::new(Code::WrongState, message).hint("`migrate ps` shows where it is"));
         };
-        let (load, epoch) = (load.clone(), entry.epoch);
-        let wish = Command::Wish { load: load.clone(), epoch, since: entry.wished, wish: Wanted::Run };
-        let revive = Command::Revive { load, epoch, by: claim.clone(), from: None, lost_ms: None };
-        match within(host, &Command::Many(vec![wish, revive]), PATIENCE).await {
-            Verdict::Applied => return Ok((epoch.next(), claim)),
-            Verdict::Refused(Refusal::OneOfMany { refusal, .. }) if matches!(*refusal, Refusal::Changed { .. }) => {}
-            Verdict::Refused(refusal) => return Err(Problem::new(Code::WrongState, format!("{what}: {refusal}"))),
-            Verdict::NotDone => return Err(no_majority(what)),
-            // If it is done, this node has to begin it: `conduct` does, where nobody waits for that here.
-            Verdict::Open => {
-                let message = format!("{what}: the cluster did not agree in time; it may yet");
-                return Err(Problem::new(Code::Busy, message).hint(LOOK));
-            }
-        }
-    }
+        let wish = Command::Wish { load: load.clone(), epoch: since, since: entry.wished, wish: Wanted::Run };
+        let by = claim.clone();
+        let revive = Command::Revive { load: load.clone(), epoch: since, by, from: None, lost_ms: None };
+        Ok((Some(Command::Many(vec![wish, revive])), since.next()))
+    })
+    .await?;
+    Ok((epoch, claim))
 }
 
 /// The highest number that a checkpoint of it has had, as far as is known here: by this node, by the one that it came from, and by the record.

@@ -273,8 +273,13 @@ async fn doubt(ground: &Ground, workload: &Arc<Workload>) -> Result<usize, Probl
     let (host, changing) = (ground.host.clone(), workload.clone());
     let doubted = write(move || {
         let all = host.checkpoints().places(changing.name());
-        changing.update(|record| record.trust.doubt(record.epoch, all))?;
-        let trust = changing.record().trust;
+        let record = changing.record();
+        let (before, mut trust) = (record.trust.clone(), record.trust);
+        trust.doubt(record.epoch, all);
+        // It is asked again for as long as the cluster does not let it begin.
+        if trust != before {
+            changing.update(|record| record.trust = trust.clone())?;
+        }
         let count = trust.distrusted.len();
         host.checkpoints().trusts(changing.name(), trust);
         Ok(count)

@@ -6,14 +6,15 @@
 
 use migrate_proto::api::Exit;
 use migrate_proto::cluster::command::Command;
-use migrate_proto::cluster::record::{Life, LoadEntry, LoadPolicy, Origin, Record, Refusal, Wanted};
+use migrate_proto::cluster::record::{Life, LoadEntry, LoadPolicy, Origin, Record, Wanted};
 use migrate_proto::cluster::{CheckpointId, Claim, Ticket};
 use migrate_proto::error::{Code, Problem};
 use migrate_proto::name::WorkloadName;
 use migrate_proto::spec::WorkloadSpec;
 use tokio::time::timeout;
 
-use super::{LOOK, PATIENCE, Verdict, claim, confirmed, no_majority, withdraw, within};
+use super::agree::{PATIENCE, agree, has_changed};
+use super::{claim, withdraw};
 use crate::conduct::recover::Given;
 use crate::host::Host;
 use crate::random;
@@ -69,42 +70,22 @@ pub async fn begin(host: &Host, wanting: &Wanting<'_>) -> Result<Right, Problem>
     let what = format!("{} was not restored", wanting.spec.name);
     let claim = claim(host, &what).await?;
     let ticket = Ticket(u64::from_le_bytes(random::bytes().map_err(Problem::internal)?));
-    loop {
-        let record = confirmed(host, &what).await?;
+    let mut asked: Option<Right> = None;
+    agree(host, &what, |record| {
+        if let Some(right) = asked.take().filter(|right| right.given.holds_in(record)) {
+            return Ok((None, right));
+        }
         let (command, right) = match record.loads.get(&wanting.spec.name) {
-            None => declare(&record, wanting, ticket, &claim),
+            None => declare(record, wanting, ticket, &claim),
             Some(entry) => {
                 is_free(host, &wanting.spec.name, entry, wanting.in_place)?;
                 revive(entry, wanting, &claim)
             }
         };
-        match within(host, &command, PATIENCE).await {
-            Verdict::Applied => return Ok(right),
-            Verdict::Refused(refusal) => {
-                // It may have been done all the same, by an earlier copy of the same words.
-                if right.given.holds_in(&*confirmed(host, &what).await?) {
-                    return Ok(right);
-                }
-                if !has_changed(&refusal) {
-                    return Err(Problem::new(Code::WrongState, format!("{what}: {refusal}")));
-                }
-            }
-            Verdict::NotDone => return Err(no_majority(&what)),
-            Verdict::Open => {
-                let message = format!("{what}: the cluster did not agree in time; it may yet");
-                return Err(Problem::new(Code::Busy, message).hint(LOOK));
-            }
-        }
-    }
-}
-
-/// Somebody was quicker: what is to be done now is in the record.
-fn has_changed(refusal: &Refusal) -> bool {
-    match refusal {
-        Refusal::OneOfMany { refusal, .. } => has_changed(refusal),
-        Refusal::Changed { .. } | Refusal::OtherEpoch { .. } | Refusal::NameTaken { .. } => true,
-        _ => false,
-    }
+        asked = Some(right.clone());
+        Ok((Some(command), right))
+    })
+    .await
 }
 
 /// A new entry, of something that has run: in the epoch after its first one it is being brought back.

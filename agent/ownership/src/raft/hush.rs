@@ -1,6 +1,7 @@
 //! A voter that was just started, or was cut off until now, does not try to lead before the leader has had time to find it: raft would
 //! try at once, be refused, and unseat the leader with its higher term. It asks the others: while one of them leads, it waits on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,8 +64,9 @@ impl Drop for Hush {
 async fn somebody_leads(running: &Running, patience: Duration) -> bool {
     let metrics = running.metrics();
     let members = metrics.membership_config.membership();
+    let voters: BTreeSet<u64> = members.voter_ids().filter(|id| *id != running.me.0).collect();
     let mut asked = JoinSet::new();
-    for (id, place) in members.nodes().filter(|(id, _)| **id != running.me.0) {
+    for (id, place) in members.nodes().filter(|(id, _)| voters.contains(*id)) {
         let (asker, id) = (running.asker.clone(), VoterId(*id));
         let whom = whereabouts(&running.record.borrow(), id, place);
         asked.spawn(async move {
