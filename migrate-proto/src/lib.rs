@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod message;
 pub mod name;
 pub mod phase;
+pub mod policy;
 pub mod spec;
 pub mod text;
 pub mod version;

@@ -1,0 +1,3 @@
+//! What decides that something has to leave a node before it breaks: pure, so that the agent, a replayed history and a benchmark run the same code.
+
+pub mod forecast;
