@@ -190,7 +190,7 @@ pub fn rank(load: &Needs, nodes: &[Candidate], rules: &PlaceRules) -> Ranking {
     Ranking { fit: fit.into_iter().map(|node| node.node.clone()).collect(), rejected }
 }
 
-fn unfit(load: &Needs, node: &Candidate, rules: &PlaceRules) -> Vec<Unfit> {
+pub(crate) fn unfit(load: &Needs, node: &Candidate, rules: &PlaceRules) -> Vec<Unfit> {
     let mut reasons = Vec::new();
     let mut unless = |fits: bool, reason: Unfit| {
         if !fits {
