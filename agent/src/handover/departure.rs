@@ -101,7 +101,7 @@ impl Departure {
         let dump = self.workload.place().dump();
         let cleared = tokio::task::spawn_blocking(move || decision::clear(&dump)).await.map_err(Problem::internal);
         if let Err(problem) | Ok(Err(problem)) = cleared.map(|cleared| cleared.map_err(Problem::internal)) {
-            return self.conclude(Outcome::Stayed, Some(problem)).await;
+            return self.stays(problem).await;
         }
         let (outcome, problem) = match self.ground.peers.call(&to, Purpose::Handover).await {
             Ok(talk) => {
@@ -112,9 +112,16 @@ impl Departure {
                 let first = self.reins.machine.step(clock::now(), Event::Begin);
                 drive(&mut self, first, cancel, Some(Event::Cancelled)).await
             }
-            Err(problem) => (Outcome::Stayed, Some(problem)),
+            Err(problem) => return self.stays(problem).await,
         };
         self.conclude(outcome, problem).await
+    }
+
+    /// Nothing has begun yet.
+    async fn stays(self, problem: Problem) -> MoveReport {
+        let Terms { workload, from, .. } = self.terms();
+        let message = format!("{}; {workload} stays on {from}", problem.message);
+        self.conclude(Outcome::Stayed, Some(Problem { message, ..problem })).await
     }
 
     /// From now on the target is heard.
