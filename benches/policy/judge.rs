@@ -1,6 +1,6 @@
 //! What became of the trips in a history.
 
-use migrate_proto::policy::forecast::{Alarm, need_ms};
+use migrate_proto::policy::forecast::{Alarm, LEAST_EVIDENCE_MS, need_ms};
 
 use crate::histories::History;
 
@@ -75,9 +75,9 @@ impl Tally {
 pub(crate) fn judge(history: &History, alarm: &mut dyn Alarming) -> Tally {
     let end = history.end();
     let mut tally = Tally::default();
-    let evidence_s = need_ms((history.total_s * 1000.0) as u64) as f64 / 1000.0;
+    let evidence_s = need_ms((history.total_s * 1000.0) as u64).max(LEAST_EVIDENCE_MS) as f64 / 1000.0;
     if let (Some(end), Some(onset)) = (end, history.onset) {
-        tally.needed = u32::from((end - onset) as f64 >= 3.0 * history.total_s + evidence_s.max(64.0));
+        tally.needed = u32::from((end - onset) as f64 >= 3.0 * history.total_s + evidence_s);
     }
     let mut quiet_until = 0;
     for (second, value) in history.values.iter().enumerate() {

@@ -25,7 +25,7 @@ const LEAST: usize = 12;
 /// So many errors a slope must be above zero. It is looked at every second for years.
 const CERTAIN: f64 = 6.0;
 /// Growth that has not lasted so long is none.
-const LEAST_EVIDENCE_MS: u64 = 64_000;
+pub const LEAST_EVIDENCE_MS: u64 = 64_000;
 /// A value may be so much further above the line than any was.
 const MORE_ABOVE: f64 = 1.3;
 /// The last part of a limit is not there: what comes so near meets it by chance.
@@ -53,7 +53,6 @@ pub struct Forecast {
 pub struct Alarm {
     forecast: Forecast,
     in_a_row: u8,
-    tripped: bool,
 }
 
 impl Alarm {
@@ -64,10 +63,7 @@ impl Alarm {
         let outlook = self.forecast.look(now_ms, limit, need_ms);
         let soon = outlook.meets.is_some_and(|meets| meets.middle_ms < need_ms as f64);
         self.in_a_row = if soon { self.in_a_row.saturating_add(1) } else { 0 };
-        self.tripped &= soon;
-        let trips = self.in_a_row >= IN_A_ROW && !self.tripped;
-        self.tripped |= trips;
-        trips.then_some(outlook)
+        (self.in_a_row == IN_A_ROW).then_some(outlook)
     }
 }
 
@@ -171,10 +167,10 @@ fn along(seen: &[(f64, Block)], size_ms: u64, level: f64, limit: f64) -> Option<
     }
     let values: Vec<f64> = points.iter().map(|(_, value)| *value).collect();
     let course = levelling::course(&values);
-    if course == Course::Begins || has_stopped(&values, line.slope * size_ms as f64 / 1000.0) {
+    let step_s = size_ms as f64 / 1000.0;
+    if course == Course::Begins || has_stopped(&values, line.slope * step_s) {
         return None;
     }
-    let step_s = size_ms as f64 / 1000.0;
     // Within a block it rises anyway.
     let rises = line.slope * step_s / 2.0;
     let above = seen.iter().map(|(at_s, block)| block.high() - line.at(*at_s) - rises).fold(0.0, f64::max);
